@@ -1,0 +1,59 @@
+"""Metadata of u2seg: the one home of its version bounds, extras and entry points."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "u2seg" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+EXTRAS = {
+    "crf": ["pydensecrf2>=1.1"],
+    "faiss": ["faiss-cpu>=1.9"],
+    "dask": ["dask[distributed]>=2024.8"],
+    "dev": [
+        "pytest>=8.0",
+        "hypothesis>=6.100",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "playwright>=1.45",
+        "scikit-image>=0.24",
+    ],
+}
+
+setup(
+    name="u2seg",
+    version=VERSION,
+    description="Unsupervised universal image segmentation on Detectron2, with plugins for every part of the recipe",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["u2seg", "u2seg.*"]),
+    # Detectron2 is not listed: upstream is not on PyPI, and its repackaged wheels pin an old numpy. See README.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0.9",
+        "safetensors>=0.4",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "scikit-learn>=1.5",
+        "numpy>=1.26",
+        "scipy>=1.13",
+        "Pillow>=10.3",
+        "pycocotools>=2.0.8",
+        "pluggy>=1.5",
+        "threadpoolctl>=3.5",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+        "onnx>=1.16",
+    ],
+    extras_require=EXTRAS,
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Datasets in Detectron2's catalogs and what turns their entries into training batches."""

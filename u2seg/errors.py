@@ -1,0 +1,43 @@
+"""Errors that a user can do something about; tools print their text as one line and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class U2SegError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UsageError(U2SegError, ValueError):
+    """Something the user typed (a config key, a name, a path) can't be taken."""
+
+
+class DataError(U2SegError, ValueError):
+    """A file or an array does not hold what it should."""
+
+
+class PluginError(U2SegError):
+    """A plugin is broken, or two plugins contradict each other."""
+
+
+def closest(name: str, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest of ``allowed``, or an empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return ``table[name]``.
+
+    Raises:
+        UsageError: there is no such name; the message lists those that there are.
+    """
+    if name in table:
+        return table[name]
+    allowed = ", ".join(sorted(table)) or "none"
+    raise UsageError(f"no {kind} named {name!r}.{closest(name, table)} There are: {allowed}.")

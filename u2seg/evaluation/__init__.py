@@ -1,0 +1,1 @@
+"""From overlap tables to matched scores."""

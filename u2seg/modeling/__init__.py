@@ -1,0 +1,1 @@
+"""Meta-architectures and ROI heads in Detectron2's registries."""

@@ -1,0 +1,5 @@
+"""The public contract for third parties: hooks, contracts of the parts, and checks. Imports pluggy and numpy only."""
+
+from u2seg.plugins.hookspecs import hookimpl
+
+__all__ = ["hookimpl"]

@@ -1,0 +1,45 @@
+"""The parts that come with this package, offered through the same hooks as anyone's.
+
+The modules named here import nothing heavier than numpy at their top, so that listing names stays quick.
+"""
+
+from __future__ import annotations
+
+from u2seg.plugins.hookspecs import Factories, hookimpl
+
+
+@hookimpl
+def u2seg_feature_extractors() -> Factories:
+    from u2seg.pseudo.features.vit import ViTFeatures
+
+    return {"vit": ViTFeatures}
+
+
+@hookimpl
+def u2seg_mask_generators() -> Factories:
+    from u2seg.pseudo.masks.maskcut import MaskCut, tokencut
+
+    return {"maskcut": MaskCut, "tokencut": tokencut}
+
+
+@hookimpl
+def u2seg_clusterers() -> Factories:
+    from u2seg.pseudo.clusters import FaissKMeans, KMeans
+
+    return {"kmeans": KMeans, "faiss_kmeans": FaissKMeans}
+
+
+@hookimpl
+def u2seg_stuff_segmenters() -> Factories:
+    from u2seg.pseudo.stuff.kmeans import KMeansStuff
+
+    return {"kmeans": KMeansStuff}
+
+
+@hookimpl
+def u2seg_refiners() -> Factories:
+    from u2seg.pseudo.refine.bilateral import BilateralRefiner
+    from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+    from u2seg.pseudo.refine.upsample import Upsample
+
+    return {"densecrf": DenseCRFRefiner, "bilateral": BilateralRefiner, "none": Upsample}

@@ -1,0 +1,104 @@
+"""What each swappable part must do.
+
+Shapes: ``H, W`` image pixels; ``h, w`` any grid that covers the whole image; ``D`` feature channels; ``N`` masks;
+``M`` vectors; ``K`` clusters; ``S`` stuff classes; ``C`` channels of scores.
+
+Every part is deterministic for its seed, leaves its inputs as they were, and can be used in a worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from u2seg.structures import MaskSet
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Dense features of images from a frozen network."""
+
+    dim: int
+    """D, channels of a feature."""
+    stride: int
+    """Pixels of the network's input per cell of the grid."""
+
+    def extract(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features float32 (D, h, w) of each image uint8 (H, W, 3) RGB. Images may differ in size.
+
+        May also have ``embed(images) -> float32 (len(images), E)``, one vector for each whole image; where it is
+        missing, the mean of `extract` over the grid is used.
+        """
+        ...
+
+
+@runtime_checkable
+class MaskGenerator(Protocol):
+    """Finds the things of one image."""
+
+    def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
+        """Masks of ``image`` uint8 (H, W, 3) with ``features`` float32 (D, h, w).
+
+        The masks may lie on any grid that covers the whole image; the refiner brings them to pixels. May also have
+        ``generate_batch(images, features) -> list[MaskSet]`` for many images at once, with the same results.
+        """
+        ...
+
+
+@runtime_checkable
+class Clusterer(Protocol):
+    """Groups the mask embeddings of the whole set into pseudo-classes."""
+
+    n_clusters: int
+    cluster_centers_: np.ndarray
+    """float32 (K, D), after `fit`; saved with the labels, so that new photos can get the same ids."""
+
+    def fit(self, X: np.ndarray) -> Clusterer:
+        """Learn from embeddings float32 (M, D), M >= K, and return itself. No cluster is left empty."""
+        ...
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Cluster ids int64 (M,) in [0, K) of embeddings float32 (M, D)."""
+        ...
+
+
+@runtime_checkable
+class StuffSegmenter(Protocol):
+    """Labels the amorphous regions (sky, grass, wall) of an image."""
+
+    num_classes: int
+
+    def fit(self, features: Iterable[np.ndarray]) -> StuffSegmenter:
+        """Learn from features float32 (D, h, w) of a sample of the set, and return itself."""
+        ...
+
+    def segment(self, image: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Stuff of ``image`` uint8 (H, W, 3) with ``features`` float32 (D, h, w).
+
+        Either class probabilities float32 (S, h, w), which the refiner brings to pixels (all zero: no stuff there),
+        or finished labels uint8 (H, W) in [0, S), 255 for none.
+        """
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `fit` learnt, as arrays, for the file beside the labels."""
+        ...
+
+    def load_state(self, state: dict[str, np.ndarray]) -> StuffSegmenter:
+        """Take up what `state` gave, and return itself."""
+        ...
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Sharpens coarse scores to the edges of the image."""
+
+    def refine(self, image: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Scores float32 (C, H, W) of ``image`` uint8 (H, W, 3) from ``scores`` float32 (C, h, w).
+
+        ``scores`` are probabilities in [0, 1] over C channels: background and mask (C = 2), or stuff classes. The
+        label of a pixel is the argmax over C of the result.
+        """
+        ...

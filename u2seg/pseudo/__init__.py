@@ -1,0 +1,1 @@
+"""The label factory: from photos to a pseudo-panoptic dataset. Never imports Detectron2."""

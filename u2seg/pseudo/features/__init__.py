@@ -1,0 +1,1 @@
+"""Features of frozen vision transformers."""

@@ -1,0 +1,1 @@
+"""Masks of things, found by normalised cuts."""

@@ -1,0 +1,1 @@
+"""Stuff: amorphous regions labelled over the whole set."""

@@ -1,0 +1,1 @@
+"""The HTML gallery and figures."""
