@@ -1,0 +1,192 @@
+"""Regions to pictures: colour layers that lie over a photo, marks that name them, and crops.
+
+Shapes: ``H, W`` photo pixels; ``h, w`` pixels of the picture that is drawn; ``R`` regions; ``C`` palette entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+DIMMED, HATCHED = 0, -1
+"""Values of a region map where there is no region: not what this layer shows, and no label at all."""
+
+_GROUND = np.array([[12, 14, 18, 150], [12, 14, 18, 150], [235, 238, 245, 120]], np.uint8)
+"""RGBA of dimmed pixels, hatched ones, and the hatching's lines."""
+
+FILL_ALPHA = 128
+"""Opacity, 0..255, of the inside of a region; its contour is opaque."""
+
+
+class Region(NamedTuple):
+    """One area of a layer."""
+
+    category_id: int
+    color: tuple[int, int, int]
+    """RGB, 0..255"""
+    name: str
+    area: float
+    """fraction of the photo"""
+    score: float
+
+
+class Mark(NamedTuple):
+    """Where the name of a region stands."""
+
+    category_id: int
+    x: float
+    """fraction of the width"""
+    y: float
+    """fraction of the height"""
+    area: float
+    """fraction of the photo"""
+    score: float
+    crowded: bool
+    """Whether the name would cover another one on a thumbnail."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A transparent picture of few colours, and its marks."""
+
+    index: np.ndarray
+    """uint16 (h, w) into the palette"""
+    palette: np.ndarray
+    """uint8 (C, 4) RGBA"""
+    marks: tuple[Mark, ...]
+
+    def to_rgba(self) -> Image.Image:
+        """The layer as an RGBA picture."""
+        return Image.fromarray(self.palette[self.index])
+
+    def save(self, path: str) -> None:
+        """Write it as a PNG: with a palette where 256 colours do, about a tenth of the size of RGBA."""
+        if len(self.palette) > 256:
+            self.to_rgba().save(path, "PNG")
+            return
+        picture = Image.fromarray(self.index.astype(np.uint8))
+        picture.putpalette(self.palette[:, :3].tobytes())
+        picture.save(path, "PNG", transparency=self.palette[:, 3].tobytes())
+
+
+def fit(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height of the same aspect whose longer one is ``longest`` pixels, each at least 1."""
+    scale = longest / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def draw_layer(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: int) -> Layer:
+    """Fill regions with their colours, draw their contours, dim or hatch the rest.
+
+    Args:
+        regions_map: int32 (h, w): 1 + index into ``regions``, or `DIMMED`, or `HATCHED`.
+        regions: the R regions.
+        thumbnail: longest side in pixels at which marks shall not cover each other.
+    """
+    colors = sorted({region.color for region in regions})
+    place = {color: index for index, color in enumerate(colors)}
+    fills = np.array([0] + [len(_GROUND) + 2 * place[region.color] for region in regions], np.uint16)
+    index = fills[np.maximum(regions_map, 0)]
+    index[contours(regions_map) & (regions_map > 0)] += 1
+    hatched = regions_map == HATCHED
+    rows, columns = np.indices(regions_map.shape, sparse=True)
+    index[hatched] = 1
+    index[hatched & ((rows + columns) % 12 < 2)] = 2
+    palette = [_GROUND]
+    for color in colors:
+        palette.append(np.array([[*color, FILL_ALPHA], [*_lighter(color), 255]], np.uint8))
+    return Layer(index, np.concatenate(palette), tuple(place_marks(regions_map, regions, thumbnail)))
+
+
+def contours(regions_map: np.ndarray) -> np.ndarray:
+    """bool (h, w): pixels that have another region beside, above or below them."""
+    edge = np.zeros(regions_map.shape, bool)
+    across = regions_map[:, 1:] != regions_map[:, :-1]
+    down = regions_map[1:] != regions_map[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def _lighter(color: Sequence[int]) -> tuple[int, ...]:
+    return tuple(round(part + (255 - part) * 0.45) for part in color)
+
+
+def place_marks(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: int) -> list[Mark]:
+    """A mark deep inside each region that shows, large regions first."""
+    h, w = regions_map.shape
+    scale = thumbnail / max(h, w)
+    taken: list[tuple[float, float, float, float]] = []
+    marks = []
+    boxes = ndimage.find_objects(np.maximum(regions_map, 0), len(regions))
+    for index in sorted(range(len(regions)), key=lambda i: -regions[i].area):
+        if boxes[index] is None:
+            continue
+        region = regions[index]
+        y, x = _deepest(regions_map[boxes[index]] == index + 1)
+        y, x = (y + boxes[index][0].start + 0.5) / h, (x + boxes[index][1].start + 0.5) / w
+        half_x = (6.4 * len(region.name) + 12) / 2 / (w * scale)  # pixels of an 11 px face
+        half_y = 17 / 2 / (h * scale)
+        x = min(max(x, half_x), 1 - half_x) if half_x < 0.5 else 0.5
+        y = min(max(y, half_y), 1 - half_y) if half_y < 0.5 else 0.5
+        box = (x - half_x, y - half_y, x + half_x, y + half_y)
+        crowded = region.area < 0.004 or any(_meet(box, other) for other in taken)
+        if not crowded:
+            taken.append(box)
+        marks.append(Mark(region.category_id, round(x, 4), round(y, 4), region.area, region.score, crowded))
+    return marks
+
+
+def _deepest(mask: np.ndarray) -> tuple[int, int]:
+    """Row and column of a pixel of ``mask`` bool (h, w) that is far from its border; on a coarse grid if large."""
+    step = max(1, max(mask.shape) // 100)
+    coarse = mask[::step, ::step]
+    if not coarse.any():
+        step, coarse = 1, mask
+    depth = ndimage.distance_transform_cdt(np.pad(coarse, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(row) * step, int(column) * step
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def draw_crop(photo: np.ndarray, mask: np.ndarray, side: int) -> Image.Image:
+    """The surroundings of a segment, with what is not the segment greyed, and a white contour.
+
+    Args:
+        photo: uint8 (H, W, 3) RGB.
+        mask: bool (H, W), not empty.
+        side: longest side of the picture in pixels.
+    """
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    reach = max(round(extent * 1.25), 24)
+    top, bottom = _window(int(rows[0] + rows[-1] + 1), reach, height)
+    left, right = _window(int(columns[0] + columns[-1] + 1), reach, width)
+    size = fit(right - left, bottom - top, side)
+    patch = Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
+    pixels = np.asarray(patch.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)).astype(np.float32)
+    cover = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
+    inside = np.asarray(cover.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)) > 127
+    grey = pixels.mean(axis=2, keepdims=True) * 0.35 + 30
+    drawn = np.where(inside[..., None], pixels, grey)
+    drawn[contours(inside) & ~inside] = 245
+    return Image.fromarray(drawn.round().astype(np.uint8))
+
+
+def _window(twice_centre: int, reach: int, limit: int) -> tuple[int, int]:
+    """Start and stop of ``reach`` pixels about a centre, moved to lie in [0, limit)."""
+    if reach >= limit:
+        return 0, limit
+    start = min(max((twice_centre - reach) // 2, 0), limit - reach)
+    return start, start + reach
