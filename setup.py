@@ -9,15 +9,34 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "u2seg" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
 EXTRAS = {
+    # The refiner that the paper uses; builds with a C++ compiler on Python 3.10 to 3.12.
     "crf": ["pydensecrf2>=1.1"],
+    # k-means for millions of masks.
     "faiss": ["faiss-cpu>=1.9"],
+    # Label generation on a cluster.
     "dask": ["dask[distributed]>=2024.8"],
+    # COCO scores some 20 times faster, to the same last digit.
+    "fast": ["hotcoco>=1.3.0"],
+    # The photos of tools/quickstart.sh.
+    "photos": ["scikit-image>=0.24"],
+    # What Detectron2 itself needs; it is installed apart, see README.
+    "detectron2": [
+        "cloudpickle>=3.0",
+        "hydra-core>=1.3",
+        "omegaconf>=2.3,<2.4",
+        "opencv-python-headless>=4.9",
+        "packaging>=23.0",
+        "tabulate>=0.9",
+        "tensorboard>=2.16",
+        "termcolor>=2.4",
+        "yacs>=0.1.8",
+    ],
     "dev": [
-        "pytest>=8.0",
         "hypothesis>=6.100",
-        "ruff>=0.6",
         "mypy>=1.11",
         "playwright>=1.45",
+        "pytest>=8.0",
+        "ruff>=0.6",
         "scikit-image>=0.24",
     ],
 }
@@ -31,6 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["u2seg", "u2seg.*"]),
+    package_data={"u2seg": ["report/templates/*"]},
     # Detectron2 is not listed: upstream is not on PyPI, and its repackaged wheels pin an old numpy. See README.
     install_requires=[
         "torch>=2.4",
@@ -49,10 +69,10 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "onnx>=1.16",
+        "PyYAML>=6.0",
     ],
     extras_require=EXTRAS,
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],

@@ -31,6 +31,8 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     node = type(cfg)
     cfg.U2SEG = u2seg = node()
 
+    # Who makes the labels: a name in the registry u2seg.pseudo.generator.PSEUDO_LABEL_GENERATORS.
+    u2seg.GENERATOR = "U2SegGenerator"
     # Seed of clustering, sampling and everything else that is drawn.
     u2seg.SEED = 0
     # K, number of thing clusters (the paper: 300 or 800). At most the number of masks found.
@@ -89,7 +91,9 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     u2seg.EXECUTOR.WORKERS = 0
     # BLAS and torch threads of a worker. Part of the settings: it may change the last digit of a feature.
     u2seg.EXECUTOR.THREADS = 1
-    # Photos per shard, and per call of a network on a GPU.
+    # Photos per call of the network: 1 on a CPU, 8 to 32 on a GPU. Part of the settings, as THREADS is.
+    u2seg.EXECUTOR.BATCH_SIZE = 1
+    # Most photos that a worker takes at a time; the result does not depend on it.
     u2seg.EXECUTOR.SHARD_SIZE = 16
     # Address of the Dask scheduler, such as tcp://host:8786.
     u2seg.EXECUTOR.ADDRESS = ""

@@ -107,9 +107,7 @@ class MaskSet:
         if self.masks.dtype != bool or self.masks.ndim != 3:
             raise DataError(f"masks must be bool (N, h, w), not {self.masks.dtype} {self.masks.shape}")
         if self.scores.dtype != np.float32 or self.scores.shape != self.masks.shape[:1]:
-            raise DataError(
-                f"scores must be float32 ({len(self.masks)},), not {self.scores.dtype} {self.scores.shape}"
-            )
+            raise DataError(f"scores must be float32 ({len(self.masks)},), not {self.scores.dtype} {self.scores.shape}")
         if len(self.masks) and not self.masks.reshape(len(self.masks), -1).any(axis=1).all():
             raise DataError("a mask is empty; leave it out instead")
         if not ((self.scores >= 0) & (self.scores <= 1)).all():
@@ -164,9 +162,7 @@ class PanopticLabel:
 
     def __post_init__(self) -> None:
         if self.segment_ids.dtype != np.int32 or self.segment_ids.ndim != 2:
-            raise DataError(
-                f"segment_ids must be int32 (H, W), not {self.segment_ids.dtype} {self.segment_ids.shape}"
-            )
+            raise DataError(f"segment_ids must be int32 (H, W), not {self.segment_ids.dtype} {self.segment_ids.shape}")
         counts = np.bincount(self.segment_ids.ravel(), minlength=1)
         areas = {segment.id: segment.area for segment in self.segments}
         if areas != {int(index): int(counts[index]) for index in np.flatnonzero(counts) if index}:

@@ -67,7 +67,9 @@ def check_mask_generator(generator: MaskGenerator, size: tuple[int, int] = (48, 
     _require(np.array_equal(found.masks, again.masks), "the same image, the same masks")
     _require(np.array_equal(found.scores, again.scores), "the same image, the same scores")
     flat = np.ones_like(features)
-    _require(isinstance(generator.generate(image, flat), MaskSet), "constant features give a MaskSet, maybe an empty one")
+    _require(
+        isinstance(generator.generate(image, flat), MaskSet), "constant features give a MaskSet, maybe an empty one"
+    )
     if hasattr(generator, "generate_batch"):
         batch = generator.generate_batch([image, image], [features, features])
         _require(
@@ -91,6 +93,8 @@ def check_clusterer(clusterer: Clusterer, dim: int = 8) -> None:
     centers = clusterer.cluster_centers_
     _require(centers.dtype == np.float32 and len(centers) == count, "cluster_centers_ is float32 (K, D)")
     _require(np.array_equal(clusterer.fit(X).predict(X), labels), "the same vectors, the same ids")
+    _require(clusterer.load_state(clusterer.state()) is clusterer, "load_state returns the clusterer itself")
+    _require(np.array_equal(clusterer.predict(X), labels), "a loaded state predicts as before")
 
 
 def check_stuff_segmenter(segmenter: StuffSegmenter, size: tuple[int, int] = (48, 64), dim: int = 16) -> None:

@@ -29,7 +29,9 @@ class FeatureExtractor(Protocol):
         """Features float32 (D, h, w) of each image uint8 (H, W, 3) RGB. Images may differ in size.
 
         May also have ``embed(images) -> float32 (len(images), E)``, one vector for each whole image; where it is
-        missing, the mean of `extract` over the grid is used.
+        missing, the mean of `extract` over the grid is used. May also have ``prepare() -> dict``, called once before
+        any worker starts: fetch and check weights, and say for the record which they are (``uri``, ``sha256``,
+        ``caveat``).
         """
         ...
 
@@ -53,7 +55,7 @@ class Clusterer(Protocol):
 
     n_clusters: int
     cluster_centers_: np.ndarray
-    """float32 (K, D), after `fit`; saved with the labels, so that new photos can get the same ids."""
+    """float32 (K, D), after `fit`."""
 
     def fit(self, X: np.ndarray) -> Clusterer:
         """Learn from embeddings float32 (M, D), M >= K, and return itself. No cluster is left empty."""
@@ -61,6 +63,14 @@ class Clusterer(Protocol):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Cluster ids int64 (M,) in [0, K) of embeddings float32 (M, D)."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `fit` learnt, as arrays, for the file beside the labels."""
+        ...
+
+    def load_state(self, state: dict[str, np.ndarray]) -> Clusterer:
+        """Take up what `state` gave, and return itself."""
         ...
 
 

@@ -34,7 +34,7 @@ def u2seg_mask_generators() -> Factories:
 
 @hookspec
 def u2seg_clusterers() -> Factories:
-    """Offer factories of `u2seg.plugins.contracts.Clusterer`; they are also given ``n_clusters`` and ``random_state``."""
+    """Offer factories of `u2seg.plugins.contracts.Clusterer`; also given ``n_clusters`` and ``random_state``."""
     raise NotImplementedError
 
 

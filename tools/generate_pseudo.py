@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Make a pseudo-panoptic dataset from photos without labels."""
+
+import argparse
+import json
+import sys
+
+from u2seg.command import run_tool
+
+EXAMPLES = """
+examples:
+  # the shipped settings, with a vision transformer that pip delivers; K and S to suit the number of photos
+  python tools/generate_pseudo.py --config-file configs/pseudo/quickstart.yaml --images my_photos --output out \\
+      U2SEG.NUM_THINGS 100 U2SEG.NUM_STUFF 27
+
+  # the paper's settings (DINO ViT-B/8, K = 300)
+  python tools/generate_pseudo.py --config-file configs/pseudo/u2seg_dino_vitb8_300.yaml \\
+      --images 'train/**/*.jpg' --output out
+
+  # other numbers of clusters from the masks that are there already
+  python tools/generate_pseudo.py --config-file ... --images my_photos --output out --redo cluster U2SEG.NUM_THINGS 300
+
+  # label new photos with the ids of an earlier run
+  python tools/generate_pseudo.py --config-file ... --images new_photos --output out2 U2SEG.CLUSTERS.REUSE out
+
+A run that was stopped goes on where it was when the same command is given again. What a photo's failure was is in the
+last lines and in run.json. Look at the result with tools/visualize_pseudo.py, score it with tools/evaluate_pseudo.py.
+"""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="YAML", help="settings, such as configs/pseudo/quickstart.yaml")
+    parser.add_argument("--images", help="a folder, a 'pattern*', one photo, a .txt of paths, or a COCO .json")
+    parser.add_argument("--image-root", help="the folder that file names in the dataset are relative to")
+    parser.add_argument("--output", metavar="DIR", help="where the dataset goes; also where a stopped run goes on")
+    parser.add_argument("--stages", default="masks,cluster,stuff,merge", help="those to run (default: %(default)s)")
+    parser.add_argument("--redo", metavar="STAGE", help="throw away what this stage and those after it made, first")
+    parser.add_argument("--strict", action="store_true", help="exit with code 1 if any photo has no label")
+    parser.add_argument(
+        "--list-plugins", action="store_true", help="show every part that U2SEG.*.NAME can name, and stop"
+    )
+    parser.add_argument("--json", action="store_true", help="with --list-plugins: as JSON")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings over those of the YAML")
+    return parser.parse_args(argv)
+
+
+def list_plugins(as_json: bool) -> None:
+    """Print every offer of every plugin."""
+    from u2seg.plugins.manager import installed_plugins
+
+    plugins = installed_plugins()
+    rows = plugins.table()
+    broken = [str(plugin) for plugin in plugins.broken]
+    if as_json:
+        print(json.dumps({"parts": rows, "broken": broken, "disabled": plugins.disabled}, indent=1))
+        return
+    for row in rows:
+        print(f"{row['kind']:18} {row['name']:14} {row['distribution']}\n    {row['help']}\n    {row['arguments']}")
+    for line in broken:
+        print(line)
+
+
+def main() -> int:
+    """Run the tool."""
+    args = parse()
+    if args.list_plugins:
+        list_plugins(args.json)
+        return 0
+    from u2seg.errors import UsageError, lookup
+
+    for name in ("images", "output"):
+        if not getattr(args, name):
+            raise UsageError(f"--{name} is missing; see --help")
+    from u2seg.config import get_pseudo_cfg, merge_config_file, merge_options
+    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.photos import find_photos
+    from u2seg.pseudo.store import STAGES, OutputDirectory
+
+    cfg = get_pseudo_cfg()
+    if args.config_file:
+        merge_config_file(cfg, args.config_file)
+    merge_options(cfg, args.opts)
+    stages = [name.strip() for name in args.stages.split(",") if name.strip()]
+    for stage in [*stages, *([args.redo] if args.redo else [])]:
+        lookup("stage", stage, dict.fromkeys(STAGES))
+    generator_class = lookup("label generator (U2SEG.GENERATOR)", cfg.U2SEG.GENERATOR, dict(PSEUDO_LABEL_GENERATORS))
+    photos = find_photos(args.images, args.image_root)
+    generator = generator_class(cfg, photos, OutputDirectory(args.output))
+    summary = generator.run(stages, args.redo)
+    if summary is None:
+        return 0
+    print("\n".join([*summary.lines(), f"dataset: {args.output}/panoptic.json"]))
+    return 1 if args.strict and summary.skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

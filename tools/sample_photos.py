@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Write the photos that scikit-image and scikit-learn ship into a folder."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from u2seg.command import run_tool
+
+SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
+
+
+def main() -> int:
+    """Run the tool."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    import skimage
+    import sklearn.datasets
+
+    shipped = Path(skimage.__file__).parent / "data"
+    found = [path for name in SKIMAGE for path in sorted(shipped.glob(f"{name}.*"))]
+    found += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    for path in found:
+        if not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+    print(f"{len(found)} photos in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

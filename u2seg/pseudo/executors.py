@@ -1,0 +1,169 @@
+"""Who runs the shards: this process, local worker processes, or a Dask cluster.
+
+Any `concurrent.futures.Executor` will do. What a shard gives does not depend on who runs it: photos are handled one
+by one (or in batches that are cut the same way everywhere) with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from u2seg.errors import U2SegError, UsageError, lookup
+
+logger = logging.getLogger(__name__)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_RANK_VARIABLE = "_U2SEG_WORKER_RANK"
+
+
+class InlineExecutor(Executor):
+    """Runs each call at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Call ``fn`` now; the future that comes back is done."""
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # it belongs to whoever asks for the result
+            future.set_exception(error)
+        return future
+
+
+def make_executor(name: str, workers: int, threads: int, address: str = "") -> Executor:
+    """Build the executor that ``U2SEG.EXECUTOR`` names.
+
+    Args:
+        name: ``inline``, ``process`` or ``dask``.
+        workers: processes; 0 takes one per GPU, or as many as the cores give at ``threads`` each.
+        threads: threads of a worker.
+        address: of the Dask scheduler.
+
+    Raises:
+        UsageError: no such executor, or it can't be had.
+    """
+    if workers < 0 or threads < 1:
+        raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
+    makers: dict[str, Callable[[], Executor]] = {
+        "inline": InlineExecutor,
+        "process": lambda: _processes(workers or default_workers(threads)),
+        "dask": lambda: _dask(address),
+    }
+    return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
+
+
+def default_workers(threads: int) -> int:
+    """One worker per GPU; without a GPU one per ``threads`` cores that this process may use."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.cuda.device_count() or max(1, cores // threads)
+
+
+def _processes(workers: int) -> Executor:
+    if workers == 1:
+        return InlineExecutor()
+    # A forked child of a process that has used torch's threads or CUDA hangs; a spawned one does not.
+    context = multiprocessing.get_context("spawn")
+    ranks = context.Queue()
+    for rank in range(workers):
+        ranks.put(rank)
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ranks,))
+
+
+def _start_worker(ranks: Any) -> None:
+    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent."""
+    import signal
+
+    os.environ[_RANK_VARIABLE] = str(ranks.get())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _dask(address: str) -> Executor:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("U2SEG.EXECUTOR.NAME dask needs Dask: pip install 'u2seg[dask]'") from error
+    if not address:
+        raise UsageError("U2SEG.EXECUTOR.NAME dask needs U2SEG.EXECUTOR.ADDRESS, such as tcp://host:8786")
+    try:
+        return Client(address, timeout="15s").get_executor(pure=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at U2SEG.EXECUTOR.ADDRESS {address!r}: {error}") from error
+
+
+def worker_device(device: str) -> str:
+    """The torch device of this worker for ``U2SEG.DEVICE``: ``auto`` is its own GPU, or the CPU."""
+    import torch
+
+    if device != "auto":
+        return device
+    count = torch.cuda.device_count()
+    return f"cuda:{int(os.environ.get(_RANK_VARIABLE, '0')) % count}" if count else "cpu"
+
+
+@contextlib.contextmanager
+def bounded_threads(threads: int) -> Iterator[None]:
+    """Let BLAS, OpenMP and torch use ``threads`` threads inside the block."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_jobs(
+    executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], done: Callable[[Job, Result], None]
+) -> None:
+    """Run ``function`` on each job, and ``done`` here with each result as it comes.
+
+    Raises:
+        U2SegError: a worker died; the work that was done stays on disk.
+        Exception: whatever ``function`` raised; jobs that have not begun are cancelled.
+    """
+    if isinstance(executor, InlineExecutor):
+        for job in jobs:
+            done(job, function(job))
+        return
+    futures = {executor.submit(function, job): job for job in jobs}
+    completed = as_completed(futures)
+    if futures and not isinstance(next(iter(futures)), Future):
+        from distributed import as_completed as dask_as_completed
+
+        completed = dask_as_completed(list(futures))
+    try:
+        for future in completed:
+            done(futures[future], future.result())
+    except BrokenProcessPool as error:
+        raise U2SegError(
+            "a worker process died, most likely for want of memory; run the same command again to go on, "
+            "with fewer workers (U2SEG.EXECUTOR.WORKERS 1) if it happens again"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def run_in_order(
+    executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], window: int
+) -> Iterator[Result]:
+    """Results of ``function`` in the order of ``jobs``, at most ``window`` of them in memory."""
+    waiting: list[Any] = []
+    for job in jobs:
+        waiting.append(executor.submit(function, job))
+        if len(waiting) >= window:
+            yield waiting.pop(0).result()
+    while waiting:
+        yield waiting.pop(0).result()

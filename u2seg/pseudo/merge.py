@@ -1,0 +1,107 @@
+"""Things over stuff: one panoptic label from masks, their clusters and a stuff map (U2Seg, section 3.2).
+
+Shapes: ``H, W`` pixels; ``N`` masks; ``K`` thing clusters; ``S`` stuff classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.pseudo.photos import enlarge
+from u2seg.structures import STUFF_VOID, LabelSpace, MaskSet, PanopticLabel, Segment
+
+
+def merge_segments(
+    things: MaskSet,
+    clusters: np.ndarray,
+    stuff: np.ndarray,
+    space: LabelSpace,
+    *,
+    max_stuff_overlap: float = 0.7,
+    min_area: float = 0.0,
+    size: tuple[int, int] | None = None,
+) -> tuple[PanopticLabel, np.ndarray]:
+    """Paint things from large to small, so that small ones stay on top, and stuff where no thing is.
+
+    Args:
+        things: masks bool (N, H, W).
+        clusters: int (N,) in [0, K).
+        stuff: uint8 (H, W) in [0, S), 255 where there is none.
+        space: numbers the categories.
+        max_stuff_overlap: a stuff class is dropped where things cover more than this share of its area in the image.
+        min_area: smallest visible segment that is kept, share of the image's area.
+        size: height and width in pixels of the label, if other than those of the masks.
+
+    Returns:
+        The label, and int64 (N,) with the segment id of each mask, 0 where it is not (or too little) visible.
+
+    Raises:
+        DataError: shapes or values contradict each other.
+    """
+    _check(things, clusters, stuff, space)
+    smallest = min_area * stuff.size
+    painted = _paint(things, np.ones(len(things), bool))
+    visible = np.bincount(painted.ravel(), minlength=len(things) + 1)[1:]
+    keep = visible >= max(smallest, 1)
+    if not keep.all():
+        # What a dropped mask hid comes to light again, so the others only grow.
+        painted = _paint(things, keep)
+    ids, segment_of = np.zeros_like(painted), np.zeros(len(things), np.int64)
+    categories, scores = [0], [0.0]
+    for index in np.flatnonzero(keep):
+        segment_of[index] = len(categories)
+        ids[painted == index + 1] = len(categories)
+        categories.append(space.thing_category(clusters[index]))
+        scores.append(float(things.scores[index]))
+    for stuff_class in _visible_stuff(stuff, painted > 0, max_stuff_overlap, smallest):
+        ids[(stuff == stuff_class) & (painted == 0)] = len(categories)
+        categories.append(space.stuff_category(stuff_class))
+        scores.append(1.0)
+    ids = enlarge(ids, *size) if size else ids
+    label = PanopticLabel(ids, _segments(ids, categories, scores, space))
+    present = {segment.id for segment in label.segments}
+    return label, np.where(np.isin(segment_of, list(present)), segment_of, 0)
+
+
+def _check(things: MaskSet, clusters: np.ndarray, stuff: np.ndarray, space: LabelSpace) -> None:
+    if stuff.dtype != np.uint8 or stuff.ndim != 2 or things.masks.shape[1:] != stuff.shape:
+        raise DataError(f"stuff must be uint8 {things.masks.shape[1:]}, not {stuff.dtype} {stuff.shape}")
+    if clusters.shape != (len(things),) or ((clusters < 0) | (clusters >= space.num_things)).any():
+        raise DataError(f"clusters must be ({len(things)},) in [0, {space.num_things})")
+    if ((stuff != STUFF_VOID) & (stuff >= space.num_stuff)).any():
+        raise DataError(f"stuff must lie in [0, {space.num_stuff}) or be {STUFF_VOID}")
+
+
+def _paint(things: MaskSet, keep: np.ndarray) -> np.ndarray:
+    """int32 (H, W): 1 + index of the mask on top, 0 where there is none."""
+    painted = np.zeros(things.masks.shape[1:], np.int32)
+    areas = things.masks.sum(axis=(1, 2))
+    for index in np.argsort(-areas, kind="stable"):
+        if keep[index]:
+            painted[things.masks[index]] = index + 1
+    return painted
+
+
+def _visible_stuff(stuff: np.ndarray, covered: np.ndarray, max_overlap: float, smallest: float) -> list[int]:
+    """The stuff classes that stay, in order."""
+    total = np.bincount(stuff.ravel(), minlength=256)
+    visible = np.bincount(stuff[~covered], minlength=256)
+    total[STUFF_VOID] = visible[STUFF_VOID] = 0
+    keep = (visible > 0) & (visible >= smallest) & (total - visible <= max_overlap * total)
+    return [int(label) for label in np.flatnonzero(keep)]
+
+
+def _segments(ids: np.ndarray, categories: list[int], scores: list[float], space: LabelSpace) -> tuple[Segment, ...]:
+    from scipy.ndimage import find_objects
+
+    areas = np.bincount(ids.ravel(), minlength=len(categories))
+    segments = []
+    for index, box in enumerate(find_objects(ids), start=1):
+        if box is None:
+            continue
+        rows, columns = box
+        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        category = categories[index]
+        segments.append(Segment(index, category, space.is_thing(category), int(areas[index]), bbox, scores[index]))
+    return tuple(segments)
