@@ -8,13 +8,9 @@ from u2seg.errors import UsageError
 
 def test_options_fill_known_keys_and_make_new_ones_under_args():
     cfg = get_pseudo_cfg()
-    merge_options(
-        cfg,
-        (
-            "U2SEG.MASKS.ARGS.maskcut.tau 0.3 U2SEG.NUM_THINGS 12 U2SEG.MERGE.MIN_AREA 1e-3 "
-            "U2SEG.MASKS.ARGS.theirs.deep.er [1,2] U2SEG.MASKS.NAME theirs"
-        ).split(),
-    )
+    tau = ["U2SEG.MASKS.ARGS.maskcut.tau", "0.3"]
+    theirs = ["U2SEG.MASKS.ARGS.theirs.deep.er", "[1, 2]", "U2SEG.MASKS.NAME", "theirs"]
+    merge_options(cfg, [*tau, *theirs, "U2SEG.NUM_THINGS", "12", "U2SEG.MERGE.MIN_AREA", "1e-3"])
     assert cfg.U2SEG.NUM_THINGS == 12
     assert cfg.U2SEG.MERGE.MIN_AREA == 1e-3
     assert part_args(cfg.U2SEG.MASKS) == {"deep": {"er": [1, 2]}}
