@@ -1,0 +1,96 @@
+"""Bring masks and stuff of one image from any grid to its pixels by a refiner.
+
+Shapes: ``N`` masks; ``S`` stuff classes; ``h, w`` any grid that covers the image; ``H, W`` image pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.plugins.contracts import Refiner
+from u2seg.pseudo.refine.resize import resize_scores
+from u2seg.structures import STUFF_VOID, MaskSet
+
+CONFIDENCE = 0.9
+"""Probability that a mask of the grid is right, where the grid says it is; sets the unary term of the refiners."""
+
+
+def refine_masks(refiner: Refiner, image: np.ndarray, found: MaskSet, min_iou: float) -> MaskSet:
+    """Masks at the pixels of ``image`` uint8 (H, W, 3), bool (N', H, W), in their old order and with their old scores.
+
+    The refiner gets two channels for a mask, `CONFIDENCE` inside and one minus it outside. A mask is dropped where
+    nothing is left of it, or where it has become another: IoU of the refined mask with the interpolated one below
+    ``min_iou`` (MaskCut, CutLER, CVPR 2023, section 3.2).
+
+    Raises:
+        DataError: the refiner broke its contract.
+    """
+    height, width = image.shape[:2]
+    kept, masks = [], []
+    channels = (_two_channels(mask) for mask in found.masks)
+    for index, refined in enumerate(_refine_each(refiner, image, channels)):
+        after = refined[1] > refined[0]
+        before = resize_scores(found.masks[index : index + 1], height, width)[0] > 0.5
+        if after.any() and mask_iou(before, after) >= min_iou:
+            kept.append(index)
+            masks.append(after)
+    if not kept:
+        return MaskSet.empty(height, width)
+    return MaskSet(np.stack(masks), found.scores[kept])
+
+
+def _two_channels(mask: np.ndarray) -> np.ndarray:
+    """Probabilities float32 (2, h, w) of not being and being in ``mask`` bool (h, w)."""
+    inside = np.where(mask, np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE))
+    return np.stack([1 - inside, inside])
+
+
+def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two masks bool (H, W); 0 where both are empty."""
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 0.0
+
+
+def refine_stuff(refiner: Refiner, image: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Stuff map uint8 (H, W) in [0, S), 255 for none, of ``image`` uint8 (H, W, 3).
+
+    Args:
+        found: what a stuff segmenter gives: probabilities float32 (S, h, w), which are refined, or finished labels
+            uint8 (H, W), which are taken as they are.
+
+    What probabilities leave to 1 is the probability of no stuff. Classes that are nowhere the likeliest are left out,
+    so the cost depends on what is in the photo and not on S.
+
+    Raises:
+        DataError: ``found`` is neither, or the refiner broke its contract.
+    """
+    height, width = image.shape[:2]
+    if found.dtype == np.uint8 and found.shape == (height, width):
+        return found
+    if found.ndim != 3 or not 0 < len(found) <= STUFF_VOID:
+        raise DataError(f"stuff must be float (S, h, w) or uint8 {(height, width)}, not {found.dtype} {found.shape}")
+    void = np.clip(1 - found.sum(axis=0, dtype=np.float32), 0, 1)
+    scores = np.concatenate([found.astype(np.float32, copy=False), void[None]])
+    present = np.unique(scores.argmax(axis=0))
+    names = np.append(np.arange(len(found)), STUFF_VOID).astype(np.uint8)[present]
+    if len(present) == 1:
+        return np.full((height, width), names[0], np.uint8)
+    (refined,) = _refine_each(refiner, image, [np.ascontiguousarray(scores[present])])
+    return names[refined.argmax(axis=0)]
+
+
+def _refine_each(refiner: Refiner, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Refined scores float32 (C, H, W) of each of ``many``, one at a time, checked.
+
+    A refiner may have ``refine_many(image, many) -> Iterator``, to share what depends on the image alone.
+    """
+    shared = getattr(refiner, "refine_many", None)
+    results = shared(image, many) if shared else (refiner.refine(image, scores) for scores in many)
+    for refined in results:
+        if refined.ndim != 3 or len(refined) < 2 or refined.shape[1:] != image.shape[:2]:
+            wanted = f"(C, {image.shape[0]}, {image.shape[1]})"
+            raise DataError(f"refiner {type(refiner).__name__} returned {refined.shape}, not {wanted}")
+        yield refined

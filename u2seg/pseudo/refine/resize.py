@@ -1,0 +1,41 @@
+"""Score maps and images between grids that cover the same image.
+
+Shapes: ``C`` channels; ``h, w`` grid of the scores; ``H, W`` grid that is wanted. Cell ``i`` of ``n`` covers the share
+``[i / n, (i + 1) / n]`` of the image's side, so centres lie at ``(i + 0.5) / n``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def resize_scores(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear interpolation of ``scores`` float (C, h, w) at the centres of the wanted grid, float32 (C, H, W)."""
+    scores = np.asarray(scores, np.float32)
+    if scores.shape[1:] == (height, width):
+        return scores.copy()
+    return _interpolate(_interpolate(scores, height, axis=1), width, axis=2)
+
+
+def _interpolate(scores: np.ndarray, size: int, axis: int) -> np.ndarray:
+    old = scores.shape[axis]
+    if old == size:
+        return scores
+    place = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
+    low = np.minimum(place.astype(np.intp), max(old - 2, 0))
+    share = (place - low).astype(np.float32)
+    share = share.reshape([-1 if a == axis else 1 for a in range(scores.ndim)])
+    below, above = scores.take(low, axis), scores.take(np.minimum(low + 1, old - 1), axis)
+    above -= below
+    above *= share
+    above += below
+    return above
+
+
+def shrink_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``image`` uint8 (H, W, 3) averaged over the cells of a coarser grid, uint8 (height, width, 3)."""
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
