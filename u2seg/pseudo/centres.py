@@ -1,0 +1,67 @@
+"""Nearest centres, and how none is left without vectors. Pure functions.
+
+Shapes: ``M`` vectors; ``D`` channels; ``K`` centres.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from u2seg.errors import UsageError
+
+CHUNK = 4096
+"""Vectors that distances are taken of at a time, to bound memory."""
+
+
+def unit_length(X: np.ndarray) -> np.ndarray:
+    """``X`` float32 (M, D) with rows of length 1; a row of zeros stays."""
+    length = np.linalg.norm(X, axis=1, keepdims=True)
+    return X / np.where(length > 0, length, 1)
+
+
+def count_distinct(X: np.ndarray, enough: int) -> int:
+    """How many different rows ``X`` (M, D) has, counted up to ``enough``."""
+    seen: set[bytes] = set()
+    for row in X + 0.0:  # -0.0 and 0.0 are one number
+        seen.add(row.tobytes())
+        if len(seen) >= enough:
+            break
+    return len(seen)
+
+
+def nearest_centre(X: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Id int64 (M,) of the nearest of ``centres`` (K, D) to each of ``X`` (M, D), and its squared distance (M,).
+
+    In float64, chunk by chunk: float32 can't tell near vectors apart.
+    """
+    wide = centres.astype(np.float64)
+    half = 0.5 * (wide**2).sum(axis=1)
+    ids = np.empty(len(X), np.int64)
+    distances = np.empty(len(X))
+    for start in range(0, len(X), CHUNK):
+        part = X[start : start + CHUNK].astype(np.float64)
+        score = part @ wide.T - half
+        here = slice(start, start + len(part))
+        ids[here] = score.argmax(axis=1)
+        distances[here] = ((part - wide[ids[here]]) ** 2).sum(axis=1)
+    return ids, distances
+
+
+def fill_empty(X: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """``centres`` float32 (K, D), the empty ones moved so that each has some of ``X`` float32 (M, D).
+
+    An empty cluster takes the farthest vector of the most spread one. Each such step lowers the sum of squared
+    distances, so it ends where there are K distinct vectors.
+    """
+    centres = centres.copy()
+    for _ in range(10 * len(centres) + 10):
+        ids, distances = nearest_centre(X, centres)
+        empty = np.flatnonzero(np.bincount(ids, minlength=len(centres)) == 0)
+        if not len(empty):
+            return centres
+        spread = np.bincount(ids, distances, minlength=len(centres))
+        widest = np.argsort(-spread, kind="stable")[: len(empty)]
+        for free, wide in zip(empty, widest[spread[widest] > 0], strict=False):
+            members = np.flatnonzero(ids == wide)
+            centres[free] = X[members[distances[members].argmax()]]
+    raise UsageError(f"the masks can't be told apart well enough for {len(centres)} clusters: lower U2SEG.NUM_THINGS")
