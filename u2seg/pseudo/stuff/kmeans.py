@@ -1,0 +1,114 @@
+"""Stuff by k-means over patch features of the whole set.
+
+Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``M`` patches of the sample;
+``E`` channels after the projection; ``S`` stuff classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from u2seg.errors import DataError, UsageError
+from u2seg.structures import MAX_STUFF
+
+
+class KMeansStuff:
+    """k-means on whitened patch features, class scores smoothed over the grid, small regions dropped."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        random_state: int = 0,
+        pca: int = 64,
+        whiten: bool = True,
+        blur: int = 5,
+        min_share: float = 0.05,
+        max_patches: int = 100_000,
+        n_init: int = 4,
+        max_iter: int = 100,
+    ) -> None:
+        """Set up.
+
+        Args:
+            num_classes: S, at most 254.
+            random_state: seed of the sample and of k-means.
+            pca: E, principal components that features are projected to; 0 keeps the features as they are.
+            whiten: scale each component to variance 1, so that all count alike.
+            blur: side in cells of the square that class scores are averaged over; 1 is no smoothing.
+            min_share: classes on less than this share of the photo's area are dropped in that photo, and their cells
+                go to the likeliest class that is left.
+            max_patches: M, most patches to learn from, drawn evenly from all that are offered.
+            n_init: starts of k-means, of which the best is kept.
+            max_iter: most iterations of a start.
+
+        Raises:
+            UsageError: a number is out of range.
+        """
+        if not isinstance(num_classes, int) or not 1 <= num_classes <= MAX_STUFF:
+            raise UsageError(f"U2SEG.NUM_STUFF must be a whole number from 1 to {MAX_STUFF}, not {num_classes!r}")
+        if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
+            raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
+        if not 0 <= min_share < 1:
+            raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
+        if not isinstance(pca, int) or pca < 0:
+            raise UsageError(f"pca must be a whole number of components, 0 for none, not {pca!r}")
+        self.num_classes = num_classes
+        self.random_state = random_state
+        self.pca = pca
+        self.whiten = whiten
+        self.blur = blur
+        self.min_share = min_share
+        self.max_patches = max_patches
+        self.n_init = n_init
+        self.max_iter = max_iter
+
+    def fit(self, features: Iterable[np.ndarray]) -> KMeansStuff:
+        """Learn from ``features`` float32 (D, h, w) of some photos, and return itself.
+
+        Raises:
+            UsageError: there are fewer patches, or fewer distinct ones, than classes.
+        """
+        from u2seg.pseudo.stuff.patches import fit_centres, principal_axes, sample_patches
+
+        patches = sample_patches(features, self.max_patches, self.random_state)
+        if len(patches) < self.num_classes:
+            raise UsageError(
+                f"{self.num_classes} stuff classes were asked for, and the photos have only {len(patches)} patches: "
+                "add photos, or lower U2SEG.NUM_STUFF"
+            )
+        self.mean, self.axes = principal_axes(patches, self.pca, self.whiten)
+        vectors = (patches - self.mean) @ self.axes
+        self.centres = fit_centres(vectors, self.num_classes, self.random_state, self.n_init, self.max_iter)
+        return self
+
+    def segment(self, image: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Class probabilities float32 (S, h, w) of a photo with ``features`` float32 (D, h, w)."""
+        from u2seg.pseudo.stuff.patches import class_scores, drop_small, smooth
+
+        if len(features) != len(self.mean):
+            raise DataError(
+                f"features have {len(features)} channels, the stuff classes were fitted on {len(self.mean)}"
+            )
+        vectors = (features.reshape(len(features), -1).T - self.mean) @ self.axes
+        scores = class_scores(vectors, self.centres).T.reshape(self.num_classes, *features.shape[1:])
+        return drop_small(smooth(scores, self.blur), self.min_share)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Mean float32 (D,), projection float32 (D, E) and centres float32 (S, E)."""
+        return {"mean": self.mean, "axes": self.axes, "centres": self.centres}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> KMeansStuff:
+        """Take up what `state` gave, and return itself.
+
+        Raises:
+            UsageError: it holds another number of classes.
+        """
+        if len(state["centres"]) != self.num_classes:
+            raise UsageError(
+                f"the saved stuff classes are {len(state['centres'])}, and U2SEG.NUM_STUFF asks for {self.num_classes}"
+            )
+        self.mean, self.axes, self.centres = state["mean"], state["axes"], state["centres"]
+        return self
