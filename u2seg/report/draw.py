@@ -94,9 +94,9 @@ def draw_layer(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: in
     index = fills[np.maximum(regions_map, 0)]
     index[contours(regions_map) & (regions_map > 0)] += 1
     hatched = regions_map == HATCHED
-    rows, columns = np.indices(regions_map.shape, sparse=True)
+    diagonal = np.add.outer(np.arange(regions_map.shape[0]), np.arange(regions_map.shape[1]))
     index[hatched] = 1
-    index[hatched & ((rows + columns) % 12 < 2)] = 2
+    index[hatched & (diagonal % 12 < 2)] = 2
     palette = [_GROUND]
     for color in colors:
         palette.append(np.array([[*color, FILL_ALPHA], [*_lighter(color), 255]], np.uint8))
@@ -130,8 +130,8 @@ def place_marks(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: i
         if boxes[index] is None:
             continue
         region = regions[index]
-        y, x = _deepest(regions_map[boxes[index]] == index + 1)
-        y, x = (y + boxes[index][0].start + 0.5) / h, (x + boxes[index][1].start + 0.5) / w
+        row, column = _deepest(regions_map[boxes[index]] == index + 1)
+        y, x = (row + boxes[index][0].start + 0.5) / h, (column + boxes[index][1].start + 0.5) / w
         half_x = (6.4 * len(region.name) + 12) / 2 / (w * scale)  # pixels of an 11 px face
         half_y = 17 / 2 / (h * scale)
         x = min(max(x, half_x), 1 - half_x) if half_x < 0.5 else 0.5

@@ -104,11 +104,14 @@ def decode_rle(segmentation: Any) -> np.ndarray:
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise DataError("a segmentation is not a run-length code with size and counts")
     code = dict(segmentation)
-    if isinstance(code["counts"], str):
-        code["counts"] = code["counts"].encode("ascii")
-    elif isinstance(code["counts"], list):
-        code = mask.frPyObjects(code, *code["size"])
-    return mask.decode(code).astype(bool)
+    try:
+        if isinstance(code["counts"], str):
+            code["counts"] = code["counts"].encode("ascii")
+        elif isinstance(code["counts"], list):
+            code = mask.frPyObjects(code, *code["size"])
+        return mask.decode(code).astype(bool)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a run-length code can't be read: {error}") from error
 
 
 def _read_ids(entry: Entry) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from u2seg.report.statistics import Summary
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 46
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,9 @@ def _per_photo(summary: Summary) -> Chart:
     counts = np.bincount(shown, minlength=11)
     over = int((values > 40).sum())
     caption = (
-        f"Mean {values.mean():.1f}, from {values.min()} to {values.max()}; {_plural(int((values == 0).sum()), 'photo')} "
-        "without any" + (f"; {over} with more than 40 in the last bar." if over else ".")
+        f"Mean {values.mean():.1f}, from {values.min()} to {values.max()}; "
+        f"{_plural(int((values == 0).sum()), 'photo')} without any"
+        + (f"; {over} with more than 40 in the last bar." if over else ".")
     )
     step = 1 if len(counts) <= 16 else 5
     ticks = [(index + 0.5, str(index)) for index in range(0, len(counts), step)]
@@ -153,7 +154,9 @@ def _void(summary: Summary) -> Chart:
     if not len(values):
         return Chart("Void", "There are no photos.", "")
     counts = np.histogram(values, np.linspace(0, 1, 21))[0]
-    caption = f"Mean {values.mean():.1%} of a photo in no segment; {_plural(int((values > 0.5).sum()), 'photo')} over half."
+    caption = (
+        f"Mean {values.mean():.1%} of a photo in no segment; {_plural(int((values > 0.5).sum()), 'photo')} over half."
+    )
     ticks = [(0, "0%"), (5, "25%"), (10, "50%"), (15, "75%"), (20, "100%")]
     svg = bars([("photos", counts)], ticks, "share of the photo in no segment", "photos", caption)
     return Chart("Void", caption, svg)

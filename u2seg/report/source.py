@@ -105,11 +105,11 @@ def read_set(folder: Path, image_root: Path | None = None, limit: int | None = N
         info = dict(panoptic.get("info") or {})
         root = Path(image_root) if image_root else folder / str(info.get("image_root") or ".")
         entries = _entries(folder, root, panoptic, limit)
-        unknown = {s["category_id"] for e in entries for s in (*e.segments, *e.things())} - set(categories)
+        used = {s["category_id"] for e in entries for s in (*e.segments, *e.things()) if float(s["area"]) >= 0}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"not a dataset made by tools/generate_pseudo.py: {folder}/panoptic.json: {reason}") from error
-    if unknown:
+    if unknown := used - set(categories):
         raise UsageError(f"{folder}: segments have categories that panoptic.json does not list: {sorted(unknown)[:5]}")
     return LabelledSet(folder, categories, entries, info, _load(folder, "run.json") or {})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from u2seg.errors import DataError
+from u2seg.errors import DataError, U2SegError
 from u2seg.pseudo.photos import read_image
 from u2seg.report.draw import draw_crop, fit
 from u2seg.report.layers import VIEWS, Labels
@@ -200,14 +201,21 @@ def paint_all(painter: Painter, tasks: Iterable[Task], workers: int) -> Iterator
         yield from map(painter, tasks)
         return
     import multiprocessing
+    from concurrent.futures.process import BrokenProcessPool
 
     # Not forked: a caller may run threads (torch, BLAS) that a forked child would hang on.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: list[Future[dict[str, Any]]] = []
-        for task in tasks:
-            waiting.append(pool.submit(painter, task))
-            if len(waiting) > 8 * workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            waiting: deque[Future[dict[str, Any]]] = deque()
+            for task in tasks:
+                waiting.append(pool.submit(painter, task))
+                if len(waiting) > 8 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise U2SegError(
+            "a drawing process died: for lack of memory, or because the script that called write_gallery has no "
+            "`if __name__ == '__main__':`; workers=1 needs neither"
+        ) from error

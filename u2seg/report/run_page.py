@@ -1,0 +1,57 @@
+"""The page about a run: plots, settings, counts, caveats, skipped files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from u2seg.report.html import caveat_list, clean, flatten, key_table, tiles
+from u2seg.report.pages import Site, key_figures
+from u2seg.report.plots import draw_charts
+
+MAX_SKIPPED = 1000
+"""Most skipped files that are listed."""
+
+
+def run_page(site: Site, notes: Sequence[str]) -> str:
+    """Settings, counts, plots, caveats and skipped files; ``notes`` say what this gallery could not show."""
+    run = site.dataset.run
+    flags = {index: category.isthing for index, category in site.dataset.categories.items()}
+    charts = "".join(
+        f"<figure><h3>{clean(chart.title)}</h3>{chart.svg}{_key(chart.title)}<figcaption>{clean(chart.caption)}</figcaption></figure>"
+        for chart in draw_charts(site.summary, flags)
+    )
+    parts = ["<h1>The run</h1>", caveat_list([*site.dataset.caveats(), *notes]), tiles(key_figures(site))]
+    parts.append(f'<h2>What was made</h2><div class="charts">{charts}</div>')
+    if not run:
+        parts.append("<p>There is no run.json, so the settings are not known.</p>")
+    for title, key in (("Counts", "counts"), ("Seconds", "timings"), ("Weights", "weights"), ("Plugins", "plugins")):
+        if run.get(key):
+            parts.append(f"<h2>{title}</h2>{key_table(flatten(run[key], key if isinstance(run[key], list) else ''))}")
+    parts.append(_skipped(run.get("skipped") or []))
+    settings = [*flatten({"seed": run.get("seed", "\u2013")}), *flatten(run.get("config") or {})]
+    parts.append(
+        f"<h2>Settings</h2>{key_table(settings)}<h2>Versions</h2>{key_table(flatten(run.get('versions') or {}))}"
+    )
+    return site.page("run", "Run", "".join(parts))
+
+
+def _key(title: str) -> str:
+    if title != "Areas of segments":
+        return ""
+    colors = (("things", "--accent"), ("stuff", "--second"))
+    return (
+        '<p class="key">'
+        + "".join(f'<i class="swatch" style="background:var({color})"></i> {name}' for name, color in colors)
+        + "</p>"
+    )
+
+
+def _skipped(skipped: Sequence[Any]) -> str:
+    rows = [
+        (item.get("file", "?"), item.get("reason", "")) if isinstance(item, Mapping) else (item, "")
+        for item in skipped[:MAX_SKIPPED]
+    ]
+    more = f"<p>and {len(skipped) - MAX_SKIPPED:,} more, listed in run.json</p>" if len(skipped) > MAX_SKIPPED else ""
+    table = key_table(rows) if rows else "<p>None.</p>"
+    return f'<h2 id="skipped">Skipped files ({len(skipped):,})</h2>{table}{more}'
