@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Make a dataset directory of Cityscapes' panoptic labels (8 things, 11 stuff).
+
+    python datasets/prepare_cityscapes.py --cityscapes datasets/cityscapes --split val \\
+        --output datasets/cityscapes/panoptic_val
+
+It needs ``gtFine/cityscapes_panoptic_val.json`` and ``gtFine/cityscapes_panoptic_val/``, which cityscapesScripts'
+``csCreatePanopticImgs`` makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from u2seg.data.convert import convert_panoptic
+from u2seg.errors import U2SegError
+
+
+def photo_name(image: dict[str, Any]) -> str:
+    """``frankfurt/frankfurt_000000_000294_leftImg8bit.png`` of the entry with id ``frankfurt_000000_000294``."""
+    city = str(image["id"]).split("_")[0]
+    return f"{city}/{image['id']}_leftImg8bit.png"
+
+
+def main() -> None:
+    """Parse and convert."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cityscapes", type=Path, required=True, help="holds gtFine/ and leftImg8bit/")
+    parser.add_argument("--split", default="val", help="train or val (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    args = parser.parse_args()
+    labels = args.cityscapes / "gtFine" / f"cityscapes_panoptic_{args.split}"
+    photos = args.cityscapes / "leftImg8bit" / args.split
+    convert_panoptic(labels.with_suffix(".json"), labels, photos, args.output, photo_name=photo_name)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except U2SegError as error:
+        sys.exit(f"error: {error}")

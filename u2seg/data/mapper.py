@@ -1,0 +1,168 @@
+"""From a dataset dict to what the model takes.
+
+Shapes: ``H, W`` pixels after augmentation; ``N`` things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import transforms as T  # noqa: N812
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.registry import Registry
+from PIL import Image
+
+from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste, decode_ids
+from u2seg.data.targets import Segments, derive_targets
+from u2seg.errors import DataError
+from u2seg.pseudo.photos import read_image
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+DATASET_MAPPERS = Registry("DATASET_MAPPERS")
+"""Classes built as ``mapper(cfg, is_train)``; named by ``INPUT.DATASET_MAPPER_NAME``.
+
+A mapper is called with a dataset dict. It may also have ``mix(samples, rng)``, which is given the mapped samples of a
+whole batch and returns as many.
+"""
+
+Sample = dict[str, Any]
+
+
+@DATASET_MAPPERS.register()
+class U2SegDatasetMapper:
+    """Reads photo and panoptic PNG, augments both alike, and derives instances and ``sem_seg`` from the PNG.
+
+    In training a sample holds ``image`` uint8 (3, H, W) in the channel order of ``INPUT.FORMAT``; ``instances`` with
+    ``gt_masks`` (BitMasks), ``gt_boxes``, ``gt_classes``, ``gt_scores``; and ``sem_seg`` int64 (H, W), 255 where there
+    is no label. In testing, the image alone.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        paste_probability: float = 0.0,
+        paste_scale: tuple[float, float] = (0.3, 1.0),
+    ) -> None:
+        """Make a mapper.
+
+        Args:
+            is_train: whether targets are wanted.
+            augmentations: what is done to photo and label.
+            image_format: "RGB" or "BGR".
+            paste_probability: share of the samples that `mix` pastes things on; 0 is never.
+            paste_scale: smallest and largest factor that pasted things are shrunk by.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.paste_probability = paste_probability
+        self.paste_scale = paste_scale
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Arguments of the mapper from the keys below ``INPUT``."""
+        paste = cfg.INPUT.COPY_PASTE
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "paste_probability": paste.PROBABILITY if is_train and paste.ENABLED else 0.0,
+            "paste_scale": (paste.MIN_SCALE, paste.MAX_SCALE),
+        }
+
+    def __call__(self, dataset_dict: Sample) -> Sample:
+        """Map one dataset dict, which is left as it is.
+
+        Raises:
+            DataError: photo or label is missing, damaged, or of another size than the dataset says.
+        """
+        sample = {key: value for key, value in dataset_dict.items() if key != "segments_info"}
+        image = _read_photo(sample)
+        if self.image_format == "BGR":
+            image = np.ascontiguousarray(image[:, :, ::-1])
+        if not self.is_train:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            return sample | {"image": _to_tensor(augmented.image)}
+        colours = read_label(sample["pan_seg_file_name"], image.shape[:2])
+        augmented = T.AugInput(image, sem_seg=colours)
+        self.augmentations(augmented)
+        segments = Segments.from_info(dataset_dict["segments_info"])
+        return self._finish(sample, PanopticSample(augmented.image, decode_ids(augmented.sem_seg), segments))
+
+    def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
+        if not self.paste_probability or len(samples) < 2:
+            return samples
+        shift = int(rng.integers(1, len(samples)))
+        partners = samples[shift:] + samples[:shift]
+        mixed = []
+        for sample, partner in zip(samples, partners, strict=True):
+            if rng.random() < self.paste_probability:
+                pasted = copy_paste(sample["panoptic_sample"], partner["panoptic_sample"], rng, self.paste_scale)
+                sample = self._finish(sample, pasted)
+            mixed.append(sample)
+        return mixed
+
+    def _finish(self, sample: Sample, panoptic: PanopticSample) -> Sample:
+        targets = derive_targets(panoptic.segment_ids, panoptic.segments)
+        instances = Instances(panoptic.segment_ids.shape)
+        instances.gt_boxes = Boxes(torch.from_numpy(targets.boxes))
+        instances.gt_classes = torch.from_numpy(targets.classes)
+        instances.gt_masks = BitMasks(torch.from_numpy(targets.masks))
+        instances.gt_scores = torch.from_numpy(targets.scores)
+        sem_seg = torch.from_numpy(targets.sem_seg.astype(np.int64))
+        done = sample | {"image": _to_tensor(panoptic.image), "instances": instances, "sem_seg": sem_seg}
+        return done | {"panoptic_sample": panoptic} if self.paste_probability else done
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _read_photo(sample: Sample) -> np.ndarray:
+    """Photo uint8 (H, W, 3) RGB of a dataset dict, of the size that it says."""
+    try:
+        image = read_image(sample["file_name"])
+    except DataError as error:
+        raise DataError(f"photo {sample['file_name']}: {error}") from error
+    height, width = sample.get("height", image.shape[0]), sample.get("width", image.shape[1])
+    if image.shape[:2] != (height, width):
+        raise DataError(
+            f"photo {sample['file_name']} has {image.shape[1]} x {image.shape[0]} pixels (width x height), "
+            f"but its dataset says {width} x {height}"
+        )
+    sample.setdefault("height", height)
+    sample.setdefault("width", width)
+    return image
+
+
+def read_label(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Colours uint8 (H, W, 3) of the panoptic PNG at ``path``, which must be of ``size`` (H, W) if that is given.
+
+    Raises:
+        DataError: it is missing, damaged, or of another size.
+    """
+    try:
+        with Image.open(path) as png:
+            colours = np.array(png.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"label {path} does not exist") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"label {path} can't be read: {error}") from error
+    if size is not None and colours.shape[:2] != size:
+        raise DataError(
+            f"label {path} has {colours.shape[1]} x {colours.shape[0]} pixels (width x height), "
+            f"but its photo {size[1]} x {size[0]}"
+        )
+    return colours
