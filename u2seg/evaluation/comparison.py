@@ -1,0 +1,184 @@
+"""Pseudo labels beside human labels: all that matching and scoring need, and the figures of one way to name segments.
+
+Shapes: ``L`` clusters, things first; ``C`` classes, things first; ``G`` true and ``P`` predicted segments of the set.
+All figures are percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.evaluation.dataset import PanopticSet
+from u2seg.evaluation.joined import VOID, OverlapSet
+from u2seg.evaluation.matching import U2SEG_PAPER, Evidence, pixel_evidence
+from u2seg.evaluation.overlap import ImageOverlap
+from u2seg.evaluation.quality import ClassCounts, count_matches
+from u2seg.evaluation.semantic import class_iou, confusion_matrix, semantic_scores
+from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.evaluation.votes import BOX_IOU, SCORE, STUFF_IOU, paper_evidence
+
+FIGURES = (
+    *("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st"),
+    *("pixel_accuracy", "mIoU", "pixel_accuracy_stuff", "mIoU_stuff"),
+)
+"""What `Comparison.figures` gives."""
+
+
+@dataclass(frozen=True)
+class VoteThresholds:
+    """When a segment votes, in the policy ``u2seg_paper``; see `u2seg.evaluation.votes`."""
+
+    box_iou: float = BOX_IOU
+    score: float = SCORE
+    stuff_iou: float = STUFF_IOU
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A set labelled twice."""
+
+    overlaps: OverlapSet
+    taxonomy: Taxonomy
+    cluster_ids: np.ndarray
+    """int64 (L,), ``category_id`` of each cluster."""
+    cluster_isthing: np.ndarray
+    """bool (L,)"""
+    votes: VoteThresholds = field(default_factory=VoteThresholds)
+
+    @classmethod
+    def of(
+        cls, images: Sequence[ImageOverlap], pseudo: PanopticSet, taxonomy: Taxonomy, votes: VoteThresholds
+    ) -> Comparison:
+        """Join the images' overlaps; ``pseudo`` gives the clusters."""
+        things, stuff = pseudo.clusters(True), pseudo.clusters(False)
+        return cls(
+            overlaps=OverlapSet.join(images),
+            taxonomy=taxonomy,
+            cluster_ids=np.array(things + stuff, np.int64),
+            cluster_isthing=np.arange(len(things) + len(stuff)) < len(things),
+            votes=votes,
+        )
+
+    @cached_property
+    def gt_class(self) -> np.ndarray:
+        """int64 (G,) class of each true segment."""
+        return self.taxonomy.classes(self.overlaps.gt.category)
+
+    @cached_property
+    def cluster(self) -> np.ndarray:
+        """int64 (P,) cluster in [0, L) of each predicted segment."""
+        order = np.argsort(self.cluster_ids)
+        return order[np.searchsorted(self.cluster_ids[order], self.overlaps.pred.category)]
+
+    @cached_property
+    def _pixels(self) -> Evidence:
+        return pixel_evidence(self.overlaps, self.gt_class)
+
+    @cached_property
+    def _votes(self) -> Evidence:
+        votes = self.votes
+        return paper_evidence(self.overlaps, self.gt_class, votes.box_iou, votes.score, votes.stuff_iou)
+
+    def evidence(self, policy: str) -> Evidence:
+        """What ``policy`` counts."""
+        return self._votes if policy == U2SEG_PAPER else self._pixels
+
+    def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Evidence summed to int64 (L, C).
+
+        Args:
+            policy: it decides what counts.
+            cluster: int64 (P,), cluster of each predicted segment.
+            chosen: bool (P,), segments that count; all if None.
+        """
+        evidence = self.evidence(policy)
+        if chosen is not None:
+            evidence = evidence.only(chosen)
+        return evidence.table(cluster, len(self.cluster_ids), len(self.taxonomy))
+
+    def shuffled(self, seed: int) -> np.ndarray:
+        """`cluster` with the ids dealt anew among the segments: things among things, stuff among stuff."""
+        rng = np.random.default_rng(seed)
+        dealt = self.cluster.copy()
+        for kind in (True, False):
+            own = np.flatnonzero(self.overlaps.pred.isthing == kind)
+            dealt[own] = dealt[rng.permutation(own)]
+        return dealt
+
+    def best_classes(self) -> np.ndarray:
+        """int64 (P,): for each predicted segment the class that it shares most pixels with, -1 for none.
+
+        What perfect classes would make of these segments.
+        """
+        evidence, count = self._pixels, len(self.taxonomy)
+        keys, inverse = np.unique(evidence.pred * count + evidence.target, return_inverse=True)
+        weight = np.bincount(inverse.reshape(-1), weights=evidence.weight, minlength=len(keys))
+        best = np.full(len(self.cluster), VOID, np.int64)
+        order = np.argsort(weight, kind="stable")
+        best[keys[order] // count] = keys[order] % count  # the heaviest is written last
+        return best
+
+    def figures(self, pred_class: np.ndarray) -> dict[str, float]:
+        """All `FIGURES` in percent, nan where nothing is there to score; ``pred_class`` int64 (P,), -1 for void."""
+        counts, confusion = self.class_counts(pred_class), self.confusion(pred_class)
+        isthing = self.taxonomy.isthing
+        found: dict[str, float] = {}
+        for suffix, chosen in (("", np.ones_like(isthing)), ("_th", isthing), ("_st", ~isthing)):
+            average = counts.average(chosen)
+            found.update({f"{name.upper()}{suffix}": 100 * average[name] for name in ("pq", "sq", "rq")})
+        for suffix, chosen in (("", np.ones_like(isthing)), ("_stuff", ~isthing)):
+            scores = semantic_scores(confusion, chosen)
+            found[f"pixel_accuracy{suffix}"] = 100 * scores["pixel_accuracy"]
+            found[f"mIoU{suffix}"] = 100 * scores["miou"]
+        return found
+
+    def class_counts(self, pred_class: np.ndarray) -> ClassCounts:
+        """Matches of each class, given classes int64 (P,)."""
+        taxonomy = self.taxonomy
+        return count_matches(self.overlaps, self.gt_class, pred_class, taxonomy.isthing, taxonomy.coarse_things)
+
+    def confusion(self, pred_class: np.ndarray) -> np.ndarray:
+        """Pixels int64 (C, C+1), given classes int64 (P,)."""
+        return confusion_matrix(self.overlaps, self.gt_class, pred_class, len(self.taxonomy))
+
+    def per_class(self, pred_class: np.ndarray) -> list[dict[str, float | int | str | bool]]:
+        """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has."""
+        counts, iou = self.class_counts(pred_class), class_iou(self.confusion(pred_class))
+        values = counts.per_class()
+        return [
+            {
+                "name": self.taxonomy.names[index],
+                "isthing": bool(self.taxonomy.isthing[index]),
+                **{name.upper(): 100 * float(values[name][index]) for name in values},
+                "IoU": 100 * float(iou[index]),
+                **{name: int(getattr(counts, name)[index]) for name in ("tp", "fp", "fn")},
+            }
+            for index in np.flatnonzero(counts.seen).tolist()
+        ]
+
+    def one_class_things(self) -> dict[str, float]:
+        """``PQ_th``, ``SQ_th``, ``RQ_th`` in percent with all things as one class: masks alone, no matching."""
+        gt_class = np.where(self.overlaps.gt.isthing, 0, 1)
+        pred_class = np.where(self.overlaps.pred.isthing, 0, VOID)
+        things = np.array([True, False])
+        average = count_matches(self.overlaps, gt_class, pred_class, things, merge_crowds=True).average(things)
+        return {f"{name.upper()}_th": 100 * average[name] for name in ("pq", "sq", "rq")}
+
+    def require_same_clusters(self, other: Comparison) -> None:
+        """Raise DataError unless ``other`` has these clusters, so that its matching means something here."""
+        same = np.array_equal(self.cluster_ids, other.cluster_ids)
+        if not same or not np.array_equal(self.cluster_isthing, other.cluster_isthing):
+            raise DataError(
+                f"the set to fit on has {_describe(other)}, the one to score {_describe(self)}: a matching can only be "
+                "carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
+            )
+
+
+def _describe(comparison: Comparison) -> str:
+    things = int(comparison.cluster_isthing.sum())
+    return f"{things} thing and {len(comparison.cluster_ids) - things} stuff clusters"

@@ -1,0 +1,122 @@
+"""Average precision and recall of masks and boxes, by hotcoco where installed, else pycocotools: the same figures.
+
+Shapes: ``T`` IoU thresholds 0.50:0.05:0.95; ``R`` recall thresholds; ``A`` areas (all, small, medium, large);
+``Q`` limits of detections an image (1, 10, 100). All figures are percent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import DataError, lookup
+
+BACKENDS = ("hotcoco", "pycocotools")
+AREAS = ("", "_small", "_medium", "_large")
+"""COCO's: all, up to 32 x 32, up to 96 x 96, above; pixels."""
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """Human and predicted objects in COCO's terms."""
+
+    images: Sequence[Mapping[str, Any]]
+    """``id``, ``width``, ``height``."""
+    truth: Sequence[Mapping[str, Any]]
+    """``image_id``, ``category_id``, ``segmentation`` (run-length code), ``area``, ``bbox``, ``iscrowd``."""
+    found: Sequence[Mapping[str, Any]]
+    """``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``."""
+
+
+def default_backend() -> str:
+    """The fastest library that is installed."""
+    return BACKENDS[0] if importlib.util.find_spec("hotcoco") else BACKENDS[1]
+
+
+def detection_scores(objects: DetectionSet, kind: str = "segm", backend: str | None = None) -> dict[str, float]:
+    """COCO's figures, averaged over the categories that ``objects`` names.
+
+    Args:
+        objects: all with one category for class-agnostic figures.
+        kind: ``segm`` (masks) or ``bbox``.
+        backend: one of `BACKENDS`; the fastest installed if None.
+
+    Returns:
+        ``AP``, ``AP50``, ``AP75``, ``AP_small`` ..., ``AR@1``, ``AR@10``, ``AR@100``, ``AR@100_small`` ... and
+        ``recall50`` (at IoU 0.5, 100 detections) in percent; nan where there is no object of that size.
+    """
+    if not objects.found:
+        return _summary(None, None, bool(objects.truth))
+    curves = _evaluate(objects, kind, backend or default_backend())
+    return _summary(curves["precision"], curves["recall"], True)
+
+
+def _evaluate(objects: DetectionSet, kind: str, backend: str) -> dict[str, np.ndarray]:
+    """``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q); -1 where undefined."""
+    coco_class, evaluator_class = _library(backend)
+    categories = sorted({int(entry["category_id"]) for entry in (*objects.truth, *objects.found)})
+    truth = {
+        "info": {},
+        "images": [dict(image) for image in objects.images],
+        "categories": [{"id": index, "name": str(index)} for index in categories],
+        "annotations": [{**entry, "id": number} for number, entry in enumerate(objects.truth, start=1)],
+    }
+    keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+    found = [{key: entry[key] for key in keys} for entry in objects.found]
+    with contextlib.redirect_stdout(io.StringIO()):
+        if backend == "hotcoco":
+            gt = coco_class(truth)
+        else:
+            gt = coco_class()
+            gt.dataset = truth
+            gt.createIndex()
+        evaluator = evaluator_class(gt, gt.loadRes(found), kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
+
+
+def _library(backend: str) -> tuple[Any, Any]:
+    lookup("COCO library", backend, dict.fromkeys(BACKENDS))
+    if backend == "hotcoco":
+        import hotcoco
+
+        return hotcoco.COCO, hotcoco.COCOeval
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval
+
+
+def _summary(precision: np.ndarray | None, recall: np.ndarray | None, any_truth: bool) -> dict[str, float]:
+    """COCO's twelve figures and recall at IoU 0.5; all zero without detections, nan without objects, too."""
+    names = ["AP", "AP50", "AP75", *(f"AP{area}" for area in AREAS[1:]), "AR@1", "AR@10", "AR@100"]
+    names += [*(f"AR@100{area}" for area in AREAS[1:]), "recall50"]
+    if precision is None or recall is None:
+        return dict.fromkeys(names, 0.0 if any_truth else np.nan)
+    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    values += [precision[..., area, 2] for area in (1, 2, 3)]
+    values += [recall[..., 0, limit] for limit in (0, 1, 2)]
+    values += [recall[..., area, 2] for area in (1, 2, 3)]
+    values += [recall[0, ..., 0, 2]]
+    return {name: _mean(array) for name, array in zip(names, values, strict=True)}
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[values > -1]
+    return 100 * float(np.mean(defined)) if defined.size else np.nan
+
+
+def check_size(code: Mapping[str, Any], height: int, width: int, what: str) -> None:
+    """Raise DataError unless run-length ``code`` is of ``height`` x ``width`` pixels."""
+    size = code.get("size") if isinstance(code, Mapping) else None
+    if size is None or "counts" not in code:
+        raise DataError(f"{what} has no run-length code for its mask")
+    if list(size) != [height, width]:
+        raise DataError(f"{what} is {size[1]} x {size[0]} pixels, its photo {width} x {height}")
