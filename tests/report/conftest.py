@@ -38,7 +38,7 @@ def label_photo(image_id: int, shape: tuple[int, int], folder: Path, name: str, 
     info, instances = [], []
     for value in np.unique(stuff[stuff < 255]):
         info.append({"id": 300 + int(value), "category_id": SPACE.stuff_category(int(value)), "score": 1.0})
-        ids[stuff == value] = 300 + value
+        ids[stuff == value] = 300 + int(value)
     for number, mask in enumerate(masks, start=1):
         ids[mask] = number
         info.append({"id": number, "category_id": clusters[number - 1], "score": scores[number - 1]})

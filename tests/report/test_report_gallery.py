@@ -1,0 +1,310 @@
+"""What is written, what is kept, what is refused."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg.errors import UsageError
+from u2seg.report.gallery import write_gallery
+from u2seg.report.html import flatten, pager, script_json
+from u2seg.report.overview import render_overview
+from u2seg.report.source import read_set
+from u2seg.report.statistics import choose_crops, summarise
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_pseudo.py"
+VOID_TAGS = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Tags of a page, and whether they are nested rightly."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.found, self.open, self.texts = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID_TAGS and tag != "path":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+    def every(self, tag, key):
+        return [attributes[key] for name, attributes in self.found if name == tag and attributes.get(key)]
+
+
+def pages(gallery):
+    return {path.name: Page(path) for path in sorted(gallery.glob("*.html"))}
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_page_is_well_formed_and_every_link_leads_somewhere(tiny_gallery):
+    found = pages(tiny_gallery)
+    assert set(found) == {"index.html", "photos_0002.html", "classes.html", "classes_0001.html", "run.html"}
+    anchors = {
+        name: set(page.every("section", "id")) | set(page.every("article", "id")) for name, page in found.items()
+    }
+    for name, page in found.items():
+        for source in page.every("img", "src") + page.every("script", "src"):
+            assert (tiny_gallery / source).is_file(), source
+        for target in page.every("a", "href"):
+            place, _, anchor = target.partition("#")
+            assert (tiny_gallery / (place or name)).is_file(), target
+            photo = re.fullmatch(r"(p\d+)(-\w+)?", anchor)
+            if place and anchor:
+                assert (photo[1] if photo else anchor) in anchors[place], target
+
+
+def test_nothing_is_loaded_from_elsewhere(tiny_gallery):
+    for path in [*tiny_gallery.glob("*.html"), *tiny_gallery.glob("assets/*")]:
+        assert not re.search(r"https?://|@import|src=\"//", path.read_text(encoding="utf-8")), path
+
+
+def test_names_are_escaped_and_whole(tiny_gallery, tiny_dataset):
+    found = pages(tiny_gallery)
+    titles = [a["title"] for page in found.values() for tag, a in page.found if tag == "h3" and "title" in a]
+    assert titles == [entry.name for entry in read_set(tiny_dataset).entries]
+    scripts = [tag for page in found.values() for tag, _ in page.found if tag == "script"]
+    assert len(scripts) == 2 * len(found)
+    assert not any(tag == "b" for tag, _ in found["classes_0001.html"].found if "<b>" in tag)
+    assert "<script>alert(1)</script>.jpg" in "".join(found["run.html"].texts)
+    assert "Masks are <made> up & not found." in found["index.html"].texts
+
+
+def test_inline_data_can_not_end_its_script():
+    value = {"a": "</script><!-- & \u2028"}
+    assert "<" not in script_json(value)
+    assert json.loads(script_json(value)) == value
+
+
+def test_counts_of_the_run_are_shown(tiny_gallery, tiny_dataset):
+    text = "|".join(pages(tiny_gallery)["run.html"].texts)
+    summary = summarise(read_set(tiny_dataset))
+    assert len(summary.thing_areas) == 6
+    assert summary.classes[1].segments == 3
+    assert "U2SEG.MASKS.ARGS.maskcut.tau|0.6" in text
+    assert "Tuned with <labels>." in text
+    assert "Skipped files (1)" in text
+
+
+def test_void_share_counts_the_pixels(tiny_dataset):
+    dataset = read_set(tiny_dataset)
+    for entry, share in zip(dataset.entries, summarise(dataset).void_shares, strict=True):
+        with Image.open(entry.label) as image:
+            assert share == pytest.approx((np.asarray(image).sum(axis=2) == 0).mean())
+
+
+def test_crops_of_a_class_are_sorted_by_score(tiny_gallery):
+    text = (tiny_gallery / "classes_0001.html").read_text(encoding="utf-8")
+    section = re.search(r'id="c1".*?</section>', text, re.S)[0]
+    assert re.findall(r"<span>([\d.]+)</span>", section) == ["0.75", "0.50", "0.25"]
+
+
+@pytest.mark.parametrize("with_instances", [True, False])
+@pytest.mark.parametrize("stage", [True, False])
+def test_layers_agree_with_the_labels(make_dataset, tmp_path, with_instances, stage):
+    folder = make_dataset(tmp_path / "set", stage=stage, with_instances=with_instances)
+    gallery = write_gallery(folder, workers=1).parent
+    dataset = read_set(folder)
+    colors = {category.color for category in dataset.categories.values()}
+    for number, entry in enumerate(dataset.entries):
+        with Image.open(gallery / f"media/0000/{number:06d}_panoptic.png") as image:
+            layer = np.asarray(image.convert("RGBA"))
+        rows, columns = (np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1)
+                         for n, m in zip(layer.shape[:2], (entry.height, entry.width), strict=True))  # fmt: skip
+        with Image.open(entry.label) as image:
+            ids = np.asarray(image).astype(int)[rows[:, None], columns] @ [1, 256, 65536]
+        for segment in entry.segments:
+            shown = layer[(ids == segment["id"])]
+            filled = shown[shown[:, 3] == 128][:, :3]
+            assert (filled == dataset.categories[segment["category_id"]].color).all()
+            assert len(filled) > 0.8 * len(shown)
+        assert not set(map(tuple, layer[ids == 0][:, :3])) & colors
+        with Image.open(gallery / f"media/0000/{number:06d}_stuff.png") as image:
+            stuff = np.asarray(image.convert("RGBA"))
+        centre = stuff[int(0.45 * len(stuff)), int(0.4 * stuff.shape[1]), 3]
+        assert centre == (128 if stage else 150)  # under a thing only the stage's own map has stuff
+
+
+def test_a_second_run_draws_nothing_and_changes_nothing(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    gallery = write_gallery(folder, workers=1).parent
+    before = contents(gallery)
+    times = {path: path.stat().st_mtime_ns for path in gallery.glob("media/*/*")}
+    write_gallery(folder, workers=2)
+    assert contents(gallery) == before
+    assert {path: path.stat().st_mtime_ns for path in gallery.glob("media/*/*")} == times
+
+
+def test_what_is_missing_broken_or_changed_is_drawn_anew(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    gallery = write_gallery(folder, workers=1).parent
+    before = contents(gallery)
+    (gallery / "media/0000/000000_things.png").unlink()
+    (gallery / "media/0000/000001.json").write_text("{", encoding="utf-8")
+    write_gallery(folder, workers=1)
+    assert contents(gallery) == before
+    label = folder / "panoptic" / "astronaut.png"
+    with Image.open(label) as image:
+        blank = np.zeros_like(np.asarray(image))
+    Image.fromarray(blank).save(label)
+    write_gallery(folder, workers=1)
+    after = contents(gallery)
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert "000000_panoptic.png" in changed
+    assert not any(name.startswith(("000001", "000002")) for name in changed)
+
+
+def test_fewer_photos_leave_no_old_pages(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    write_gallery(folder, per_page=1, workers=1)
+    gallery = write_gallery(folder, per_page=1, max_images=1, workers=1).parent
+    assert {path.name for path in gallery.glob("photos_*")} == set()
+    assert "Photos 1\u20131 of 1" in (gallery / "index.html").read_text(encoding="utf-8")
+
+
+def test_missing_photos_and_labels_are_placeholders_and_said(make_dataset, tmp_path, caplog):
+    folder = make_dataset(tmp_path / "set")
+    shutil.rmtree(folder / "photos" / "ünï")
+    (folder / "panoptic" / "astronaut.png").write_bytes(b"no png")
+    gallery = write_gallery(folder, workers=1).parent
+    assert "1 photos could not be read" in caplog.text
+    assert "1 photos have labels that could not be read" in caplog.text
+    page = Page(gallery / "index.html")
+    assert page.texts.count("photo: not found") >= 4
+    for source in page.every("img", "src"):
+        assert (gallery / source).is_file()
+    assert "1 photos could not be read" in "".join(Page(gallery / "run.html").texts)
+
+
+def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):
+    gallery = write_gallery(
+        tiny_dataset, tmp_path / "g", predictions_dir=make_dataset(tmp_path / "other"), workers=1
+    ).parent
+    page = Page(gallery / "index.html")
+    assert page.every("figure", "data-view") == ["photo", "things", "stuff", "panoptic", "predicted"] * 3
+    assert len(list(gallery.glob("media/*/*_predicted.png"))) == 3
+
+
+def test_ten_thousand_photos_make_light_pages(tmp_path):
+    """Without photos only the pages are written; each stays under a megabyte with 60 segments a photo."""
+    from u2seg.report.pages import Site, photo_page
+    from u2seg.report.source import Category, Entry, LabelledSet
+
+    categories = {i: Category(i, f"thing_{i}", i <= 800, (i % 256, 9, 9)) for i in range(1, 828)}
+    segments = tuple({"id": i, "category_id": 13 * i, "isthing": 1, "area": 99} for i in range(1, 61))
+    name = "a folder with a long name/" * 4 + "{}.jpg"
+    entries = [Entry(i, name.format(i), "", 640, 480, segments=segments) for i in range(10_000)]
+    dataset = LabelledSet(tmp_path, categories, entries)
+    site = Site(dataset, summarise(dataset), 48)
+    assert len(site.photo_pages) == 209
+    marks = [[13 * i, 0.1234, 0.5678, 0.01234, 0.1234, False] for i in range(1, 61)]
+    views = {view: marks for view in ("things", "stuff", "panoptic")}
+    for page in (0, 104, 208):
+        numbers = range(page * 48, min(page * 48 + 48, 10_000))
+        records = [{"number": number, "views": views, "problems": [], "files": []} for number in numbers]
+        text = photo_page(site, page, records)
+        assert len(text.encode()) < 1_000_000
+        assert text.count("<article") == len(records)
+        assert text.count('loading="lazy"') == text.count("<img ")
+        assert f"{page * 48 + 1}\u2013{page * 48 + len(records)} of 10,000" in text
+    crops = choose_crops(dataset, 24, 0)
+    assert sum(map(len, crops.values())) == 24 * 60
+    assert crops == choose_crops(dataset, 24, 0)
+    assert crops != choose_crops(dataset, 24, 1)
+
+
+def test_the_pager_reaches_both_ends_and_both_neighbours():
+    names = [f"p{index}" for index in range(209)]
+    for current in (0, 1, 100, 208):
+        text = pager(names, current, "")
+        linked = re.findall(r'href="(p\d+)"', text)
+        assert len(linked) < 14
+        assert {"p0", "p208"} - {f"p{current}"} <= set(linked)
+        assert (f'href="p{current - 1}" rel="prev"' in text) == (current > 0)
+        assert (f'href="p{current + 1}" rel="next"' in text) == (current < 208)
+
+
+def test_settings_are_flattened_to_dotted_keys():
+    tree = {"A": {"B": [1, 2], "C": {}}, "D": [{"E": 1.23456}]}
+    assert flatten(tree) == [("A.B", "1, 2"), ("A.C", {}), ("D[0].E", 1.235)]
+
+
+def test_an_empty_dataset_is_a_page_that_says_so(tmp_path):
+    empty = {"images": [], "annotations": [], "categories": []}
+    (tmp_path / "panoptic.json").write_text(json.dumps(empty), encoding="utf-8")
+    index = write_gallery(tmp_path)
+    assert "No photos" in index.read_text(encoding="utf-8")
+    assert "no run.json" in (index.parent / "run.html").read_text(encoding="utf-8")
+
+
+def test_an_overview_is_one_picture_with_a_row_a_photo(tiny_dataset, tmp_path):
+    path = render_overview(tiny_dataset, [3, 1], tmp_path / "new" / "o.png", panel=120)
+    with Image.open(path) as image:
+        assert image.width == 4 * 120 + 3 * 8
+        assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1000
+    with pytest.raises(UsageError, match="no image 9"):
+        render_overview(tiny_dataset, [9], tmp_path / "p.png")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "has no panoptic.json"),
+        ({"panoptic.json": "[]"}, "holds a list"),
+        ({"panoptic.json": "{"}, "can't be read"),
+        ({"panoptic.json": "{}"}, "no 'categories'"),
+        ({"panoptic.json": '{"categories": [], "images": [{}], "annotations": []}'}, "no 'id'"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_in_a_line(tmp_path, capsys, monkeypatch, files, said):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["visualize_pseudo.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("bad", [{"thumbnail": 0}, {"per_page": 0}, {"max_images": 0}, {"per_page": 5000}])
+def test_numbers_out_of_range_are_refused(tiny_dataset, tmp_path, bad):
+    with pytest.raises(UsageError, match="must be"):
+        write_gallery(tiny_dataset, tmp_path, **bad)
+
+
+def test_an_output_that_can_not_be_written_is_said(tiny_dataset, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="can't be written"):
+        write_gallery(tiny_dataset, tmp_path / "file" / "gallery", workers=1)
+
+
+def test_a_changed_setting_of_another_place_for_photos(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    os.rename(folder / "photos", tmp_path / "elsewhere")
+    gallery = write_gallery(folder, image_root=tmp_path / "elsewhere", workers=1).parent
+    assert len(list(gallery.glob("media/*/*_photo.jpg"))) == 3
