@@ -6,12 +6,8 @@ Shapes: ``C`` channels of scores; ``h, w`` grid of the scores; ``H, W`` image pi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from u2seg.pseudo.refine.meanfield import MeanField
 
 
 class BilateralRefiner:
@@ -57,7 +53,7 @@ class BilateralRefiner:
         from u2seg.pseudo.refine.meanfield import MeanField
         from u2seg.pseudo.refine.resize import resize_scores
 
-        field: MeanField | None = None
+        field = None
         for scores in many:
             field = field or MeanField(self.energy, self.energy.shrink(image))
             yield resize_scores(field.infer(scores), *image.shape[:2])

@@ -17,12 +17,9 @@ from scipy import sparse
 
 from u2seg.errors import UsageError
 
-MAX_KEY = 2**62
-"""Vertices are numbered in int64."""
-
 
 class PermutohedralLattice:
-    """A Gaussian filter of standard deviation 1 between points at ``positions`` float (P, d)."""
+    """A Gaussian filter of standard deviation 1 between points at ``positions`` float (d, P)."""
 
     def __init__(self, positions: np.ndarray) -> None:
         """Place the points.
@@ -30,16 +27,14 @@ class PermutohedralLattice:
         Raises:
             UsageError: the positions spread so far that vertices can't be numbered.
         """
-        points, dims = positions.shape
-        base, rank, weights = _simplices(positions.astype(np.float64))
+        dims, points = positions.shape
+        base, rank, weights = _simplices(positions)
         self._strides = _strides(base)
-        keys = _corner_keys(base, rank, self._strides)
-        vertices, inverse = np.unique(keys, return_inverse=True)
-        columns = inverse.reshape(-1).astype(np.int32)
-        rows = np.arange(0, points * (dims + 1) + 1, dims + 1, dtype=np.int32)
-        self.slicing = sparse.csr_matrix((weights.ravel(), columns, rows), (points, len(vertices)))
-        self.splatting = self.slicing.T.tocsr()
-        self.blurs = [self._blur(vertices, direction) for direction in range(dims + 1)]
+        vertices, columns = _unique(_corner_keys(base, rank, self._strides).ravel())
+        starts = np.arange(0, points * (dims + 1) + 1, dims + 1, dtype=np.int32)
+        self._slicing = sparse.csr_matrix((weights.ravel(), columns, starts), (points, len(vertices)))
+        self._splatting = self._slicing.T.tocsr()
+        self._blurs = [self._blur(vertices, direction) for direction in range(dims + 1)]
 
     def _blur(self, vertices: np.ndarray, direction: int) -> sparse.csr_matrix:
         """Weights 1/2 of each vertex and 1/4 of its two neighbours along ``direction``, float32 (V, V)."""
@@ -47,56 +42,91 @@ class PermutohedralLattice:
         step = np.ones(dims + 1, np.int64)
         step[direction] = -dims
         wanted = vertices + step @ self._strides
-        place = np.minimum(np.searchsorted(vertices, wanted), count - 1)
+        place = np.minimum(np.searchsorted(vertices, wanted), count - 1).astype(np.int32)
         here = np.flatnonzero(vertices[place] == wanted).astype(np.int32)
-        there = place[here].astype(np.int32)
-        half = sparse.csr_matrix((np.full(len(here), 0.25, np.float32), (here, there)), (count, count))
-        return (half + half.T + sparse.identity(count, np.float32, "csr") * np.float32(0.5)).tocsr()
+        there = place[here]
+        columns = np.repeat(np.arange(count, dtype=np.int32)[:, None], 3, axis=1)
+        weights = np.tile(np.array([0, 0.5, 0], np.float32), (count, 1))
+        columns[here, 2], weights[here, 2] = there, 0.25
+        columns[there, 0], weights[there, 0] = here, 0.25
+        starts = np.arange(0, 3 * count + 1, 3, dtype=np.int32)
+        return sparse.csr_matrix((weights.ravel(), columns.ravel(), starts), (count, count))
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """Sums float32 (P, C) of ``values`` float32 (P, C) over all points, weighted by the Gaussian of the distance.
+        """Sums float32 (C, P) of ``values`` float32 (C, P) over all points, weighted by the Gaussian of the distance.
 
         Correct up to one common factor, which any normalisation removes.
         """
-        spread = self.splatting @ values
-        for blur in self.blurs:
-            spread = blur @ spread
-        return self.slicing @ spread
+        found = np.empty_like(values)
+        for channel, row in enumerate(values):  # scipy multiplies by one vector faster than by a thin matrix
+            spread = self._splatting @ row
+            for blur in self._blurs:
+                spread = blur @ spread
+            found[channel] = self._slicing @ spread
+        return found
 
 
 def _simplices(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The simplex around each point: its corner 0, int64 (P, d + 1); the descending rank of each coordinate of the
-    point's offset from it, int64 (P, d + 1); and the barycentric weights of its corners, float32 (P, d + 1).
+    """The simplex around each point: its corner 0, int32 (d + 1, P); the descending rank of each coordinate of the
+    point's offset from that corner, int8 (d + 1, P); and the barycentric weights of its corners, float32 (P, d + 1).
     """
-    points, dims = positions.shape
-    elevated = _elevate(positions)
+    elevated = _elevate(positions.astype(np.float32))
+    dims = len(elevated) - 1
     # The nearest vertex whose coordinates are all multiples of d + 1, section 3.1.
     nearest = np.rint(elevated / (dims + 1)) * (dims + 1)
-    excess = (nearest.sum(axis=1) / (dims + 1)).astype(np.int64)
-    rank = np.empty((points, dims + 1), np.int64)
-    order = np.argsort(nearest - elevated, axis=1, kind="stable")
-    np.put_along_axis(rank, order, np.arange(dims + 1)[None], axis=1)
+    excess = np.rint(nearest.sum(axis=0) / (dims + 1)).astype(np.int8)
     # Rounding may leave the hyperplane of zero sum: step back where it costs least.
-    rank += excess[:, None]
-    wrap = np.where(rank < 0, dims + 1, np.where(rank > dims, -(dims + 1), 0))
+    rank = _descending_rank(elevated - nearest) + excess
+    wrap = (dims + 1) * ((rank < 0).astype(np.int8) - (rank > dims).astype(np.int8))
     rank += wrap
     nearest += wrap
-    ordered = np.empty_like(elevated)
-    np.put_along_axis(ordered, rank, (elevated - nearest) / (dims + 1), axis=1)  # from largest to smallest
-    weights = np.empty((points, dims + 1), np.float32)
-    weights[:, 0] = 1 + ordered[:, -1] - ordered[:, 0]
-    weights[:, 1:] = (ordered[:, :-1] - ordered[:, 1:])[:, ::-1]
-    return nearest.astype(np.int64), rank, weights
+    ordered = _by_rank((elevated - nearest) / (dims + 1), rank)
+    weights = np.empty((elevated.shape[1], dims + 1), np.float32)
+    weights[:, 0] = 1 + ordered[-1] - ordered[0]
+    weights[:, 1:] = (ordered[:-1] - ordered[1:])[::-1].T
+    return nearest.astype(np.int32), rank, weights
+
+
+def _elevate(positions: np.ndarray) -> np.ndarray:
+    """Positions float32 (d, P) on the hyperplane of zero sum in d + 1 dimensions, scaled to the blur of the lattice."""
+    dims = len(positions)
+    basis = np.zeros((dims + 1, dims))
+    for axis in range(dims):
+        basis[: axis + 1, axis] = 1.0
+        basis[axis + 1, axis] = -(axis + 1.0)
+        basis[:, axis] /= math.sqrt((axis + 1.0) * (axis + 2.0))
+    # The blur along all directions has variance 2 / 3 (d + 1)^2 a dimension, section 3.3.
+    return (basis * (math.sqrt(2.0 / 3.0) * (dims + 1))).astype(np.float32) @ positions
+
+
+def _descending_rank(offset: np.ndarray) -> np.ndarray:
+    """Place int8 (d + 1, P) of each of ``offset`` (d + 1, P) among those of its point, 0 for the largest."""
+    rank = np.zeros(offset.shape, np.int8)
+    for one in range(len(offset)):
+        for other in range(one + 1, len(offset)):
+            smaller = offset[one] < offset[other]
+            rank[one] += smaller
+            rank[other] += ~smaller
+    return rank
+
+
+def _by_rank(values: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """``values`` (d + 1, P) or (d + 1, 1) put at row ``rank`` int8 (d + 1, P)."""
+    ordered = np.empty(rank.shape, values.dtype)
+    columns = np.arange(rank.shape[1])
+    for row, place in zip(values, rank, strict=True):
+        ordered[place, columns] = row
+    return ordered
 
 
 def _strides(base: np.ndarray) -> np.ndarray:
     """Strides int64 (d + 1,) that give each vertex near ``base`` a number of its own; the last is 0, for the last
     coordinate follows from the others.
     """
-    dims = base.shape[1] - 1
+    dims = len(base) - 1
     margin = 4 * (dims + 1)  # corners and their neighbours on both sides
-    sizes = [int(size) + margin for size in np.ptp(base[:, :dims], axis=0)]
-    if math.prod(sizes) > MAX_KEY:
+    sizes = [int(size) + margin for size in np.ptp(base[:dims], axis=1)]
+    if math.prod(sizes) > 2**61:
         raise UsageError("the standard deviations of the bilateral kernel are too small for an image of this size")
     return np.array([math.prod(sizes[:axis]) for axis in range(dims)] + [0], np.int64)
 
@@ -104,23 +134,29 @@ def _strides(base: np.ndarray) -> np.ndarray:
 def _corner_keys(base: np.ndarray, rank: np.ndarray, strides: np.ndarray) -> np.ndarray:
     """Number int64 (P, d + 1) of each corner: corner k is k above the base, and k - (d + 1) in the k last ranks."""
     dims = len(strides) - 1
-    start = base @ strides
-    along = strides[np.argsort(rank, axis=1, kind="stable")]  # strides by rank, (P, d + 1)
-    keys = np.empty_like(base)
+    start = (base * strides[:, None]).sum(axis=0)
+    along = _by_rank(strides[:, None], rank)
+    keys = np.empty((rank.shape[1], dims + 1), np.int64)
     keys[:, 0] = start
     for corner in range(1, dims + 1):
-        last = along[:, dims - corner + 1 :].sum(axis=1)
-        keys[:, corner] = start + corner * strides.sum() - (dims + 1) * last
+        start = start + strides.sum() - (dims + 1) * along[dims + 1 - corner]
+        keys[:, corner] = start
     return keys
 
 
-def _elevate(positions: np.ndarray) -> np.ndarray:
-    """Positions float64 (P, d) on the hyperplane of zero sum in d + 1 dimensions, scaled to the blur of the lattice."""
-    dims = positions.shape[1]
-    basis = np.zeros((dims, dims + 1))
-    for i in range(dims):
-        basis[i, : i + 1] = 1.0
-        basis[i, i + 1] = -(i + 1.0)
-        basis[i] /= np.sqrt((i + 1.0) * (i + 2.0))
-    # The blur along all directions has variance 2 / 3 (d + 1)^2 a dimension, section 3.3.
-    return positions @ (basis * (np.sqrt(2.0 / 3.0) * (dims + 1)))
+def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ``keys`` int64 (n,), ascending, and the place int32 (n,) of each among them."""
+    bits = max(len(keys) - 1, 1).bit_length()
+    lowest = keys.min()
+    if (int(keys.max()) - int(lowest)) >> (62 - bits):
+        vertices, places = np.unique(keys, return_inverse=True)
+        return vertices, places.astype(np.int32)
+    # Sorting numbers is several times faster than sorting their indices, so each carries its index along.
+    tagged = np.sort((keys - lowest << bits) | np.arange(len(keys)))
+    ordered = tagged >> bits
+    first = np.empty(len(keys), bool)
+    first[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    places = np.empty(len(keys), np.int32)
+    places[tagged & ((1 << bits) - 1)] = np.cumsum(first, dtype=np.int32) - 1
+    return ordered[first] + lowest, places

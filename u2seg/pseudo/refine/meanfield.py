@@ -20,44 +20,47 @@ class MeanField:
         self.shape = image.shape[:2]
         self._sigma = energy.position_std * energy.scale
         self._lattice = PermutohedralLattice(_positions(energy, image))
-        ones = np.ones((image.shape[0] * image.shape[1], 1), np.float32)
-        self._smooth_norm = 1 / np.sqrt(self._blur(ones))
-        self._bilateral_norm = 1 / np.sqrt(self._lattice.filter(ones) + np.float32(1e-20))
+        ones = np.ones((1, image.shape[0] * image.shape[1]), np.float32)
+        tiny = np.float32(1e-20)
+        self._smooth_norm = 1 / np.sqrt(self._blur(ones) + tiny)
+        self._bilateral_norm = 1 / np.sqrt(self._lattice.filter(ones) + tiny)
+        self._all = self._message(ones)
 
     def infer(self, scores: np.ndarray) -> np.ndarray:
         """Marginals float32 (C, Y, X) from probabilities ``scores`` float32 (C, h, w)."""
-        unary = self.energy.unary(scores, *self.shape).reshape(len(scores), -1).T
+        unary = self.energy.unary(scores, *self.shape).reshape(len(scores), -1)
         marginals = _softmax(-unary)
         for _ in range(self.energy.iterations):
-            marginals = _softmax(self._message(marginals) - unary)
-        return np.ascontiguousarray(marginals.T).reshape(len(scores), *self.shape)
+            # The marginals of a pixel sum to 1, so the last message is what the others leave of that of all ones.
+            messages = self._message(marginals[:-1])
+            last = self._all - messages.sum(axis=0, keepdims=True)
+            marginals = _softmax(np.concatenate([messages, last]) - unary)
+        return marginals.reshape(len(scores), *self.shape)
 
     def _message(self, marginals: np.ndarray) -> np.ndarray:
-        """Weighted sum float32 (P, C) of both kernels applied to ``marginals`` float32 (P, C)."""
-        total = np.zeros_like(marginals)
-        if self.energy.position_weight:
-            norm = self._smooth_norm
-            total += np.float32(self.energy.position_weight) * norm * self._blur(marginals * norm)
-        if self.energy.bilateral_weight:
-            norm = self._bilateral_norm
-            total += np.float32(self.energy.bilateral_weight) * norm * self._lattice.filter(marginals * norm)
+        """Weighted sum float32 (n, P) of both kernels applied to ``marginals`` float32 (n, P)."""
+        norm = self._bilateral_norm
+        total = self._lattice.filter(marginals * norm)
+        total *= np.float32(self.energy.bilateral_weight) * norm
+        norm = self._smooth_norm
+        total += np.float32(self.energy.position_weight) * norm * self._blur(marginals * norm)
         return total
 
     def _blur(self, values: np.ndarray) -> np.ndarray:
-        """Gaussian of the position alone, float32 (P, C); nothing comes from outside the image."""
-        maps = values.reshape(*self.shape, -1)
-        return ndimage.gaussian_filter(maps, self._sigma, mode="constant", axes=(0, 1)).reshape(values.shape)
+        """Gaussian of the position alone, float32 (n, P); nothing comes from outside the image."""
+        maps = values.reshape(-1, *self.shape)
+        return ndimage.gaussian_filter(maps, self._sigma, mode="constant", axes=(1, 2)).reshape(values.shape)
 
 
 def _positions(energy: DenseEnergy, image: np.ndarray) -> np.ndarray:
-    """Place and colour of each pixel in standard deviations, float64 (P, 5)."""
+    """Place and colour of each pixel in standard deviations, float32 (5, P)."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
-    place = np.stack([x, y], axis=-1).reshape(-1, 2) / (energy.bilateral_std * energy.scale)
-    return np.hstack([place, image.reshape(-1, 3) / energy.colour_std])
+    place = np.stack([x.ravel(), y.ravel()]) / (energy.bilateral_std * energy.scale)
+    return np.concatenate([place, image.reshape(-1, 3).T / energy.colour_std]).astype(np.float32)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float32."""
-    found = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    found /= found.sum(axis=-1, keepdims=True)
+    """Softmax over axis 0 of float32 (C, P)."""
+    found = np.exp(logits - logits.max(axis=0))
+    found /= found.sum(axis=0)
     return found
