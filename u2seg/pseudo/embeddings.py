@@ -56,11 +56,11 @@ def mean_embeddings(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
         DataError: a mask is empty.
     """
     dim, height, width = features.shape
-    if not masks.reshape(len(masks), -1).any(axis=1).all():
+    if not masks.any(axis=(1, 2)).all():
         raise DataError("an empty mask has no embedding")
     rows, columns = _overlaps(height, masks.shape[1]), _overlaps(width, masks.shape[2])
     cover = rows @ masks.astype(np.float32) @ columns.T  # (N, h, w)
-    cover = cover.reshape(len(masks), -1)
+    cover = cover.reshape(len(masks), height * width)
     means = (cover / cover.sum(axis=1, keepdims=True)) @ features.reshape(dim, -1).T
     return unit_rows(means)
 
@@ -103,8 +103,8 @@ def crop_embeddings(
     crops = [crop_image(image, mask, crop_size, margin, box == "square", background == "mean") for mask in masks]
     if hasattr(extractor, "embed"):
         return unit_rows(extractor.embed(crops))
-    grids = extractor.extract(crops)
-    return unit_rows(np.array([grid.mean(axis=(1, 2)) for grid in grids], np.float32).reshape(len(masks), -1))
+    means = [grid.mean(axis=(1, 2)) for grid in extractor.extract(crops)]
+    return unit_rows(np.array(means, np.float32).reshape(len(masks), extractor.dim))
 
 
 def crop_image(

