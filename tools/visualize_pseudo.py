@@ -1,17 +1,13 @@
-#!/usr/bin/env python3
+#!/usr/bin/env python
 """Write a gallery of a pseudo-labelled dataset: static pages that open from disk in any browser."""
 
-from __future__ import annotations
-
 import argparse
-import logging
 import sys
-from collections.abc import Sequence
 
-from u2seg.errors import U2SegError
+from u2seg.command import run_tool
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", metavar="DIR", help="output directory of tools/generate_pseudo.py")
@@ -26,41 +22,32 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of crops (default: 0)")
     parser.add_argument("--overview", metavar="FILE", help="also write one PNG with a few photos and their labels")
     parser.add_argument("--overview-images", type=int, default=4, metavar="N", help="photos in it (default: 4)")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    args = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool."""
+    args = parse(argv)
     from u2seg.report.gallery import write_gallery
     from u2seg.report.overview import render_overview
 
-    try:
-        index = write_gallery(
-            args.dataset,
-            args.output,
-            predictions_dir=args.predictions,
-            image_root=args.image_root,
-            thumbnail=args.thumbnail,
-            per_page=args.per_page,
-            crops_per_class=args.crops,
-            max_images=args.max_images,
-            workers=args.workers,
-            seed=args.seed,
-        )
-        if args.overview:
-            render_overview(args.dataset, args.overview_images, args.overview, image_root=args.image_root)
-    except U2SegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"Gallery: {index.absolute()}")
-    print(f"Open it in a browser: {index.absolute().as_uri()}")
+    index = write_gallery(
+        args.dataset,
+        args.output,
+        predictions_dir=args.predictions,
+        image_root=args.image_root,
+        thumbnail=args.thumbnail,
+        per_page=args.per_page,
+        crops_per_class=args.crops,
+        max_images=args.max_images,
+        workers=args.workers,
+        seed=args.seed,
+    )
+    if args.overview:
+        render_overview(args.dataset, args.overview_images, args.overview, image_root=args.image_root)
+    print(f"gallery: {index.absolute().as_uri()}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

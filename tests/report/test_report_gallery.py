@@ -190,13 +190,13 @@ def test_missing_photos_and_labels_are_placeholders_and_said(make_dataset, tmp_p
     shutil.rmtree(folder / "photos" / "ünï")
     (folder / "panoptic" / "astronaut.png").write_bytes(b"no png")
     gallery = write_gallery(folder, workers=1).parent
-    assert "1 photos could not be read" in caplog.text
-    assert "1 photos have labels that could not be read" in caplog.text
+    assert "1 of 3 photos could not be read" in caplog.text
+    assert "1 of 3 photos have labels that could not be read" in caplog.text
     page = Page(gallery / "index.html")
     assert page.texts.count("photo: not found") >= 4
     for source in page.every("img", "src"):
         assert (gallery / source).is_file()
-    assert "1 photos could not be read" in "".join(Page(gallery / "run.html").texts)
+    assert "1 of 3 photos could not be read" in "".join(Page(gallery / "run.html").texts)
 
 
 def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):

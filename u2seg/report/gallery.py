@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from u2seg.errors import UsageError
+from u2seg.pseudo.progress import Progress
 from u2seg.report.class_pages import Crop, class_page, class_table
 from u2seg.report.html import ASSETS, asset
 from u2seg.report.pages import Site, photo_page
@@ -65,7 +65,8 @@ def write_gallery(
         Path of ``index.html``.
 
     Raises:
-        UsageError: no such dataset, a number out of range, or an output that can't be written.
+        UsageError: no such dataset, a number out of range, or an output that can't be made.
+        OSError: the disk is full; what is written stays, and another call goes on from it.
     """
     _check(thumbnail=thumbnail, per_page=per_page, crops_per_class=crops_per_class, max_images=max_images)
     root = Path(image_root) if image_root else None
@@ -81,11 +82,10 @@ def write_gallery(
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = workers if len(dataset.entries) >= 32 else 1
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        records = _report_progress(paint_all(painter, tasks, workers), len(dataset.entries))
-        _write_pages(site, output, records)
+        (output / "assets").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the gallery {output} can't be written: {error.strerror or error}") from error
+    _write_pages(site, output, _report_progress(paint_all(painter, tasks, workers), len(dataset.entries)))
     return output / "index.html"
 
 
@@ -112,23 +112,13 @@ def _tasks(dataset: LabelledSet, predicted: LabelledSet | None, plan: Mapping[in
 
 def _report_progress(records: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
     """Pass ``records`` on under a bar, or with a line every few seconds where there is no terminal."""
-    import time
-
-    from tqdm import tqdm
-
-    began = said = time.monotonic()
-    terminal = sys.stderr.isatty()
-    for done, record in enumerate(tqdm(records, "gallery", total, unit="photo", disable=not terminal), start=1):
-        yield record
-        now = time.monotonic()
-        if not terminal and now - said > 5:
-            left = (now - began) / done * (total - done)
-            logger.info("gallery: %d of %d photos, about %.0f s left", done, total, left)
-            said = now
+    with Progress("gallery", total) as progress:
+        for record in records:
+            yield record
+            progress.advance()
 
 
 def _write_pages(site: Site, output: Path, records: Iterable[dict[str, Any]]) -> None:
-    (output / "assets").mkdir(exist_ok=True)
     for name in ASSETS:
         _write_text(output / "assets" / name, asset(name))
     problems: Counter[str] = Counter()
@@ -147,7 +137,7 @@ def _write_pages(site: Site, output: Path, records: Iterable[dict[str, Any]]) ->
     for index, name in enumerate(site.class_pages):
         _write_text(output / name, class_page(site, index, crops))
     _write_text(output / "classes.html", class_table(site))
-    notes = [f"{count} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
+    notes = [f"{count} of {len(site.dataset.entries)} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
     _write_text(output / "run.html", run_page(site, notes))
     _remove_old_pages(output, {*site.photo_pages, *site.class_pages})
     for note in notes:

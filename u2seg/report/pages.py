@@ -71,6 +71,7 @@ def key_figures(site: Site) -> list[tuple[str, str]]:
     used = Counter(categories[index].isthing for index in site.used)
     total = Counter(category.isthing for category in categories.values())
     segments, void = summary.segments_per_photo, summary.void_shares
+    skipped = len(site.dataset.run.get("skipped") or [])
     return [
         ("photos", f"{len(site.dataset.entries):,}"),
         ("thing masks", f"{len(summary.thing_areas):,}"),
@@ -78,6 +79,7 @@ def key_figures(site: Site) -> list[tuple[str, str]]:
         ("stuff classes in use", f"{used[False]} of {total[False]}"),
         ("segments a photo", f"{segments.mean():.1f}" if len(segments) else "\u2013"),
         ("void", f"{void.mean():.1%}" if len(void) else "\u2013"),
+        *([("files skipped", f"{skipped:,}")] if skipped else []),
     ]
 
 

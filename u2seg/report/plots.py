@@ -12,7 +12,7 @@ import numpy as np
 from u2seg.report.statistics import Summary
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 64, 20, 14, 46
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def bars(series: Sequence[tuple[str, np.ndarray]], ticks: Sequence[tuple[float, 
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>')
     parts.append(
-        f'<text class="axis" transform="translate(12 {(TOP + base) / 2}) rotate(-90)" text-anchor="middle">'
+        f'<text class="axis" transform="translate(15 {(TOP + base) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(y)}</text></svg>"
     )
     return "".join(parts)

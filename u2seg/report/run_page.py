@@ -9,6 +9,18 @@ from u2seg.report.html import caveat_list, clean, flatten, key_table, tiles
 from u2seg.report.pages import Site, key_figures
 from u2seg.report.plots import draw_charts
 
+TABLES = (
+    ("Photos", "photos"),
+    ("Counts", "counts"),
+    ("Seconds", "timings"),
+    ("Parts", "parts"),
+    ("Weights", "weights"),
+    ("Plugins", "plugins"),
+    ("Broken plugins", "plugins_broken"),
+    ("Machine", "machine"),
+)
+"""Headings and keys of ``run.json`` that are shown as they are."""
+
 MAX_SKIPPED = 1000
 """Most skipped files that are listed."""
 
@@ -25,7 +37,7 @@ def run_page(site: Site, notes: Sequence[str]) -> str:
     parts.append(f'<h2>What was made</h2><div class="charts">{charts}</div>')
     if not run:
         parts.append("<p>There is no run.json, so the settings are not known.</p>")
-    for title, key in (("Counts", "counts"), ("Seconds", "timings"), ("Weights", "weights"), ("Plugins", "plugins")):
+    for title, key in TABLES:
         if run.get(key):
             parts.append(f"<h2>{title}</h2>{key_table(flatten(run[key], key if isinstance(run[key], list) else ''))}")
     parts.append(_skipped(run.get("skipped") or []))

@@ -79,9 +79,10 @@ class LabelledSet:
 
     def caveats(self) -> list[str]:
         """Every caveat that the dataset, or the weights it was made with, carries; each once."""
-        found = [str(text) for text in self.info.get("caveats") or []]
+        found = [str(text) for holder in (self.info, self.run) for text in holder.get("caveats") or []]
         weights = self.run.get("weights") or []
-        found += [str(item["caveat"]) for item in weights if isinstance(item, Mapping) and item.get("caveat")]
+        told = weights.values() if isinstance(weights, Mapping) else weights
+        found += [str(item["caveat"]) for item in told if isinstance(item, Mapping) and item.get("caveat")]
         return list(dict.fromkeys(found))
 
 
