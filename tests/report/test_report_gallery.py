@@ -5,7 +5,9 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -308,3 +310,21 @@ def test_a_changed_setting_of_another_place_for_photos(make_dataset, tmp_path):
     os.rename(folder / "photos", tmp_path / "elsewhere")
     gallery = write_gallery(folder, image_root=tmp_path / "elsewhere", workers=1).parent
     assert len(list(gallery.glob("media/*/*_photo.jpg"))) == 3
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_is_as_if_never_disturbed(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set", repeat=12)
+    calm = contents(write_gallery(folder, tmp_path / "calm", workers=1).parent)
+    broken = tmp_path / "broken"
+    command = [sys.executable, str(TOOL), str(folder), "--output", str(broken), "--workers", "1"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while running.poll() is None and len(list(broken.glob("media/*/*.json"))) < 5:
+        time.sleep(0.01)
+    assert running.poll() is None, "it was through before it could be killed"
+    running.kill()
+    running.wait()
+    assert not (broken / "index.html").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    after = {path: data for path, data in contents(broken).items() if not path.name.startswith(".")}
+    assert after == calm
