@@ -1,0 +1,194 @@
+"""The second eigenvector of a thresholded cosine graph, without ever forming its Laplacian.
+
+Shapes: ``b`` graphs; ``n`` nodes (cells of the feature grid); ``D`` feature channels; ``k`` Lanczos steps so far.
+
+A graph has W_ij = 1 where the cosine of nodes i and j exceeds tau and neither is painted, else eps. With B = [cosine >
+tau] and ``active`` = 1 - painted, W x = eps * sum(x) + (1 - eps) * active * (B (active * x)), so W is never stored and
+painting costs nothing. (D - W) x = lambda D x turns into the symmetric M = D^-1/2 W D^-1/2 with M v = (1 - lambda) v,
+x = D^-1/2 v, whose first eigenvector sqrt(d) is known: deflate it and the wanted one is the largest.
+
+Sources: Shi and Malik, "Normalized cuts and image segmentation" (2000), eq. 11 and 12; Wang et al., "TokenCut" (CVPR
+2022), eq. 3; Golub and Van Loan, "Matrix computations", section 10.3 (Lanczos with full reorthogonalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.linalg import blas, eigh_tridiagonal
+from torch import Tensor
+
+CHECK_EVERY = 4
+"""Lanczos steps between two looks at the residual."""
+
+_BREAKDOWN = 1e-10
+"""A Lanczos vector shorter than this is rounding noise: the Krylov space is complete."""
+
+
+class Graph(Protocol):
+    """Edges B of one or more graphs of the same size."""
+
+    def matvec(self, x: Tensor) -> Tensor:
+        """B x, float32 (b, n), of ``x`` float32 (b, n)."""
+        ...
+
+
+class DenseGraphs:
+    """Edges of many graphs on any device, one `torch.bmm` for all of them."""
+
+    def __init__(self, features: Tensor, tau: float) -> None:
+        """Join nodes of unit ``features`` float32 (b, n, D) where their cosine exceeds ``tau``."""
+        self.edges = torch.bmm(features, features.transpose(1, 2)).gt_(tau)
+
+    def matvec(self, x: Tensor) -> Tensor:
+        """B x, float32 (b, n)."""
+        return torch.bmm(self.edges, x.unsqueeze(2)).squeeze(2)
+
+
+class TriangleGraph:
+    """Edges of one graph on a CPU; only one triangle is computed and read, which halves work and traffic."""
+
+    def __init__(self, features: Tensor, tau: float) -> None:
+        """Join nodes of unit ``features`` float32 (1, n, D) where their cosine exceeds ``tau``."""
+        nodes = features[0].numpy()
+        self.edges = blas.ssyrk(1.0, nodes.T, trans=1)  # Fortran order, upper triangle, zeros below
+        torch.from_numpy(self.edges.T).gt_(tau)
+
+    def matvec(self, x: Tensor) -> Tensor:
+        """B x, float32 (1, n)."""
+        return torch.from_numpy(blas.ssymv(1.0, self.edges, x[0].numpy()))[None]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Relaxed normalised cut of each graph."""
+
+    vector: Tensor
+    """float32 (b, n), x of (D - W) x = lambda D x; of unit length, its sign arbitrary."""
+    affinity: np.ndarray
+    """float64 (b,), 1 - lambda in [-1, 1]: 1 where the graph falls in two, 0 where it has no structure to cut."""
+    steps: np.ndarray
+    """int64 (b,), Lanczos steps taken."""
+    residual: np.ndarray
+    """float64 (b,), length of M v - (1 - lambda) v."""
+
+
+def unit_features(features: Tensor) -> Tensor:
+    """Nodes of unit length float32 (b, n, D) from ``features`` (b, D, h, w); a node of zeros stays so."""
+    nodes = features.to(torch.float32).flatten(2).transpose(1, 2)
+    return torch.nn.functional.normalize(nodes, dim=2).contiguous()
+
+
+def cosine_graph(features: Tensor, tau: float) -> Graph:
+    """The graph of unit ``features`` float32 (b, n, D): the triangle for one on a CPU, else dense."""
+    return TriangleGraph(features, tau) if features.is_cpu and len(features) == 1 else DenseGraphs(features, tau)
+
+
+def normalized_cut(
+    graph: Graph,
+    active: Tensor,
+    *,
+    eps: float = 1e-5,
+    keep_painted: bool = False,
+    tolerance: float = 1e-5,
+    max_steps: int = 200,
+) -> Cut:
+    """Solve (D - W) x = lambda D x for the second smallest lambda of every graph.
+
+    Args:
+        graph: edges B.
+        active: float32 (b, n), 1 for nodes in play and 0 for painted ones; two in play or more.
+        eps: weight of every pair that no edge joins.
+        keep_painted: painted nodes stay in the graph, tied to all others by eps, as the paper words it; else they
+            leave it, and x is 0 there.
+        tolerance: residual at which a graph is done. Above 1e-5 the masks begin to differ from an exact solver's.
+        max_steps: Lanczos steps after which the best vector so far is taken.
+    """
+    nodes = torch.ones_like(active) if keep_painted else active
+    degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
+    root = nodes * degree.to(torch.float64).sqrt()
+    inverse = nodes / degree.to(torch.float64).sqrt()
+
+    def apply(vector: Tensor) -> Tensor:
+        x = inverse * vector
+        joined = active * graph.matvec(active * x.to(torch.float32))
+        return inverse * (eps * x.sum(dim=1, keepdim=True) + (1 - eps) * joined)
+
+    steps = min(max_steps, int(nodes.sum(dim=1).min()) - 1)
+    found = _lanczos(apply, root / root.norm(dim=1, keepdim=True), tolerance, steps)
+    x = inverse * found.vector
+    return Cut(x / x.norm(dim=1, keepdim=True), found.affinity, found.steps, found.residual)
+
+
+def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float, max_steps: int) -> Cut:
+    """Largest eigenpair of ``apply`` orthogonal to ``first`` float32 (b, n); each graph stops at its own step."""
+    count, nodes = first.shape
+    basis = first.new_zeros(count, max_steps + 2, nodes)  # `first`, then the Lanczos vectors
+    basis[:, 0] = first
+    current, _ = _orthogonal(_start(first), basis[:, :1])
+    diagonal, below = np.zeros((count, max_steps)), np.zeros((count, max_steps))
+    state = _Ritz(count, nodes, first)
+    for step in range(max_steps):
+        basis[:, step + 1] = current
+        image = apply(current)
+        diagonal[:, step] = (image * current).sum(dim=1).cpu().numpy()
+        current, length = _orthogonal(image, basis[:, : step + 2])
+        below[:, step] = length.cpu().numpy()
+        last = step + 1 == max_steps
+        if last or (step + 1) % CHECK_EVERY == 0 or (below[:, step] < _BREAKDOWN).any():
+            state.look(diagonal, below, basis, step + 1, tolerance, last)
+            if state.done.all():
+                break
+    return Cut(state.vector, state.affinity, state.steps, state.residual)
+
+
+class _Ritz:
+    """Best pair of each graph, frozen once its residual is small enough."""
+
+    def __init__(self, count: int, nodes: int, like: Tensor) -> None:
+        self.vector = like.new_zeros(count, nodes)
+        self.affinity, self.residual = np.zeros(count), np.zeros(count)
+        self.steps = np.zeros(count, np.int64)
+        self.done = np.zeros(count, bool)
+
+    def look(
+        self, diagonal: np.ndarray, below: np.ndarray, basis: Tensor, step: int, tolerance: float, last: bool
+    ) -> None:
+        """Freeze the graphs whose Ritz pair from the first ``step`` Lanczos vectors is good enough."""
+        for index in np.flatnonzero(~self.done):
+            broken = np.flatnonzero(below[index, :step] < _BREAKDOWN)
+            size = int(broken[0]) + 1 if len(broken) else step
+            values, vectors = eigh_tridiagonal(
+                diagonal[index, :size], below[index, : size - 1], select="i", select_range=(size - 1, size - 1)
+            )
+            residual = below[index, size - 1] * abs(vectors[-1, 0])
+            if not (last or len(broken) or residual < tolerance):
+                continue
+            weights = torch.from_numpy(vectors[:, 0]).to(basis)
+            self.vector[index] = weights @ basis[index, 1 : size + 1]
+            self.affinity[index], self.residual[index], self.steps[index] = values[0], residual, size
+            self.done[index] = True
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """``vector`` (b, n) freed twice of ``basis`` (b, k, n) and made unit, and its length before that, (b,).
+
+    Twice is enough (Golub and Van Loan): in float32 once is not. A vector that vanishes comes back as zeros.
+    """
+    rest = vector.unsqueeze(2)
+    for _ in range(2):
+        rest = torch.baddbmm(rest, basis.transpose(1, 2), torch.bmm(basis, rest), alpha=-1)
+    rest = rest.squeeze(2)
+    length = rest.norm(dim=1)
+    unit = torch.where(length > _BREAKDOWN, 1 / length.clamp_min(_BREAKDOWN), torch.zeros_like(length))
+    return rest * unit.unsqueeze(1), length
+
+
+def _start(like: Tensor) -> Tensor:
+    """The same mixed start vector for every graph of a size: a low-discrepancy sequence, so nothing is drawn."""
+    golden = (torch.arange(1, like.shape[1] + 1, dtype=torch.float64) * 0.6180339887498949) % 1 - 0.5
+    return golden.to(like).expand_as(like) * (like > 0)
