@@ -4,9 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from mask_scenes import patches, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mask_scenes import patches, scene
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
