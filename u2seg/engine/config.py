@@ -115,7 +115,9 @@ def _as_names(value: Any) -> tuple[str, ...]:
 
 def _in_words(error: Exception, cfg: CfgNode) -> str:
     """One line for what Detectron2 raised, with the nearest key where one was unknown."""
-    text = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, OSError):
+        return f"{error.filename!r}: {error.strerror}"
+    text = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
     prefix = "Non-existent key: " if "key: " in text else "Non-existent config key: "
     if not isinstance(error, (KeyError, AssertionError)) or "Non-existent" not in text:
         return text

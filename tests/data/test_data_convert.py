@@ -1,0 +1,133 @@
+"""COCO's labels as a dataset directory, with stuff as it is and merged into supercategories."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from synthetic_panoptic import write_dataset
+
+from u2seg.data.augmentation import decode_ids
+from u2seg.data.convert import convert_panoptic, number_categories
+from u2seg.data.datasets import register_pseudo_dataset
+from u2seg.data.mapper import read_label
+from u2seg.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+CATEGORIES = [
+    {"id": 93, "name": "grass", "supercategory": "plant", "isthing": 0},
+    {"id": 5, "name": "dog", "supercategory": "animal", "isthing": 1},
+    {"id": 94, "name": "sky", "supercategory": "sky", "isthing": 0},
+    {"id": 1, "name": "cat", "supercategory": "animal", "isthing": 1},
+    {"id": 90, "name": "tree", "supercategory": "plant", "isthing": 0},
+]
+
+
+def run_script(name, options, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    runpy.run_path(str(ROOT / "datasets" / name), run_name="__main__")
+
+
+def test_numbers():
+    kept, ids = number_categories(CATEGORIES, merge_stuff=False)
+    assert [(c["id"], c["name"]) for c in kept] == [(1, "cat"), (2, "dog"), (3, "tree"), (4, "grass"), (5, "sky")]
+    assert ids == {1: 1, 5: 2, 90: 3, 93: 4, 94: 5}
+    merged, ids = number_categories(CATEGORIES, merge_stuff=True)
+    assert [(c["id"], c["name"]) for c in merged] == [(1, "cat"), (2, "dog"), (3, "plant"), (4, "sky")]
+    assert ids == {1: 1, 5: 2, 90: 3, 93: 3, 94: 4}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A COCO-like tree whose ids are COCO's."""
+    source = write_dataset(tmp_path / "source", photos=3, num_things=2, num_stuff=3)
+    content = json.loads((source / "panoptic.json").read_text())
+    old = {1: 1, 2: 5, 3: 90, 4: 93, 5: 94}
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] = old[segment["category_id"]]
+    content["categories"], content["info"] = CATEGORIES, {"year": 2017}
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "panoptic_val2017.json").write_text(json.dumps(content))
+    (source / "panoptic").rename(root / "annotations" / "panoptic_val2017")
+    (source / "images").rename(root / "val2017")
+    return root
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_script(coco, tmp_path, merge, monkeypatch):
+    options = ["--coco", str(coco), "--output", str(tmp_path / "out"), *["--supercategories"] * merge]
+    run_script("prepare_coco.py", options, monkeypatch)
+    name = register_pseudo_dataset(tmp_path / "out")
+    assert MetadataCatalog.get(name).stuff_classes[1:] == (["plant", "sky"] if merge else ["tree", "grass", "sky"])
+    source = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())["annotations"]
+    for entry, annotation in zip(DatasetCatalog.get(name), source, strict=True):
+        assert Path(entry["file_name"]).is_file()
+        ids = decode_ids(read_label(entry["pan_seg_file_name"]))
+        before = decode_ids(read_label(str(coco / "annotations" / "panoptic_val2017" / annotation["file_name"])))
+        kinds = [(segment["isthing"], segment["category_id"]) for segment in entry["segments_info"]]
+        stuff = [category for isthing, category in kinds if not isthing]
+        assert len(stuff) == len(set(stuff))
+        for segment in entry["segments_info"]:
+            mask = ids == segment["id"]
+            assert segment["area"] == mask.sum() > 0
+            members = {before_id for before_id in np.unique(before[mask])}
+            assert np.array_equal(mask, np.isin(before, list(members)))
+            assert len(members) == 1 or (merge and not segment["isthing"])
+        assert np.array_equal(ids > 0, before > 0)
+
+
+def test_two_stuff_segments_become_one(tmp_path):
+    for name in ("pngs", "photos"):
+        (tmp_path / name).mkdir()
+    colours = np.zeros((2, 3, 3), np.uint8)
+    colours[..., 0] = [[1, 2, 3], [1, 1, 0]]
+    Image.fromarray(colours).save(tmp_path / "pngs" / "a.png")
+    segments = [{"id": 1, "category_id": 90}, {"id": 2, "category_id": 93}, {"id": 3, "category_id": 5}]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 2, "width": 3}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": segments}],
+        "categories": CATEGORIES,
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    paths = tmp_path / "a.json", tmp_path / "pngs", tmp_path / "photos", tmp_path / "out"
+    convert_panoptic(*paths, merge_stuff=True)
+    (entry,) = DatasetCatalog.get(register_pseudo_dataset(tmp_path / "out"))
+    plant = next(segment for segment in entry["segments_info"] if not segment["isthing"])
+    assert (plant["category_id"], plant["area"], plant["bbox"]) == (1, 4, [0, 0, 2, 2])
+    ids = decode_ids(read_label(entry["pan_seg_file_name"]))
+    assert ((ids == plant["id"]) == [[1, 1, 0], [1, 1, 0]]).all()
+
+
+def test_script_fails_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"^error: .*panoptic_val2017.json does not exist$"):
+        run_script("prepare_coco.py", ["--coco", str(tmp_path), "--output", str(tmp_path / "out")], monkeypatch)
+
+
+def test_missing_paths(tmp_path):
+    with pytest.raises(UsageError, match=r"no\.json does not exist"):
+        convert_panoptic(tmp_path / "no.json", tmp_path, tmp_path, tmp_path / "out")
+
+
+def test_cityscapes_script(coco, tmp_path, monkeypatch):
+    root = tmp_path / "cityscapes"
+    (root / "gtFine").mkdir(parents=True)
+    photos = root / "leftImg8bit" / "val" / "bonn"
+    photos.mkdir(parents=True)
+    content = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        name = f"bonn_000000_{image['id']:06d}"
+        (coco / "val2017" / image["file_name"]).rename(photos / f"{name}_leftImg8bit.png")
+        image.update(id=name, file_name=f"{name}_gtFine_leftImg8bit.png")
+        annotation["image_id"] = name
+    (root / "gtFine" / "cityscapes_panoptic_val.json").write_text(json.dumps(content))
+    (coco / "annotations" / "panoptic_val2017").rename(root / "gtFine" / "cityscapes_panoptic_val")
+    run_script("prepare_cityscapes.py", ["--cityscapes", str(root), "--output", str(tmp_path / "out")], monkeypatch)
+    for entry in DatasetCatalog.get(register_pseudo_dataset(tmp_path / "out")):
+        assert Path(entry["file_name"]).is_file()
+        assert Path(entry["pan_seg_file_name"]).is_file()
