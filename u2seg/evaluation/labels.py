@@ -104,6 +104,8 @@ def evaluate_labels(request: Request, progress: ProgressOf = _silent) -> Report:
     """
     for policy in request.policies:
         lookup("matching policy", policy, RULES)
+    if request.seeds < 0:
+        raise UsageError(f"--seeds takes 0 or more runs of the chance control, not {request.seeds}")
     if request.fit_on and request.matching:
         raise UsageError("--fit-on and --matching both say where the matching comes from; give one")
     gt, pseudo = _read(request.scored)

@@ -1,7 +1,7 @@
 """Which human class a cluster stands for, decided by counts of what it overlaps.
 
 Things are matched to thing classes and stuff to stuff classes, never across. What counts is shared pixels, as DESIGN.md
-says, human crowd regions left out; for `u2seg_paper`, detections that hit an object (see `votes`).
+says, human crowds included; for `u2seg_paper`, detections that hit an object (see `votes`).
 
 Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``P`` predicted segments;
 ``E`` pieces of evidence (a predicted segment meets a true one).
@@ -89,10 +89,10 @@ class Evidence:
 
 
 def pixel_evidence(overlaps: OverlapSet, gt_class: np.ndarray) -> Evidence:
-    """Pixels that thing shares with thing, or stuff with stuff, crowds left out; ``gt_class`` int64 (G,)."""
+    """Pixels that thing shares with thing, or stuff with stuff; ``gt_class`` int64 (G,)."""
     inside = (overlaps.pair_gt != VOID) & (overlaps.pair_pred != VOID)
     gt, pred, pixels = overlaps.pair_gt[inside], overlaps.pair_pred[inside], overlaps.pixels[inside]
-    keep = (overlaps.gt.isthing[gt] == overlaps.pred.isthing[pred]) & ~overlaps.gt.crowd[gt]
+    keep = overlaps.gt.isthing[gt] == overlaps.pred.isthing[pred]
     return Evidence(pred[keep], gt_class[gt[keep]], pixels[keep])
 
 

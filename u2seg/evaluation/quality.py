@@ -141,13 +141,13 @@ def count_matches(
     iou = shared / (true.area[first] + guess.area[second] - shared - void[second])
     match = same & ~true.crowd[first] & (iou > 0.5)
     forgiven = same & _heeded_crowds(true)[first]
-    void += np.bincount(second[forgiven], weights=shared[forgiven], minlength=len(guess.label))
+    void = void + np.bincount(second[forgiven], weights=shared[forgiven], minlength=len(guess.label))
     missed, wrong = ~true.crowd, void / guess.area <= 0.5
     missed[first[match]] = False
     wrong[second[match]] = False
     labels = true_label[first[match]]
     return ClassCounts(
-        iou=np.bincount(labels, weights=iou[match], minlength=num_classes),
+        iou=np.bincount(labels, weights=iou[match], minlength=num_classes).astype(float),
         tp=np.bincount(labels, minlength=num_classes),
         fp=np.bincount(guess.label[wrong], minlength=num_classes),
         fn=np.bincount(true_label[missed], minlength=num_classes),

@@ -43,13 +43,13 @@ def _heading(report: Report) -> str:
     lines = [
         f"{report.request.scored.pseudo}: {len(pairing.pairs)} photos scored against {report.request.scored.gt}",
         f"{report.clusters[0]} thing clusters to {things} classes ({taxonomy.things}), "
-        f"{report.clusters[1]} stuff clusters to {len(taxonomy) - things} classes ({taxonomy.stuff}); figures in percent",
+        f"{report.clusters[1]} stuff clusters to {len(taxonomy) - things} classes ({taxonomy.stuff}); all in percent",
     ]
     if pairing.only_gt:
         lines.append(f"left out: {len(pairing.only_gt)} photos with human labels only, such as {pairing.only_gt[0]}")
     if pairing.only_pseudo:
         lines.append(
-            f"left out: {len(pairing.only_pseudo)} photos without human labels, such as {pairing.only_pseudo[0]}"
+            f"left out: {len(pairing.only_pseudo)} photos with pseudo labels only, such as {pairing.only_pseudo[0]}"
         )
     return "\n".join(lines)
 

@@ -37,5 +37,7 @@ def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, An
         own = order[np.searchsorted(ordered, segment, "left") : np.searchsorted(ordered, segment, "right")]
         bounds = np.stack([starts[own], ends[own]], axis=1).ravel()  # start, end, start, end, ...
         counts = np.diff(bounds, prepend=0, append=flat.size).tolist()
+        if len(counts) > 1 and counts[-1] == 0:
+            del counts[-1]
         codes.append(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     return codes

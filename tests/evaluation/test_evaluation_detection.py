@@ -1,0 +1,99 @@
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from u2seg.errors import UsageError
+from u2seg.evaluation.detection import DetectionSet, default_backend, detection_scores
+
+SIZE = (200, 220)
+
+
+def blob(rng):
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    cy, cx, ry, rx = rng.uniform((0, 0, 4, 4), (*SIZE, 80, 80))
+    return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+
+
+def entry(mask, image, **more):
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    box = coco_mask.toBbox(code).tolist()
+    return {"image_id": image, "category_id": 1, "segmentation": code, "bbox": box, **more}
+
+
+def objects(seed, photos=12):
+    """Blobs with crowds; predictions are moved blobs, with scores that tie."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for image in range(photos):
+        for _ in range(rng.integers(1, 8)):
+            mask = blob(rng)
+            if mask.any():
+                truth.append(entry(mask, image, area=int(mask.sum()), iscrowd=int(rng.random() < 0.1)))
+                moved = np.roll(mask, rng.integers(-6, 7, 2), (0, 1))
+                found.append(entry(moved, image, score=round(float(rng.random()), 1)))
+        for _ in range(rng.integers(0, 5)):
+            mask = blob(rng)
+            if mask.any():
+                found.append(entry(mask, image, score=round(float(rng.random()), 1)))
+    sizes = [{"id": image, "width": SIZE[1], "height": SIZE[0]} for image in range(photos)]
+    return DetectionSet(sizes, truth, found)
+
+
+def pycocotools_stats(given, kind):
+    """The twelve figures of pycocotools' own summary."""
+    gt = COCO()
+    gt.dataset = {
+        "info": {},
+        "images": list(given.images),
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{**e, "id": i} for i, e in enumerate(given.truth, start=1)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt.createIndex()
+        keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+        found = gt.loadRes([{key: e[key] for key in keys} for e in given.found])
+        evaluator = COCOeval(gt, found, kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats
+
+
+NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR@1", "AR@10", "AR@100")
+NAMES += ("AR@100_small", "AR@100_medium", "AR@100_large")
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
+    if backend == "hotcoco":
+        pytest.importorskip("hotcoco")
+    given = objects(0)
+    expected = pycocotools_stats(given, kind)
+    found = detection_scores(given, kind, backend)
+    assert 10 < found["AP"] < 90
+    assert [found[name] for name in NAMES] == pytest.approx((100 * expected).tolist(), rel=0, abs=1e-10)
+
+
+def test_recall50_by_hand():
+    given = objects(1, photos=3)
+    perfect = [{**e, "score": 1.0} for e in given.truth if not e["iscrowd"]]
+    half = DetectionSet(given.images, given.truth, perfect[::2])
+    assert detection_scores(half)["recall50"] == pytest.approx(100 * len(perfect[::2]) / len(perfect))
+
+
+def test_nothing_found_scores_zero_and_nothing_there_is_undefined():
+    given = objects(2, photos=2)
+    assert set(detection_scores(DetectionSet(given.images, given.truth, [])).values()) == {0.0}
+    assert np.isnan(list(detection_scores(DetectionSet(given.images, [], [])).values())).all()
+
+
+def test_unknown_library_is_refused():
+    assert default_backend() in ("hotcoco", "pycocotools")
+    with pytest.raises(UsageError, match="Did you mean 'hotcoco'"):
+        detection_scores(objects(0, photos=1), backend="hotcocoa")

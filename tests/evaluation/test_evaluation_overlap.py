@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from evaluation_data import write_png
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from u2seg.errors import DataError
+from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table, read_ids
+from u2seg.evaluation.runs import encode_segments
+
+LARGE = 256**3 - 1
+
+
+def counted(gt_ids, pred_ids, gt, pred):
+    """Pixel by pixel."""
+    table = np.zeros((len(gt) + 1, len(pred) + 1), np.int64)
+    for a, b in zip(gt_ids.ravel().tolist(), pred_ids.ravel().tolist(), strict=True):
+        table[[0, *gt].index(a), [0, *pred].index(b)] += 1
+    return table
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.lists(st.integers(1, LARGE), max_size=5, unique=True))
+def test_table_equals_counting_pixel_by_pixel(seed, gt):
+    rng = np.random.default_rng(seed)
+    pred = [7, 300, LARGE]
+    gt_ids, pred_ids = rng.choice([0, *gt], (9, 13)), rng.choice([0, *pred], (9, 13))
+    assert np.array_equal(overlap_table(gt_ids, pred_ids, gt, pred), counted(gt_ids, pred_ids, gt, pred))
+
+
+def test_table_names_an_unlisted_id_and_another_size():
+    ids = np.array([[0, 5], [5, 9]])
+    with pytest.raises(DataError, match="label holds segment id 9"):
+        overlap_table(np.zeros((2, 2), int), ids, [], [5])
+    with pytest.raises(DataError, match="ground truth holds segment id 9"):
+        overlap_table(ids, np.zeros((2, 2), int), [5], [])
+    with pytest.raises(DataError, match="its label is 4 x 3 pixels, the ground truth 2 x 2"):
+        overlap_table(ids, np.zeros((3, 4), int), [5, 9], [])
+    with pytest.raises(DataError, match="not distinct numbers"):
+        overlap_table(ids, ids, [5, 9], [5, 5, 9])
+    with pytest.raises(DataError, match="not distinct numbers"):
+        overlap_table(ids, ids, [5, 9], [0, 5, 9])
+
+
+def test_listed_prediction_without_pixels_is_refused():
+    ids = np.ones((2, 2), int)
+    info = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 1}]
+    with pytest.raises(DataError, match="no pixel of segment id 2"):
+        image_overlap(ids, ids, info[:1], info, OverlapReader(frozenset(), frozenset()))
+
+
+def test_png_ids_survive_the_round_trip(tmp_path):
+    ids = np.random.default_rng(0).integers(0, LARGE + 1, (17, 23))
+    write_png(tmp_path / "a.png", ids)
+    assert np.array_equal(read_ids(tmp_path / "a.png"), ids)
+
+
+def test_bad_pngs_are_told_in_words(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (3, 3)).save(tmp_path / "grey.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match="mode is L, not RGB"):
+        read_ids(tmp_path / "grey.png")
+    with pytest.raises(DataError, match="can't be read"):
+        read_ids(tmp_path / "broken.png")
+    with pytest.raises(DataError, match="there is no file"):
+        read_ids(tmp_path / "absent.png")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
+def test_run_lengths_equal_pycocotools(seed, height, width):
+    ids = np.random.default_rng(seed).integers(0, 4, (height, width))
+    wanted = [3, 1, 2, 77]
+    for segment, code in zip(wanted, encode_segments(ids, wanted), strict=True):
+        expected = coco_mask.encode(np.asfortranarray(ids == segment).astype(np.uint8))
+        assert np.array_equal(coco_mask.decode(code), coco_mask.decode(expected))
+        assert code == expected
