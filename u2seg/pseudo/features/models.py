@@ -1,6 +1,6 @@
 """Short names of the usual backbones, and which timm networks this package can run.
 
-Shapes: ``D`` channels of a token; ``p`` pixels per side of a patch.
+Shapes: ``H, W`` image pixels; ``h, w`` patches; ``D`` channels of a token; ``p`` pixels per side of a patch.
 """
 
 from __future__ import annotations
@@ -103,6 +103,16 @@ def normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
     config = timm.get_pretrained_cfg(name)
     mean, deviation = (config.mean, config.std) if config else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     return np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
+
+
+def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: str) -> np.ndarray:
+    """Input float32 (3, h * p, w * p) of timm's ``name`` from ``image`` uint8 (H, W, 3), on a ``grid`` (h, w)."""
+    from PIL import Image
+
+    size = (grid[1] * patch, grid[0] * patch)
+    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
+    mean, deviation = normalisation(name)
+    return ((scaled - mean) / deviation).transpose(2, 0, 1)
 
 
 def names_that_fit(dim: int, patch: int, depth: int, registers: int, rotary: bool) -> list[str]:

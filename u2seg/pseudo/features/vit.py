@@ -189,6 +189,7 @@ class ViTFeatures:
         """``take(patches, tokens before them)`` of each image, in the order given; one pass has one size."""
         import torch
 
+        from u2seg.pseudo.features.models import network_input
         from u2seg.pseudo.features.network import run
 
         network, device = self._loaded()
@@ -199,25 +200,14 @@ class ViTFeatures:
             members = [index for index, other in enumerate(grids) if other == grid]
             for start in range(0, len(members), batch):
                 chosen = members[start : start + batch]
-                pixels = torch.from_numpy(np.stack([self._pixels(images[index], grid) for index in chosen])).to(device)
+                inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in chosen]
+                pixels = torch.from_numpy(np.stack(inputs)).to(device)
                 with torch.inference_mode():
                     made = run(network, pixels, block, facet, self.remove_key_bias, self.position_resize)
                     values = take(*made).float().cpu().numpy()
                 for index, value in zip(chosen, values, strict=True):
                     found[index] = np.ascontiguousarray(value)
         return found
-
-    def _pixels(self, image: np.ndarray, grid: Grid) -> np.ndarray:
-        """Normalised input float32 (3, h * p, w * p) of ``image`` uint8 (H, W, 3)."""
-        from PIL import Image
-
-        from u2seg.pseudo.features.models import normalisation
-
-        height, width = grid[0] * self.stride, grid[1] * self.stride
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        scaled = np.asarray(resized, np.float32) / 255
-        mean, deviation = normalisation(self.timm_name)
-        return ((scaled - mean) / deviation).transpose(2, 0, 1)
 
     def _grid(self) -> Grid:
         """Patches of ``size``, rounded."""
