@@ -10,16 +10,18 @@ from u2seg.report.pages import Site, key_figures
 from u2seg.report.plots import draw_charts
 
 TABLES = (
-    ("Photos", "photos"),
     ("Counts", "counts"),
-    ("Seconds", "timings"),
+    ("Photos", "photos"),
+    ("Time", "timings"),
     ("Parts", "parts"),
     ("Weights", "weights"),
     ("Plugins", "plugins"),
     ("Broken plugins", "plugins_broken"),
+    ("Versions", "versions"),
     ("Machine", "machine"),
+    ("Settings", "config"),
 )
-"""Headings and keys of ``run.json`` that are shown as they are."""
+"""Headings and keys of ``run.json`` that are shown."""
 
 MAX_SKIPPED = 1000
 """Most skipped files that are listed."""
@@ -30,22 +32,38 @@ def run_page(site: Site, notes: Sequence[str]) -> str:
     run = site.dataset.run
     flags = {index: category.isthing for index, category in site.dataset.categories.items()}
     charts = "".join(
-        f"<figure><h3>{clean(chart.title)}</h3>{chart.svg}{_key(chart.title)}<figcaption>{clean(chart.caption)}</figcaption></figure>"
+        f"<figure><h3>{clean(chart.title)}</h3>{chart.svg}{_key(chart.title)}"
+        f"<figcaption>{clean(chart.caption)}</figcaption></figure>"
         for chart in draw_charts(site.summary, flags)
+    )
+    tables = "".join(
+        f"<section><h2>{title}</h2>{key_table(_rows(key, run[key]))}</section>" for title, key in TABLES if run.get(key)
     )
     parts = ["<h1>The run</h1>", caveat_list([*site.dataset.caveats(), *notes]), tiles(key_figures(site))]
     parts.append(f'<h2>What was made</h2><div class="charts">{charts}</div>')
+    parts.append(_skipped(run.get("skipped") or []))
     if not run:
         parts.append("<p>There is no run.json, so the settings are not known.</p>")
-    for title, key in TABLES:
-        if run.get(key):
-            parts.append(f"<h2>{title}</h2>{key_table(flatten(run[key], key if isinstance(run[key], list) else ''))}")
-    parts.append(_skipped(run.get("skipped") or []))
-    settings = [*flatten({"seed": run.get("seed", "\u2013")}), *flatten(run.get("config") or {})]
-    parts.append(
-        f"<h2>Settings</h2>{key_table(settings)}<h2>Versions</h2>{key_table(flatten(run.get('versions') or {}))}"
-    )
+    parts.append(f'<div class="facts">{tables}</div>')
     return site.page("run", "Run", "".join(parts))
+
+
+def _rows(key: str, value: Any) -> list[tuple[str, object]]:
+    """What is shown of ``run[key]``: leaves, without caveats, which stand at the top of the page."""
+    if key == "timings" and isinstance(value, Mapping):
+        return [(stage, _seconds(note)) for stage, note in value.items()]
+    rows = flatten(value, key if isinstance(value, list) else "")
+    return [(name, shown) for name, shown in rows if not name.endswith("caveat")]
+
+
+def _seconds(note: Any) -> str:
+    """``12.3 s (features 8.0, masks 4.1)`` of what a stage noted."""
+    if not isinstance(note, Mapping):
+        return f"{note} s"
+    parts = note.get("parts") or {}
+    inside = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if isinstance(value, float))
+    resumed = "; resumed" if note.get("resumed") else ""
+    return f"{note.get('seconds', '?')} s" + (f" ({inside}{resumed})" if inside or resumed else "")
 
 
 def _key(title: str) -> str:
