@@ -65,6 +65,8 @@ setup(
         "Pillow>=10.3",
         "pycocotools>=2.0.8",
         "pluggy>=1.5",
+        "filelock>=3.12",
+        "huggingface_hub>=0.23",
         "threadpoolctl>=3.5",
         "tqdm>=4.66",
         "matplotlib>=3.9",

@@ -64,9 +64,9 @@ def list_plugins(as_json: bool) -> None:
         print(line)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the tool."""
-    args = parse()
+    args = parse(argv)
     if args.list_plugins:
         list_plugins(args.json)
         return 0

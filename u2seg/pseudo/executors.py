@@ -100,12 +100,21 @@ def _dask(address: str) -> Executor:
 
 
 def worker_device(device: str) -> str:
-    """The torch device of this worker for ``U2SEG.DEVICE``: ``auto`` is its own GPU, or the CPU."""
+    """The torch device of this worker for ``U2SEG.DEVICE``: ``auto`` is its own GPU, or the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     import torch
 
-    if device != "auto":
-        return device
     count = torch.cuda.device_count()
+    if device != "auto":
+        known = ["cpu", "mps", "cuda", *(f"cuda:{index}" for index in range(count))]
+        if device not in known or (device == "cuda" and not count):
+            raise UsageError(
+                f"U2SEG.DEVICE {device!r} is not here; this machine has {count} CUDA devices; auto takes any"
+            )
+        return device
     return f"cuda:{int(os.environ.get(_RANK_VARIABLE, '0')) % count}" if count else "cpu"
 
 

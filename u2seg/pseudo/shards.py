@@ -193,7 +193,8 @@ def run_stuff(shard: Shard) -> Outcome:
     settings, outcome = shard.settings, Outcome()
     with bounded_threads(shard.threads):
         extractor = parts.build_extractor(settings, shard.device, stuff=True)
-        segmenter = _fitted_segmenter(json.dumps(settings), shard.device, str(shard.output.root / "stuff.npz"))
+        state = shard.output.root / "stuff.npz"
+        segmenter = _fitted_segmenter(json.dumps(settings), shard.device, str(state), state.stat().st_mtime_ns)
         refiner = parts.build_refiner(settings, stuff=True)
         for batch in _unfinished(shard, lambda photo: [stuff_file(shard.output, photo)]):
             photos, images, _ = _read(batch, outcome, settings["INPUT"]["MAX_PIXELS"])
@@ -216,7 +217,8 @@ def stuff_file(output: OutputDirectory, photo: Photo) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _fitted_segmenter(settings: str, device: str, state: str) -> Any:
+def _fitted_segmenter(settings: str, device: str, state: str, written: int) -> Any:
+    """The segmenter with what was fitted; ``written`` tells one fit from the next in the same file."""
     segmenter = parts.build_stuff_segmenter(json.loads(settings), device)
     with np.load(state) as file:
         return segmenter.load_state(dict(file))
