@@ -64,6 +64,4 @@ def fill_empty(X: np.ndarray, centres: np.ndarray) -> np.ndarray:
         for free, wide in zip(empty, widest[spread[widest] > 0], strict=False):
             members = np.flatnonzero(ids == wide)
             centres[free] = X[members[distances[members].argmax()]]
-    raise UsageError(
-        f"the vectors are too alike for {len(centres)} clusters: add photos, or lower U2SEG.NUM_THINGS (U2SEG.NUM_STUFF)"
-    )
+    raise UsageError(f"the vectors are too alike for {len(centres)} clusters: add photos, or lower their number")

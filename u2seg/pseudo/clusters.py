@@ -121,7 +121,10 @@ class KMeans(_Centres):
         self.max_iter = max_iter
 
     def _learn(self, vectors: np.ndarray) -> np.ndarray:
+        import warnings
+
         from sklearn import cluster
+        from sklearn.exceptions import ConvergenceWarning
         from threadpoolctl import threadpool_limits
 
         batches = len(vectors) * self.n_clusters > MINI_BATCH_WORK if self.mini_batch == "auto" else self.mini_batch
@@ -136,7 +139,8 @@ class KMeans(_Centres):
         else:
             model = cluster.KMeans(algorithm="lloyd", **common)
         # Threads sum in any order: one thread gives the same last digit every time.
-        with threadpool_limits(limits=1):
+        with threadpool_limits(limits=1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of empty clusters, which are filled afterwards
             return model.fit(vectors).cluster_centers_
 
 
