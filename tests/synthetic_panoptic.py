@@ -1,11 +1,15 @@
 """Tiny panoptic datasets on disk: coloured rectangles (things) on two-coloured ground (stuff)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from u2seg.structures import LabelSpace
+
+TINY_CONFIG = Path(__file__).parents[1] / "configs" / "quick_schedules" / "u2seg_R18_instant_test.yaml"
+"""A model that trains a step in a fraction of a second."""
 
 
 def draw(rng, height=48, width=64, num_things=3, num_stuff=2, things=3):

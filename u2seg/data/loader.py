@@ -195,6 +195,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
+        # without one of its own, making an iterator draws from the generator that the model samples with
+        generator=torch.Generator(),
     )
     logger.info("%d photos, %d per batch, %d workers", len(dicts), batch_size, workers)
     return TrainLoader(loader, sampler)
