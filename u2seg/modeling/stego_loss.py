@@ -1,0 +1,120 @@
+"""The correspondence loss of STEGO (ICLR 2022, section 4.1, equations 1 to 4).
+
+Shapes: ``B`` images; ``D`` channels of a feature; ``C`` channels of a code; ``h, w`` feature grid; ``n`` x ``n`` points
+that are sampled in an image; ``P`` = n * n.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import grid_sample, normalize
+
+TERMS = ("self", "knn", "random")
+"""An image with itself, with one that looks alike, and with any other."""
+
+CENTRINGS = ("row", "row_keep_mean", "none")
+
+
+class Pair(NamedTuple):
+    """What one term of the loss compares, for each pair of images."""
+
+    features: torch.Tensor
+    """float32 (B, P, P) centred cosine of features, F of the paper."""
+    codes: torch.Tensor
+    """float32 (B, P, P) cosine of codes, S of the paper, not yet clamped."""
+
+
+def random_points(batch: int, side: int, like: torch.Tensor) -> torch.Tensor:
+    """Places float32 (B, n, n, 2) in [-1, 1], drawn evenly, as `sample` takes them."""
+    return torch.rand(batch, side, side, 2, device=like.device, dtype=torch.float32) * 2 - 1
+
+
+def sample(grid: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Values (B, D, n, n) of ``grid`` (B, D, h, w) at ``points`` (B, n, n, 2), bilinear between cell centres."""
+    return grid_sample(grid.float(), points, padding_mode="border", align_corners=False)
+
+
+def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Cosine float32 (B, P, P) of every point of ``left`` with every one of ``right``, both (B, D, n, n)."""
+    a, b = (normalize(side.float().flatten(2), dim=1) for side in (left, right))
+    return torch.einsum("bdp,bdq->bpq", a, b)
+
+
+def centre(correspondence: torch.Tensor, how: str) -> torch.Tensor:
+    """Spatial centring of F (B, P, P): it keeps small objects from being lost among what all points share.
+
+    ``row`` takes from each point its mean cosine with all points of the other image (equation 4); ``row_keep_mean``
+    then adds the mean of the whole batch, so that terms whose images have little in common stay lower; ``none``
+    leaves F as it is.
+    """
+    if how == "none":
+        return correspondence
+    centred = correspondence - correspondence.mean(dim=2, keepdim=True)
+    return centred + correspondence.mean() if how == "row_keep_mean" else centred
+
+
+def correspondence_loss(pair: Pair, shift: torch.Tensor | float) -> torch.Tensor:
+    """Mean of -(F - b) * max(S, 0) over all points and pairs (equations 2 and 4); ``shift`` is b."""
+    return -((pair.features - shift) * pair.codes.clamp(min=0)).mean()
+
+
+def other_image(batch: int, device: torch.device) -> torch.Tensor:
+    """For each image of a batch some other one, int64 (B,); with one image alone, itself."""
+    if batch < 2:
+        return torch.zeros(batch, dtype=torch.long, device=device)
+    step = torch.randint(1, batch, (batch,), device=device)
+    return (torch.arange(batch, device=device) + step) % batch
+
+
+def compare(
+    features: tuple[torch.Tensor, torch.Tensor],
+    codes: tuple[torch.Tensor, torch.Tensor],
+    points: tuple[torch.Tensor, torch.Tensor],
+    centring: str,
+) -> Pair:
+    """Compare two batches of images, each at its own points.
+
+    Args:
+        features: (B, D, h, w) of either side; no gradient flows into them.
+        codes: (B, C, h, w) of either side.
+        points: float32 (B, n, n, 2) of either side.
+        centring: one of `CENTRINGS`.
+    """
+    with torch.no_grad():
+        found = cosines(sample(features[0], points[0]), sample(features[1], points[1]))
+        found = centre(found, centring)
+    return Pair(found, cosines(sample(codes[0], points[0]), sample(codes[1], points[1])))
+
+
+def all_pairs(
+    features: tuple[torch.Tensor, torch.Tensor],
+    codes: tuple[torch.Tensor, torch.Tensor],
+    *,
+    side: int,
+    num_random: int,
+    centring: str,
+) -> dict[str, list[Pair]]:
+    """The pairs of all three terms.
+
+    Args:
+        features: (B, D, h, w) of the images, and of their neighbours.
+        codes: (B, C, h, w) of the same.
+        side: n, points are n x n in each image.
+        num_random: how often each image is compared with some other of the batch.
+        centring: one of `CENTRINGS`.
+    """
+    own, near = features
+    code, near_code = codes
+    batch = len(own)
+    first, second = random_points(batch, side, own), random_points(batch, side, own)
+    pairs = {
+        "self": [compare((own, own), (code, code), (first, first), centring)],
+        "knn": [compare((own, near), (code, near_code), (first, second), centring)],
+        "random": [],
+    }
+    for _ in range(num_random):
+        other = other_image(batch, own.device)
+        pairs["random"].append(compare((own, own[other]), (code, code[other]), (first, second), centring))
+    return pairs

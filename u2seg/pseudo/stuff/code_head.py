@@ -1,0 +1,66 @@
+"""The small network that a learned stuff segmenter puts on frozen features.
+
+Shapes: ``B`` images; ``h, w`` feature grid; ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes;
+``M`` vectors.
+
+The head is STEGO's (ICLR 2022, section 4.3): ``code = linear(f) + mlp(f)``, where ``f`` are features after dropout. Its
+classes are unit vectors in the space of codes, and a patch belongs to the nearest by cosine.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+DROPOUT = 0.1
+ALPHA = 2.0
+"""Factor of the cosine before the softmax at inference (STEGO)."""
+
+
+class CodeHead(nn.Module):
+    """Features float32 (B, D, h, w) to codes float32 (B, C, h, w).
+
+    Args:
+        dim: D.
+        code_dim: C.
+        dropout: share of channels of a feature, for the whole image, that training leaves out.
+    """
+
+    def __init__(self, dim: int, code_dim: int, dropout: float = DROPOUT) -> None:
+        super().__init__()
+        self.dim, self.code_dim = dim, code_dim
+        self.dropout = nn.Dropout2d(dropout)
+        self.linear = nn.Conv2d(dim, code_dim, 1)
+        self.mlp = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, code_dim, 1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Codes of ``features``."""
+        kept = self.dropout(features)
+        return self.linear(kept) + self.mlp(kept)
+
+
+class ClusterProbe(nn.Module):
+    """S unit vectors that a patch's code is compared with.
+
+    Args:
+        code_dim: C.
+        num_classes: S.
+    """
+
+    def __init__(self, code_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(num_classes, code_dim))
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Cosine float32 (B, S, h, w) of each code (B, C, h, w) with each centre."""
+        return torch.einsum("bchw,sc->bshw", normalize(codes.float(), dim=1), normalize(self.centres.float(), dim=1))
+
+    def loss(self, codes: torch.Tensor) -> torch.Tensor:
+        """Cosine k-means: minus the mean cosine of each code with its nearest centre."""
+        return -self(codes).max(dim=1).values.mean()
+
+
+def class_probabilities(cosine: torch.Tensor, alpha: float = ALPHA) -> torch.Tensor:
+    """Probabilities (B, S, h, w) from cosines (B, S, h, w)."""
+    return torch.softmax(alpha * cosine, dim=1)
