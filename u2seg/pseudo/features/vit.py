@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMBEDS = ("cls", "mean")
+
+
+@cache
+def _warn_once(caveat: str) -> None:
+    logger.warning("%s", caveat)
 
 
 class ViTFeatures:
@@ -153,7 +159,7 @@ class ViTFeatures:
                 info["size"],
             )
         if info["caveat"]:
-            logger.warning("%s", info["caveat"])
+            _warn_once(info["caveat"])
         logger.info("features: %s of block %d of %s, %d channels", self.facet, info["layer"], self.model, self.dim)
         return info
 
