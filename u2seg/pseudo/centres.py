@@ -1,9 +1,11 @@
-"""Nearest centres, and how none is left without vectors. Pure functions.
+"""Centres by k-means, the nearest of them, and how none is left without vectors. Pure functions.
 
 Shapes: ``M`` vectors; ``D`` channels; ``K`` centres.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 
@@ -11,6 +13,25 @@ from u2seg.errors import UsageError
 
 CHUNK = 4096
 """Vectors that distances are taken of at a time, to bound memory."""
+
+
+def learn_centres(
+    X: np.ndarray, count: int, seed: int, n_init: int, max_iter: int, mini_batch: bool = False
+) -> np.ndarray:
+    """Centres float32 (K, D) of scikit-learn's k-means over ``X`` float32 (M, D); some may have no vectors."""
+    from sklearn import cluster
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    common = {"n_clusters": count, "random_state": seed, "n_init": n_init, "max_iter": max_iter}
+    if mini_batch:
+        model = cluster.MiniBatchKMeans(batch_size=max(CHUNK, 4 * count), **common)
+    else:
+        model = cluster.KMeans(algorithm="lloyd", **common)
+    # Threads sum in any order: one thread gives the same last digit every time.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of empty clusters, for `fill_empty`
+        return model.fit(X).cluster_centers_.astype(np.float32)
 
 
 def unit_length(X: np.ndarray) -> np.ndarray:

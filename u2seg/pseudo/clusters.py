@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.centres import CHUNK, count_distinct, fill_empty, nearest_centre, unit_length
+from u2seg.pseudo.centres import count_distinct, fill_empty, learn_centres, nearest_centre, unit_length
 
 MINI_BATCH_WORK = 200_000_000
 """M x K from which "auto" takes mini-batches: 250,000 masks at K = 800."""
@@ -121,27 +121,9 @@ class KMeans(_Centres):
         self.max_iter = max_iter
 
     def _learn(self, vectors: np.ndarray) -> np.ndarray:
-        import warnings
-
-        from sklearn import cluster
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits
-
-        batches = len(vectors) * self.n_clusters > MINI_BATCH_WORK if self.mini_batch == "auto" else self.mini_batch
-        common = {
-            "n_clusters": self.n_clusters,
-            "random_state": self.random_state,
-            "n_init": self.n_init,
-            "max_iter": self.max_iter,
-        }
-        if batches:
-            model = cluster.MiniBatchKMeans(batch_size=max(CHUNK, 4 * self.n_clusters), **common)
-        else:
-            model = cluster.KMeans(algorithm="lloyd", **common)
-        # Threads sum in any order: one thread gives the same last digit every time.
-        with threadpool_limits(limits=1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of empty clusters, which are filled afterwards
-            return model.fit(vectors).cluster_centers_
+        large = len(vectors) * self.n_clusters > MINI_BATCH_WORK
+        mini_batch = large if self.mini_batch == "auto" else bool(self.mini_batch)
+        return learn_centres(vectors, self.n_clusters, self.random_state, self.n_init, self.max_iter, mini_batch)
 
 
 class FaissKMeans(_Centres):

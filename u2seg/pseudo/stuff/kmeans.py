@@ -15,7 +15,7 @@ from u2seg.structures import MAX_STUFF
 
 
 class KMeansStuff:
-    """k-means on whitened patch features, class scores smoothed over the grid, small regions dropped."""
+    """Spherical k-means on whitened patch features, class scores smoothed over the grid, small regions dropped."""
 
     def __init__(
         self,
@@ -23,9 +23,11 @@ class KMeansStuff:
         num_classes: int,
         random_state: int = 0,
         pca: int = 64,
-        whiten: bool = True,
+        whiten: float = 0.5,
+        normalise: bool = True,
+        temperature: float = 0.1,
         blur: int = 5,
-        min_share: float = 0.05,
+        min_share: float = 0.1,
         max_patches: int = 100_000,
         n_init: int = 4,
         max_iter: int = 100,
@@ -35,8 +37,11 @@ class KMeansStuff:
         Args:
             num_classes: S, at most 254.
             random_state: seed of the sample and of k-means.
-            pca: E, principal components that features are projected to; 0 keeps the features as they are.
-            whiten: scale each component to variance 1, so that all count alike.
+            pca: E, principal components that features are projected to; 0 takes all.
+            whiten: power of its standard deviation that each component is divided by; 0 leaves it, 1 makes all count
+                alike, and one half was best on photos that the centres were not learnt on.
+            normalise: scale each projected patch to length 1, so that distance is cosine.
+            temperature: of the softmax over the cosines with the centres.
             blur: side in cells of the square that class scores are averaged over; 1 is no smoothing.
             min_share: classes on less than this share of the photo's area are dropped in that photo, and their cells
                 go to the likeliest class that is left.
@@ -51,6 +56,8 @@ class KMeansStuff:
             raise UsageError(f"U2SEG.NUM_STUFF must be a whole number from 1 to {MAX_STUFF}, not {num_classes!r}")
         if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
             raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
+        if not temperature > 0:
+            raise UsageError(f"temperature must be above 0, not {temperature!r}")
         if not 0 <= min_share < 1:
             raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
         if not isinstance(pca, int) or pca < 0:
@@ -59,6 +66,8 @@ class KMeansStuff:
         self.random_state = random_state
         self.pca = pca
         self.whiten = whiten
+        self.normalise = normalise
+        self.temperature = temperature
         self.blur = blur
         self.min_share = min_share
         self.max_patches = max_patches
@@ -71,7 +80,8 @@ class KMeansStuff:
         Raises:
             UsageError: there are fewer patches, or fewer distinct ones, than classes.
         """
-        from u2seg.pseudo.stuff.patches import fit_centres, principal_axes, sample_patches
+        from u2seg.pseudo.centres import fill_empty, learn_centres
+        from u2seg.pseudo.stuff.patches import principal_axes, project, sample_patches
 
         patches = sample_patches(features, self.max_patches, self.random_state)
         if len(patches) < self.num_classes:
@@ -80,25 +90,27 @@ class KMeansStuff:
                 "add photos, or lower U2SEG.NUM_STUFF"
             )
         self.mean, self.axes = principal_axes(patches, self.pca, self.whiten)
-        vectors = (patches - self.mean) @ self.axes
-        self.centres = fit_centres(vectors, self.num_classes, self.random_state, self.n_init, self.max_iter)
+        vectors = project(patches, self.mean, self.axes, self.normalise)
+        centres = learn_centres(vectors, self.num_classes, self.random_state, self.n_init, self.max_iter)
+        self.centres = fill_empty(vectors, centres)
         return self
 
     def segment(self, image: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Class probabilities float32 (S, h, w) of a photo with ``features`` float32 (D, h, w)."""
-        from u2seg.pseudo.stuff.patches import class_scores, drop_small, smooth
+        from u2seg.pseudo.stuff.patches import class_scores, drop_small, project, smooth
 
         if len(features) != len(self.mean):
             raise DataError(
                 f"features have {len(features)} channels, the stuff classes were fitted on {len(self.mean)}"
             )
-        vectors = (features.reshape(len(features), -1).T - self.mean) @ self.axes
-        scores = class_scores(vectors, self.centres).T.reshape(self.num_classes, *features.shape[1:])
+        vectors = project(features.reshape(len(features), -1).T, self.mean, self.axes, self.normalise)
+        scores = class_scores(vectors, self.centres, self.temperature).T
+        scores = np.ascontiguousarray(scores).reshape(self.num_classes, *features.shape[1:])
         return drop_small(smooth(scores, self.blur), self.min_share)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Mean float32 (D,), projection float32 (D, E) and centres float32 (S, E)."""
-        return {"mean": self.mean, "axes": self.axes, "centres": self.centres}
+        """Mean float32 (D,), projection float32 (D, E), centres float32 (S, E), and whether vectors are normalised."""
+        return {"mean": self.mean, "axes": self.axes, "centres": self.centres, "normalise": np.array(self.normalise)}
 
     def load_state(self, state: dict[str, np.ndarray]) -> KMeansStuff:
         """Take up what `state` gave, and return itself.
@@ -111,4 +123,5 @@ class KMeansStuff:
                 f"the saved stuff classes are {len(state['centres'])}, and U2SEG.NUM_STUFF asks for {self.num_classes}"
             )
         self.mean, self.axes, self.centres = state["mean"], state["axes"], state["centres"]
+        self.normalise = bool(state["normalise"])
         return self

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from u2seg.errors import DataError
+from u2seg.pseudo.centres import CHUNK, unit_length
 
 
 def sample_patches(features: Iterable[np.ndarray], most: int, seed: int) -> np.ndarray:
@@ -44,47 +45,33 @@ def _thin(kept: list[np.ndarray], drawn: list[np.ndarray], most: int) -> tuple[l
     return [np.concatenate(kept)[chosen]], [numbers[chosen]]
 
 
-def principal_axes(patches: np.ndarray, count: int, whiten: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean float32 (D,) and axes float32 (D, E) of the ``count`` (0: all, unrotated) largest principal components."""
+def principal_axes(patches: np.ndarray, count: int, whiten: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean float32 (D,) of ``patches`` float32 (M, D), and axes float32 (D, E) of the ``count`` components of largest
+    variance (0: all), each divided by its standard deviation to the power ``whiten``.
+    """
     mean = patches.mean(axis=0, dtype=np.float64)
-    dims = patches.shape[1]
-    if not count:
-        axes = np.eye(dims)
-        if whiten:
-            axes /= np.maximum(patches.std(axis=0, dtype=np.float64), 1e-6)
-        return mean.astype(np.float32), axes.astype(np.float32)
-    second = np.zeros((dims, dims))
-    for start in range(0, len(patches), 8192):
-        part = patches[start : start + 8192] - mean
+    second = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(patches), CHUNK):
+        part = patches[start : start + CHUNK] - mean
         second += part.T @ part
-    values, vectors = np.linalg.eigh(second / max(len(patches) - 1, 1))
-    values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
-    if whiten:
-        vectors = vectors / np.sqrt(np.maximum(values, 1e-6 * max(values[0], 1e-12)))
-    return mean.astype(np.float32), np.ascontiguousarray(vectors, np.float32)
+    variances, axes = np.linalg.eigh(second / max(len(patches) - 1, 1))
+    variances, axes = variances[::-1][: count or None], axes[:, ::-1][:, : count or None]
+    # An eigenvector's sign is arbitrary: its largest entry is made positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    floor = max(1e-6 * variances[0], 1e-12)
+    return mean.astype(np.float32), (axes / np.maximum(variances, floor) ** (whiten / 2)).astype(np.float32)
 
 
-def fit_centres(vectors: np.ndarray, count: int, seed: int, n_init: int, max_iter: int) -> np.ndarray:
-    """Centres float32 (S, E) of k-means over ``vectors`` float32 (M, E)."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    from u2seg.pseudo.centres import fill_empty
-
-    # Threads sum in any order: one thread gives the same last digit every time.
-    with threadpool_limits(limits=1):
-        model = KMeans(count, random_state=seed, n_init=n_init, max_iter=max_iter).fit(vectors)
-    return fill_empty(vectors, model.cluster_centers_.astype(np.float32))
+def project(patches: np.ndarray, mean: np.ndarray, axes: np.ndarray, normalise: bool) -> np.ndarray:
+    """``patches`` (M, D) less ``mean`` (D,) on ``axes`` (D, E), scaled to length 1 on request: float32 (M, E)."""
+    vectors = ((patches - mean) @ axes).astype(np.float32)
+    return unit_length(vectors) if normalise else vectors
 
 
-def class_scores(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Probabilities float32 (M, S) that fall with the distance of ``vectors`` (M, E) to ``centres`` (S, E)."""
-    cosine = vectors @ centres.T
-    cosine /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-6
-    cosine /= np.linalg.norm(centres, axis=1) + 1e-6
-    cosine *= 5.0
-    found = np.exp(cosine - cosine.max(axis=1, keepdims=True))
+def class_scores(vectors: np.ndarray, centres: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities float32 (M, S): softmax of the cosines of ``vectors`` (M, E) with ``centres`` (S, E)."""
+    logits = unit_length(vectors) @ unit_length(centres).T / np.float32(temperature)
+    found = np.exp(logits - logits.max(axis=1, keepdims=True))
     return found / found.sum(axis=1, keepdims=True)
 
 
