@@ -183,7 +183,7 @@ def compare(truth, pseudo, things="category", stuff="supercategory"):
     for labels in (truth, pseudo):
         ordered = sorted(labels.categories, key=lambda entry: entry["id"])
         known = tuple(Category(e["id"], e["name"], e["supercategory"], bool(e["isthing"])) for e in ordered)
-        sets.append(PanopticSet("memory", known, {}, {}))
+        sets.append(PanopticSet("memory", known, (), {}, {}))
     gt, guess = sets
     reader = OverlapReader(frozenset(gt.clusters(True)), frozenset(guess.clusters(True)))
     columns = (truth.maps, pseudo.maps, truth.infos, pseudo.infos)

@@ -9,7 +9,7 @@ from u2seg.evaluation.control import is_close, score_policy
 from u2seg.evaluation.fitting import FoldFit, OtherFit, SavedFit, SelfFit
 from u2seg.evaluation.matching import DEFAULT_POLICIES, MANY_TO_ONE, ONE_TO_ONE, U2SEG_PAPER
 from u2seg.evaluation.saved import load_matching, save_matching
-from u2seg.evaluation.votes import paired_box_iou, stuff_votes, thing_votes
+from u2seg.evaluation.votes import Voters, paired_box_iou, stuff_votes, thing_votes
 
 
 @pytest.fixture
@@ -131,11 +131,16 @@ def test_matchings_that_do_not_fit_are_refused(noisy, tmp_path):
         load_matching(file, comparison)
 
 
+def voters(overlaps):
+    own = np.flatnonzero(overlaps.pred.isthing)
+    return Voters(own, overlaps.pred_image[own], overlaps.pred.box[own], overlaps.pred.score[own])
+
+
 def test_votes_equal_loops_over_segments(noisy):
     truth, pseudo = noisy
     comparison = compare(truth, pseudo)
     overlaps, gt_class = comparison.overlaps, comparison.gt_class
-    things, stuff = thing_votes(overlaps, gt_class, 0.5, 0.3), stuff_votes(overlaps, gt_class, 0.15)
+    things, stuff = thing_votes(overlaps, gt_class, voters(overlaps), 0.5, 0.3), stuff_votes(overlaps, gt_class, 0.15)
     expected_things, expected_stuff, start = [], [], 0
     kinds = {entry["id"]: entry["isthing"] for entry in (*truth.categories,)}
     clusters = {entry["id"]: entry["isthing"] for entry in pseudo.categories}

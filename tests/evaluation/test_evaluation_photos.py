@@ -33,7 +33,7 @@ def test_permuted_human_labels_score_100_everywhere(human, tmp_path):
     labels, gt, gt_dir = human
     pseudo = write_pseudo(permuted(labels, np.random.default_rng(0)), tmp_path / "pseudo", instances=True)
     report = evaluate_labels(Request(LabelPaths(pseudo, gt, gt_dir), stuff="category", seeds=2))
-    assert len(report.pairing.pairs) == PHOTOS
+    assert report.photos == PHOTOS
     assert report.masks.mask["AP"] == pytest.approx(100)
     assert report.masks.box["AR@100"] == pytest.approx(100)
     assert report.one_class["PQ_th"] == pytest.approx(100)

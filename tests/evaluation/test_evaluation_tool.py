@@ -66,7 +66,7 @@ def test_permuted_truth_scores_100_from_files(tmp_path, truth, options):
         assert set(np.round(list(entry["figures"].values()), 9)) == {100.0}
         assert entry["control_mean"]["PQ"] < 70
         assert {kind["PQ"] for kind in entry["per_class"]} == {100.0}
-    assert out.count("by chance") == 4
+    assert out.count("  by chance") == 6
     assert "best and worst of 8 classes" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gt", "gt.json", "pseudo", "r.json"]
 

@@ -1,6 +1,7 @@
 """Pseudo labels beside human labels: all that matching and scoring need, and the figures of one way to name segments.
 
-Shapes: ``L`` clusters, things first; ``C`` classes, things first; ``G`` true and ``P`` predicted segments of the set.
+Shapes: ``L`` clusters, things first; ``C`` classes, things first; ``G`` true and ``P`` predicted segments of the set;
+``N`` detections (0 for pseudo labels); ``U`` = P + N, everything that has a cluster: segments, then detections.
 All figures are percent.
 """
 
@@ -14,19 +15,15 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.dataset import PanopticSet
+from u2seg.evaluation.detections import Detections, labelled_objects, matched_scores
 from u2seg.evaluation.joined import VOID, OverlapSet
 from u2seg.evaluation.matching import U2SEG_PAPER, Evidence, pixel_evidence
 from u2seg.evaluation.overlap import ImageOverlap
 from u2seg.evaluation.quality import ClassCounts, count_matches
 from u2seg.evaluation.semantic import class_iou, confusion_matrix, semantic_scores
 from u2seg.evaluation.taxonomy import Taxonomy
-from u2seg.evaluation.votes import BOX_IOU, SCORE, STUFF_IOU, paper_evidence
-
-FIGURES = (
-    *("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st"),
-    *("pixel_accuracy", "mIoU", "pixel_accuracy_stuff", "mIoU_stuff"),
-)
-"""What `Comparison.figures` gives."""
+from u2seg.evaluation.votes import BOX_IOU, SCORE, STUFF_IOU, Voters, stuff_votes, thing_votes
+from u2seg.structures import LabelSpace
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class Comparison:
     cluster_isthing: np.ndarray
     """bool (L,)"""
     votes: VoteThresholds = field(default_factory=VoteThresholds)
+    detections: Detections | None = None
+    """Of a model; they then vote instead of thing segments in ``u2seg_paper``, and AP is among the figures."""
+    backend: str | None = None
+    """COCO library for AP; the fastest installed if None."""
 
     @classmethod
     def of(
@@ -64,6 +65,20 @@ class Comparison:
             votes=votes,
         )
 
+    @classmethod
+    def of_space(
+        cls,
+        images: Sequence[ImageOverlap],
+        space: LabelSpace,
+        taxonomy: Taxonomy,
+        votes: VoteThresholds,
+        detections: Detections | None,
+    ) -> Comparison:
+        """Join the images' overlaps with a model whose clusters are those of ``space``."""
+        count = space.num_things + space.num_stuff
+        ids = np.arange(1, count + 1)
+        return cls(OverlapSet.join(images), taxonomy, ids, ids <= space.num_things, votes, detections)
+
     @cached_property
     def gt_class(self) -> np.ndarray:
         """int64 (G,) class of each true segment."""
@@ -71,9 +86,18 @@ class Comparison:
 
     @cached_property
     def cluster(self) -> np.ndarray:
-        """int64 (P,) cluster in [0, L) of each predicted segment."""
+        """int64 (U,) cluster in [0, L) of each predicted segment and detection."""
         order = np.argsort(self.cluster_ids)
-        return order[np.searchsorted(self.cluster_ids[order], self.overlaps.pred.category)]
+        category = self.overlaps.pred.category
+        if self.detections is not None:
+            category = np.concatenate([category, self.detections.category])
+        return order[np.searchsorted(self.cluster_ids[order], category)]
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """int64 (U,) image of each predicted segment and detection."""
+        own = self.overlaps.pred_image
+        return own if self.detections is None else np.concatenate([own, self.detections.image])
 
     @cached_property
     def _pixels(self) -> Evidence:
@@ -81,8 +105,15 @@ class Comparison:
 
     @cached_property
     def _votes(self) -> Evidence:
-        votes = self.votes
-        return paper_evidence(self.overlaps, self.gt_class, votes.box_iou, votes.score, votes.stuff_iou)
+        votes, found = self.votes, self.detections
+        stuff = stuff_votes(self.overlaps, self.gt_class, votes.stuff_iou)
+        if found is None:
+            pred, voters = self.overlaps.pred, np.flatnonzero(self.overlaps.pred.isthing)
+            columns = (voters, self.overlaps.pred_image[voters], pred.box[voters], pred.score[voters])
+        else:
+            columns = (len(self.overlaps.pred) + np.arange(len(found)), found.image, found.box, found.score)
+        things = thing_votes(self.overlaps, self.gt_class, Voters(*columns), votes.box_iou, votes.score)
+        return things.joined(stuff)
 
     def evidence(self, policy: str) -> Evidence:
         """What ``policy`` counts."""
@@ -93,8 +124,8 @@ class Comparison:
 
         Args:
             policy: it decides what counts.
-            cluster: int64 (P,), cluster of each predicted segment.
-            chosen: bool (P,), segments that count; all if None.
+            cluster: int64 (U,), cluster of each predicted segment and detection.
+            chosen: bool (U,), those that count; all if None.
         """
         evidence = self.evidence(policy)
         if chosen is not None:
@@ -102,29 +133,39 @@ class Comparison:
         return evidence.table(cluster, len(self.cluster_ids), len(self.taxonomy))
 
     def shuffled(self, seed: int) -> np.ndarray:
-        """`cluster` with the ids dealt anew among the segments: things among things, stuff among stuff."""
+        """`cluster` with the ids dealt anew, things among things, stuff among stuff; segments follow detections."""
         rng = np.random.default_rng(seed)
         dealt = self.cluster.copy()
-        for kind in (True, False):
-            own = np.flatnonzero(self.overlaps.pred.isthing == kind)
-            dealt[own] = dealt[rng.permutation(own)]
+        segments = len(self.overlaps.pred)
+        things, stuff = (np.flatnonzero(self.overlaps.pred.isthing == kind) for kind in (True, False))
+        dealt[stuff] = dealt[rng.permutation(stuff)]
+        if self.detections is None:
+            dealt[things] = dealt[rng.permutation(things)]
+        else:
+            dealt[segments:] = rng.permutation(dealt[segments:])
+            dealt[things] = dealt[segments + self.detections.segment[things]]
         return dealt
 
     def best_classes(self) -> np.ndarray:
-        """int64 (P,): for each predicted segment the class that it shares most pixels with, -1 for none.
+        """int64 (P,), for each predicted segment the class that it shares most pixels with, -1 for none.
 
         What perfect classes would make of these segments.
         """
         evidence, count = self._pixels, len(self.taxonomy)
         keys, inverse = np.unique(evidence.pred * count + evidence.target, return_inverse=True)
         weight = np.bincount(inverse.reshape(-1), weights=evidence.weight, minlength=len(keys))
-        best = np.full(len(self.cluster), VOID, np.int64)
+        best = np.full(len(self.overlaps.pred), VOID, np.int64)
         order = np.argsort(weight, kind="stable")
         best[keys[order] // count] = keys[order] % count  # the heaviest is written last
         return best
 
-    def figures(self, pred_class: np.ndarray) -> dict[str, float]:
-        """All `FIGURES` in percent, nan where nothing is there to score; ``pred_class`` int64 (P,), -1 for void."""
+    def figures(self, classes: np.ndarray) -> dict[str, float]:
+        """PQ, pixel accuracy, mIoU and (with detections) AP in percent, nan where nothing is there to score.
+
+        Args:
+            classes: int64 (U,), -1 for void; (P,) will do for all but AP.
+        """
+        pred_class, of_detections = np.split(classes, [len(self.overlaps.pred)])
         counts, confusion = self.class_counts(pred_class), self.confusion(pred_class)
         isthing = self.taxonomy.isthing
         found: dict[str, float] = {}
@@ -135,6 +176,9 @@ class Comparison:
             scores = semantic_scores(confusion, chosen)
             found[f"pixel_accuracy{suffix}"] = 100 * scores["pixel_accuracy"]
             found[f"mIoU{suffix}"] = 100 * scores["miou"]
+        if self.detections is not None and len(classes) == len(self.cluster):
+            objects = labelled_objects(self.overlaps, self.detections, self.gt_class, of_detections)
+            found |= matched_scores(objects, self.backend)
         return found
 
     def class_counts(self, pred_class: np.ndarray) -> ClassCounts:
@@ -147,7 +191,7 @@ class Comparison:
         return confusion_matrix(self.overlaps, self.gt_class, pred_class, len(self.taxonomy))
 
     def per_class(self, pred_class: np.ndarray) -> list[dict[str, float | int | str | bool]]:
-        """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has."""
+        """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has; classes int64 (P,)."""
         counts, iou = self.class_counts(pred_class), class_iou(self.confusion(pred_class))
         values = counts.per_class()
         return [

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.evaluation.comparison import FIGURES
-from u2seg.evaluation.fitting import FoldFit, OtherFit, SavedFit, SelfFit
+from u2seg.evaluation.fitting import Fit
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
@@ -25,6 +24,8 @@ class PolicyScores:
 
     policy: str
     fitted_on: str
+    key: str
+    """Short name of policy and fit."""
     figures: dict[str, float]
     """percent, nan where there is nothing to score"""
     control: dict[str, float]
@@ -49,16 +50,17 @@ def is_close(figure: float, control: float, deviation: float) -> bool:
     return control >= CLOSE_SHARE * figure or figure <= control + 2 * deviation
 
 
-def score_policy(fit: SelfFit | FoldFit | OtherFit | SavedFit, policy: str, seeds: Sequence[int]) -> PolicyScores:
+def score_policy(fit: Fit, policy: str, seeds: Sequence[int]) -> PolicyScores:
     """Match by ``policy``, score, and do the same with dealt ids once for each of ``seeds``."""
     classes = fit.classes(policy)
     chance = [fit.scored.figures(fit.classes(policy, seed)) for seed in seeds]
-    columns = {name: np.array([figures[name] for figures in chance]) for name in FIGURES} if chance else {}
+    columns = {name: np.array([figures[name] for figures in chance]) for name in chance[0]} if chance else {}
     return PolicyScores(
         policy=policy,
         fitted_on=fit.label,
+        key=f"{policy}{fit.suffix}",
         figures=fit.scored.figures(classes),
         control={name: float(values.mean()) for name, values in columns.items()},
         control_sd={name: float(values.std()) for name, values in columns.items()},
-        per_class=fit.scored.per_class(classes),
+        per_class=fit.scored.per_class(classes[: len(fit.scored.overlaps.pred)]),
     )

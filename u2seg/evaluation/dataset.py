@@ -34,7 +34,8 @@ class LabelledImage:
     """pixels"""
     height: int
     """pixels"""
-    image_id: int
+    image_id: Any
+    """As in the file, mostly a number."""
     segments: tuple[Mapping[str, Any], ...]
     """``segments_info``, in the file's order."""
 
@@ -47,7 +48,10 @@ class PanopticSet:
     """How messages call it."""
     categories: tuple[Category, ...]
     """In rising order of id."""
+    labels: tuple[LabelledImage, ...]
+    """All images, in the file's order."""
     images: Mapping[str, LabelledImage]
+    """By stem; of several with one stem, the last."""
     ambiguous: Mapping[str, tuple[str, str]]
     """Stems that two photos share, with the two file names; such photos can't be found by name."""
 
@@ -116,6 +120,7 @@ def _categories(entries: list[dict[str, Any]], source: Path) -> tuple[Category, 
 def _index(content: dict[str, Any], categories: tuple[Category, ...], source: Path, folder: Path) -> PanopticSet:
     kinds = {category.id: category.isthing for category in categories}
     photos = {image["id"]: image for image in content["images"]}
+    labels: list[LabelledImage] = []
     images: dict[str, LabelledImage] = {}
     names: dict[str, str] = {}
     ambiguous: dict[str, tuple[str, str]] = {}
@@ -131,15 +136,17 @@ def _index(content: dict[str, Any], categories: tuple[Category, ...], source: Pa
         if stem in names:
             ambiguous[stem] = (names[stem], photo["file_name"])
         names[stem] = photo["file_name"]
-        images[stem] = LabelledImage(
+        label = LabelledImage(
             stem=stem,
             png=folder / annotation["file_name"],
             width=int(photo["width"]),
             height=int(photo["height"]),
-            image_id=int(photo["id"]),
+            image_id=photo["id"],
             segments=tuple(annotation["segments_info"]),
         )
-    return PanopticSet(str(source), categories, images, ambiguous)
+        images[stem] = label
+        labels.append(label)
+    return PanopticSet(str(source), categories, tuple(labels), images, ambiguous)
 
 
 def _check_segment(segment: Mapping[str, Any], kinds: Mapping[int, bool], source: Path, photo: str) -> None:

@@ -1,13 +1,13 @@
 """On which labels a matching is learnt: those that are scored, other folds of them, another set, or a saved one.
 
-Shapes: ``L`` clusters; ``C`` classes; ``P`` predicted segments of the scored set.
+Shapes: ``L`` clusters; ``C`` classes; ``U`` predicted segments and detections of the scored set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -20,13 +20,21 @@ from u2seg.evaluation.matching import match_kinds
 class Fit(Protocol):
     """A way to give classes to the segments of the scored set."""
 
+    suffix: ClassVar[str]
+    """What the short names of its figures end in."""
+
+    @property
+    def scored(self) -> Comparison:
+        """The set to score."""
+        ...
+
     @property
     def label(self) -> str:
         """What a table says the matching was fitted on."""
         ...
 
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
-        """Class int64 (P,), -1 for void, of each predicted segment.
+        """Class int64 (U,), -1 for void, of each predicted segment and detection.
 
         With a ``seed``, the chance control: cluster ids are dealt anew among the segments (on the set that is fitted
         on, too) and matched the same way.
@@ -35,7 +43,7 @@ class Fit(Protocol):
 
 
 def matched(comparison: Comparison, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-    """Class int64 (L,) of each cluster, fitted on the ``chosen`` segments, bool (P,), of ``comparison``."""
+    """Class int64 (L,) of each cluster, fitted on the ``chosen`` segments, bool (U,), of ``comparison``."""
     table = comparison.counts(policy, cluster, chosen)
     return match_kinds(table, comparison.cluster_isthing, comparison.taxonomy.isthing, policy)
 
@@ -49,6 +57,7 @@ class SelfFit:
     """Fitted on the labels that it scores: the usual way, and a flattering one."""
 
     scored: Comparison
+    suffix: ClassVar[str] = ""
 
     @property
     def label(self) -> str:
@@ -65,6 +74,7 @@ class FoldFit:
 
     scored: Comparison
     folds: int
+    suffix: ClassVar[str] = "_folds"
 
     def __post_init__(self) -> None:
         if not 2 <= self.folds <= self.scored.overlaps.num_images:
@@ -80,7 +90,7 @@ class FoldFit:
         cluster = _clusters(self.scored, seed)
         images = self.scored.overlaps.num_images
         fold_of_image = np.random.default_rng(0).permutation(images) % self.folds
-        fold = fold_of_image[self.scored.overlaps.pred_image]
+        fold = fold_of_image[self.scored.image]
         found = np.full(len(cluster), VOID, np.int64)
         for held_out in range(self.folds):
             own = fold == held_out
@@ -95,6 +105,7 @@ class OtherFit:
     scored: Comparison
     fitted: Comparison
     name: str
+    suffix: ClassVar[str] = "_transferred"
 
     def __post_init__(self) -> None:
         self.scored.require_same_clusters(self.fitted)
@@ -116,6 +127,7 @@ class SavedFit:
     policies: Mapping[str, np.ndarray]
     """Policy to int64 (L,), class of each cluster."""
     name: str
+    suffix: ClassVar[str] = "_transferred"
 
     @property
     def label(self) -> str:

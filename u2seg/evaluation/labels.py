@@ -11,12 +11,12 @@ from typing import Protocol
 
 from u2seg.errors import UsageError, lookup
 from u2seg.evaluation.comparison import Comparison, VoteThresholds
-from u2seg.evaluation.control import PolicyScores, score_policy
 from u2seg.evaluation.dataset import Pairing, PanopticSet, pair_images, read_panoptic
-from u2seg.evaluation.fitting import FoldFit, OtherFit, SavedFit, SelfFit
-from u2seg.evaluation.masks import MaskScores, score_masks
+from u2seg.evaluation.fitting import Fit, FoldFit, OtherFit, SavedFit, SelfFit
+from u2seg.evaluation.masks import score_masks
 from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES
 from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, measure
+from u2seg.evaluation.report import Report
 from u2seg.evaluation.saved import load_matching, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 
@@ -79,22 +79,6 @@ class Request:
     """COCO library; the fastest installed if None."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What came out."""
-
-    request: Request
-    pairing: Pairing
-    taxonomy: Taxonomy
-    clusters: tuple[int, int]
-    """Number of thing and of stuff clusters."""
-    masks: MaskScores
-    one_class: dict[str, float]
-    perfect: dict[str, float]
-    """Figures of these segments with the best class given to each: what matching and clustering could reach."""
-    scores: tuple[PolicyScores, ...]
-
-
 def evaluate_labels(request: Request, progress: ProgressOf = _silent) -> Report:
     """Score pseudo labels against human ones.
 
@@ -116,16 +100,16 @@ def evaluate_labels(request: Request, progress: ProgressOf = _silent) -> Report:
     things = frozenset(pseudo.clusters(True))
     masks = score_masks(pairing.pairs, images, request.scored.pseudo / "instances.json", things, request.backend)
     fits = _fits(request, scored, taxonomy, progress)
-    seeds = range(request.seeds)
-    return Report(
-        request=request,
-        pairing=pairing,
-        taxonomy=taxonomy,
-        clusters=(len(things), len(pseudo.clusters(False))),
+    return Report.of(
+        scored,
+        fits,
+        request.policies,
+        request.seeds,
         masks=masks,
-        one_class=scored.one_class_things(),
-        perfect=scored.figures(scored.best_classes()),
-        scores=tuple(score_policy(fit, policy, seeds) for fit in fits for policy in request.policies),
+        name=str(request.scored.pseudo),
+        gt=str(request.scored.gt),
+        only_gt=pairing.only_gt,
+        only_pseudo=pairing.only_pseudo,
     )
 
 
@@ -154,14 +138,12 @@ def _overlaps(
         return measure(pairing.pairs, reader, workers, counter.advance)
 
 
-def _fits(
-    request: Request, scored: Comparison, taxonomy: Taxonomy, progress: ProgressOf
-) -> list[SelfFit | FoldFit | OtherFit | SavedFit]:
+def _fits(request: Request, scored: Comparison, taxonomy: Taxonomy, progress: ProgressOf) -> list[Fit]:
     """The ways to fit that are asked for; a matching to save is saved on the way."""
     if request.matching:
         saved = load_matching(request.matching, scored)
         return [SavedFit(scored, saved, str(request.matching))]
-    fits: list[SelfFit | FoldFit | OtherFit | SavedFit] = []
+    fits: list[Fit] = []
     learnt, name = scored, str(request.scored.pseudo)
     if request.fit_on:
         gt, pseudo = _read(request.fit_on)

@@ -58,12 +58,17 @@ def score_masks(
         found = [entry for index, (_, pseudo) in enumerate(pairs) for entry in _painted(index, pseudo, things)]
         source = f"panoptic PNGs, for want of {instances_file.name}"
     sizes = [{"id": index, "width": gt.width, "height": gt.height} for index, (gt, _) in enumerate(pairs)]
-    objects = DetectionSet(sizes, truth, found)
+    return score_objects(DetectionSet(sizes, truth, found), source, backend)
+
+
+def score_objects(objects: DetectionSet, source: str, backend: str | None = None) -> MaskScores:
+    """Score objects that are all of one category; ``source`` says where they come from."""
+    count = max(len(objects.images), 1)
     return MaskScores(
         mask=detection_scores(objects, "segm", backend),
         box=detection_scores(objects, "bbox", backend),
-        masks_per_image=len(found) / len(pairs),
-        things_per_image=sum(not entry["iscrowd"] for entry in truth) / len(pairs),
+        masks_per_image=len(objects.found) / count,
+        things_per_image=sum(not entry["iscrowd"] for entry in objects.truth) / count,
         source=source,
     )
 

@@ -70,20 +70,25 @@ class Evidence:
     """What speaks for giving the cluster of a predicted segment some class."""
 
     pred: np.ndarray
-    """int64 (E,), predicted segment."""
+    """int64 (E,), predicted segment, or P + n for detection n."""
     target: np.ndarray
     """int64 (E,), class of the true segment that it meets."""
     weight: np.ndarray
     """int64 (E,), shared pixels, or votes."""
 
     def table(self, cluster: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
-        """Sum up: int64 (L, C), given the cluster int64 (P,) of each predicted segment."""
+        """Sum up: int64 (L, C), given the cluster of each predicted segment."""
         flat = cluster[self.pred] * num_classes + self.target
         counts = np.bincount(flat, weights=self.weight, minlength=num_clusters * num_classes)
         return counts.astype(np.int64).reshape(num_clusters, num_classes)
 
+    def joined(self, other: Evidence) -> Evidence:
+        """This evidence and ``other``."""
+        columns = ("pred", "target", "weight")
+        return Evidence(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns))
+
     def only(self, chosen: np.ndarray) -> Evidence:
-        """The evidence of the predicted segments ``chosen``, bool (P,)."""
+        """The evidence of those predicted segments that are ``chosen``, bool."""
         keep = chosen[self.pred]
         return Evidence(self.pred[keep], self.target[keep], self.weight[keep])
 

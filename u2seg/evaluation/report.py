@@ -1,22 +1,87 @@
-"""A `Report` as text for people and as JSON; every figure stands beside the policy that made it, and chance."""
+"""What an evaluation found, as text for people and as JSON; every figure beside its policy, and beside chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from u2seg.evaluation.control import PolicyScores
-from u2seg.evaluation.labels import Report
+from u2seg.evaluation.comparison import Comparison
+from u2seg.evaluation.control import PolicyScores, score_policy
+from u2seg.evaluation.fitting import Fit
+from u2seg.evaluation.masks import MaskScores
+from u2seg.evaluation.taxonomy import Taxonomy
 
-COLUMNS = {
-    **{name: name for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")},
-    "pixel_accuracy": "PixAcc",
-    "mIoU": "mIoU",
-    "pixel_accuracy_stuff": "PixAcc_st",
-    "mIoU_stuff": "mIoU_st",
-}
+TABLES = (
+    {name: name for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")},
+    {
+        **{"pixel_accuracy": "PixAcc", "mIoU": "mIoU", "pixel_accuracy_stuff": "PixAcc_st", "mIoU_stuff": "mIoU_st"},
+        **{f"{name}_{kind}": f"{name} {kind}" for kind in ("mask", "box") for name in ("AP", "AP50", "AR@100")},
+    },
+)
+"""Figures to the heads of their columns, table by table; those that nobody has are left out."""
+COLUMNS = {**TABLES[0], **TABLES[1]}
+WARNED = ("PQ", "PQ_th", "PQ_st", "pixel_accuracy", "mIoU", "AP_mask")
+"""Figures that a warning names when chance comes close."""
 AREAS = (("small", "_small"), ("medium", "_medium"), ("large", "_large"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out; all figures percent."""
+
+    name: str
+    """What was scored."""
+    gt: str
+    """Against what."""
+    photos: int
+    only_gt: tuple[str, ...]
+    """Photos with human labels only."""
+    only_pseudo: tuple[str, ...]
+    """Photos with the other labels only."""
+    taxonomy: Taxonomy
+    clusters: tuple[int, int]
+    """Number of thing and of stuff clusters."""
+    seeds: int
+    """Runs of the chance control."""
+    masks: MaskScores | None
+    """None where there are no masks beside the panoptic segments."""
+    one_class: dict[str, float]
+    perfect: dict[str, float]
+    """Figures of these segments with the best class given to each: what matching and clustering could reach."""
+    scores: tuple[PolicyScores, ...]
+
+    @classmethod
+    def of(
+        cls,
+        scored: Comparison,
+        fits: Sequence[Fit],
+        policies: Sequence[str],
+        seeds: int,
+        *,
+        masks: MaskScores | None,
+        name: str,
+        gt: str,
+        only_gt: tuple[str, ...] = (),
+        only_pseudo: tuple[str, ...] = (),
+    ) -> Report:
+        """Score ``scored`` under every policy and every fit."""
+        things = int(scored.cluster_isthing.sum())
+        return cls(
+            name=name,
+            gt=gt,
+            photos=scored.overlaps.num_images,
+            only_gt=only_gt,
+            only_pseudo=only_pseudo,
+            taxonomy=scored.taxonomy,
+            clusters=(things, len(scored.cluster_ids) - things),
+            seeds=seeds,
+            masks=masks,
+            one_class=scored.one_class_things(),
+            perfect=scored.figures(scored.best_classes()),
+            scores=tuple(score_policy(fit, policy, range(seeds)) for fit in fits for policy in policies),
+        )
 
 
 def number(value: float) -> str:
@@ -28,7 +93,7 @@ def render(report: Report, per_class: int = 0) -> str:
     """The report as text, with the ``per_class`` best and worst classes of each policy."""
     parts = [_heading(report), _masks(report)]
     for fitted_on in dict.fromkeys(scores.fitted_on for scores in report.scores):
-        parts.append(_table(report, [scores for scores in report.scores if scores.fitted_on == fitted_on]))
+        parts.append(_tables(report, [scores for scores in report.scores if scores.fitted_on == fitted_on]))
     warnings = [line for scores in report.scores for line in _warnings(scores)]
     if warnings:
         parts.append("\n".join(warnings))
@@ -38,58 +103,57 @@ def render(report: Report, per_class: int = 0) -> str:
 
 
 def _heading(report: Report) -> str:
-    pairing, taxonomy = report.pairing, report.taxonomy
+    taxonomy = report.taxonomy
     things = int(taxonomy.isthing.sum())
     lines = [
-        f"{report.request.scored.pseudo}: {len(pairing.pairs)} photos scored against {report.request.scored.gt}",
+        f"{report.name}: {report.photos} photos scored against {report.gt}",
         f"{report.clusters[0]} thing clusters to {things} classes ({taxonomy.things}), "
         f"{report.clusters[1]} stuff clusters to {len(taxonomy) - things} classes ({taxonomy.stuff}); all in percent",
     ]
-    if pairing.only_gt:
-        lines.append(f"left out: {len(pairing.only_gt)} photos with human labels only, such as {pairing.only_gt[0]}")
-    if pairing.only_pseudo:
-        lines.append(
-            f"left out: {len(pairing.only_pseudo)} photos with pseudo labels only, such as {pairing.only_pseudo[0]}"
-        )
+    for kind, stems in (("human", report.only_gt), ("pseudo", report.only_pseudo)):
+        if stems:
+            lines.append(f"left out: {len(stems)} photos with {kind} labels only, such as {stems[0]}")
     return "\n".join(lines)
 
 
 def _masks(report: Report) -> str:
-    masks = report.masks
-    lines = [
-        f"Things without classes (no matching), from {masks.source}: {masks.masks_per_image:.2f} masks a photo, "
-        f"{masks.things_per_image:.2f} human things"
-    ]
-    names = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50")
-    rows = [["", *names, *(f"AR@100 {area}" for area, _ in AREAS)]]
-    for kind, figures in (("masks", masks.mask), ("boxes", masks.box)):
-        by_area = [figures[f"AR@100{suffix}"] for _, suffix in AREAS]
-        rows.append([kind, *(number(figures[name]) for name in names), *map(number, by_area)])
-    lines.append(_grid(rows))
-    one = report.one_class
-    lines.append(
-        f"all things as one class: PQ_th {number(one['PQ_th'])}, SQ_th {number(one['SQ_th'])}, "
-        f"RQ_th {number(one['RQ_th'])}"
-    )
-    return "\n".join(lines)
+    lines = []
+    if report.masks:
+        masks = report.masks
+        lines.append(
+            f"Things without classes (no matching), from {masks.source}: {masks.masks_per_image:.2f} masks a photo, "
+            f"{masks.things_per_image:.2f} human things"
+        )
+        names = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50")
+        rows = [["", *names, *(f"AR@100 {area}" for area, _ in AREAS)]]
+        for kind, figures in (("masks", masks.mask), ("boxes", masks.box)):
+            by_area = [figures[f"AR@100{suffix}"] for _, suffix in AREAS]
+            rows.append([kind, *(number(figures[name]) for name in names), *map(number, by_area)])
+        lines.append(_grid(rows))
+    one = ", ".join(f"{name} {number(value)}" for name, value in report.one_class.items())
+    return "\n".join([*lines, f"all things as one class (no matching): {one}"])
 
 
-def _table(report: Report, rows: Sequence[PolicyScores]) -> str:
-    cells = [["policy", *COLUMNS.values()]]
-    for scores in rows:
-        cells.append([scores.policy, *(number(scores.figures[name]) for name in COLUMNS)])
-        if scores.control:
-            cells.append(["  by chance", *(number(scores.control[name]) for name in COLUMNS)])
-            cells.append(["  +-", *(number(scores.control_sd[name]) for name in COLUMNS)])
-    cells.append(["best class each", *(number(report.perfect[name]) for name in COLUMNS)])
+def _tables(report: Report, rows: Sequence[PolicyScores]) -> str:
     title = f"Matched on {rows[0].fitted_on}"
-    if report.request.seeds:
-        title += f"; by chance: cluster ids dealt anew, mean and deviation of {report.request.seeds}"
-    return f"{title}\n{_grid(cells)}"
+    if report.seeds:
+        title += f"; by chance: cluster ids dealt anew, mean and deviation of {report.seeds}"
+    grids = []
+    for table in TABLES:
+        names = [name for name in table if name in rows[0].figures]
+        cells = [["policy", *(table[name] for name in names)]]
+        for scores in rows:
+            cells.append([scores.policy, *(number(scores.figures[name]) for name in names)])
+            if scores.control:
+                cells.append(["  by chance", *(number(scores.control[name]) for name in names)])
+                cells.append(["  +-", *(number(scores.control_sd[name]) for name in names)])
+        cells.append(["best class each", *(number(report.perfect.get(name, math.nan)) for name in names)])
+        grids.append(_grid(cells))
+    return "\n".join([title, *grids])
 
 
 def _warnings(scores: PolicyScores) -> list[str]:
-    close = [name for name in ("PQ", "PQ_th", "PQ_st", "pixel_accuracy", "mIoU") if name in scores.close_to_chance()]
+    close = [name for name in WARNED if name in scores.close_to_chance()]
     if not close:
         return []
     figures = ", ".join(
@@ -121,15 +185,11 @@ def _grid(rows: Sequence[Sequence[str]]) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Everything the report holds, in plain types; figures in percent."""
-    pairing, taxonomy, request = report.pairing, report.taxonomy, report.request
+    taxonomy, masks = report.taxonomy, report.masks
     return {
-        "pseudo": str(request.scored.pseudo),
-        "gt": str(request.scored.gt),
-        "photos": {
-            "scored": len(pairing.pairs),
-            "only_gt": list(pairing.only_gt),
-            "only_pseudo": list(pairing.only_pseudo),
-        },
+        "scored": report.name,
+        "gt": report.gt,
+        "photos": {"scored": report.photos, "only_gt": report.only_gt, "only_pseudo": report.only_pseudo},
         "clusters": {"things": report.clusters[0], "stuff": report.clusters[1]},
         "classes": {
             "things": int(taxonomy.isthing.sum()),
@@ -137,16 +197,9 @@ def as_json(report: Report) -> dict[str, Any]:
             "stuff": int((~taxonomy.isthing).sum()),
             "stuff_level": taxonomy.stuff,
         },
-        "class_agnostic": {
-            "masks_from": report.masks.source,
-            "masks_per_image": report.masks.masks_per_image,
-            "things_per_image": report.masks.things_per_image,
-            "mask": report.masks.mask,
-            "box": report.masks.box,
-            "one_class": report.one_class,
-        },
+        "class_agnostic": {**(vars(masks) if masks else {}), "one_class": report.one_class},
         "best_class_each": report.perfect,
-        "control_seeds": request.seeds,
+        "control_seeds": report.seeds,
         "policies": [
             {
                 "policy": scores.policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from u2seg.evaluation.fitting import matched
 from u2seg.evaluation.joined import VOID
 
 FORMAT = "u2seg matching 1"
+MATCHING_FILE = "matching.json"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -109,3 +111,22 @@ def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
             raise
         raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
     return found
+
+
+def directory_name(dataset: str) -> str:
+    """A folder name for a dataset: its own if it is a plain name; for a path, the last part and a short digest."""
+    path = dataset.rpartition("://")[2]
+    if not any(separator in path for separator in "/\\") and not Path(path).is_dir():
+        return path
+    absolute = Path(path).expanduser().absolute().as_posix()
+    return f"{Path(absolute).name}-{hashlib.sha256(absolute.encode()).hexdigest()[:8]}"
+
+
+def matching_file(fit_on: str, results: Path) -> Path:
+    """``fit_on`` itself if it is a file; else where the evaluation on a dataset of that name leaves its matching.
+
+    Args:
+        fit_on: a file, or a dataset's name or directory.
+        results: folder of the results of all datasets.
+    """
+    return Path(fit_on) if Path(fit_on).is_file() else results / directory_name(fit_on) / MATCHING_FILE

@@ -4,10 +4,12 @@ A thing votes for the class of a human object that its box hits (IoU over 0.7) i
 region votes for a human stuff class if their masks in that photo have an IoU over 0.15; then the majority wins. What
 the labels' scores mean decides what 0.6 means, so both thresholds are arguments.
 
-Shapes: ``G`` true and ``P`` predicted segments of the set; ``B`` pairs of boxes in one photo.
+Shapes: ``G`` true segments of the set; ``V`` voters; ``B`` pairs of boxes in one photo.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,31 +22,33 @@ SCORE = 0.6
 STUFF_IOU = 0.15
 
 
-def paper_evidence(
-    overlaps: OverlapSet,
-    gt_class: np.ndarray,
-    box_iou: float = BOX_IOU,
-    score: float = SCORE,
-    stuff_iou: float = STUFF_IOU,
+@dataclass(frozen=True)
+class Voters:
+    """Things that may vote: segments, or detections; ``V`` of them."""
+
+    number: np.ndarray
+    """int64 (V,), what `Evidence.pred` calls them."""
+    image: np.ndarray
+    """int64 (V,), rising."""
+    box: np.ndarray
+    """float64 (V, 4): x, y, width, height in pixels."""
+    score: np.ndarray
+    """float64 (V,)"""
+
+
+def thing_votes(
+    overlaps: OverlapSet, gt_class: np.ndarray, voters: Voters, box_iou: float = BOX_IOU, score: float = SCORE
 ) -> Evidence:
-    """One vote for each thing and each stuff region that meets its threshold; ``gt_class`` int64 (G,)."""
-    things = thing_votes(overlaps, gt_class, box_iou, score)
-    stuff = stuff_votes(overlaps, gt_class, stuff_iou)
-    columns = (np.concatenate([getattr(e, name) for e in (things, stuff)]) for name in ("pred", "target", "weight"))
-    return Evidence(*columns)
-
-
-def thing_votes(overlaps: OverlapSet, gt_class: np.ndarray, box_iou: float, score: float) -> Evidence:
-    """A vote for each pair of a predicted and a human thing (no crowd) whose boxes overlap enough."""
+    """A vote for each pair of a voter and a human thing (no crowd) whose boxes overlap enough."""
     gt = np.flatnonzero(overlaps.gt.isthing & ~overlaps.gt.crowd)
-    pred = np.flatnonzero(overlaps.pred.isthing & (overlaps.pred.score >= score))
-    left, right = _within_images(overlaps.gt_image[gt], overlaps.pred_image[pred], overlaps.num_images)
+    pred = np.flatnonzero(voters.score >= score)
+    left, right = _within_images(overlaps.gt_image[gt], voters.image[pred], overlaps.num_images)
     gt, pred = gt[left], pred[right]
-    hit = paired_box_iou(overlaps.gt.box[gt], overlaps.pred.box[pred]) > box_iou
-    return Evidence(pred[hit], gt_class[gt[hit]], np.ones(int(hit.sum()), np.int64))
+    hit = paired_box_iou(overlaps.gt.box[gt], voters.box[pred]) > box_iou
+    return Evidence(voters.number[pred[hit]], gt_class[gt[hit]], np.ones(int(hit.sum()), np.int64))
 
 
-def stuff_votes(overlaps: OverlapSet, gt_class: np.ndarray, stuff_iou: float) -> Evidence:
+def stuff_votes(overlaps: OverlapSet, gt_class: np.ndarray, stuff_iou: float = STUFF_IOU) -> Evidence:
     """A vote for each pair of a predicted stuff segment and a human stuff class in one photo that overlap enough."""
     stuff = ~overlaps.gt.isthing & ~overlaps.gt.crowd
     group, count = merge_segments(overlaps.gt_image, gt_class, stuff)

@@ -1,0 +1,59 @@
+"""A picture of which cluster went where: rows are clusters, columns classes, dark where they share much.
+
+Shapes: ``L`` clusters; ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from u2seg.evaluation.comparison import Comparison
+from u2seg.evaluation.fitting import matched
+from u2seg.evaluation.joined import VOID
+
+MOST_NAMES = 100
+"""More rows or columns than this get no names."""
+
+
+def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
+    """Write a PNG of the counts behind ``policy``, each cluster's as shares of its own sum, sorted by its class.
+
+    Args:
+        comparison: a set labelled twice.
+        policy: its matching gives the order of the rows, and a mark in each.
+        path: the file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = comparison.counts(policy, comparison.cluster)
+    of_cluster = matched(comparison, policy, comparison.cluster)
+    figure = Figure(figsize=(16, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Clusters by class: share of what {policy} counts; rings mark the class that it gives")
+    axes = figure.subplots(1, 2)
+    for axis, kind, title in zip(axes, (True, False), ("things", "stuff"), strict=True):
+        rows = np.flatnonzero((comparison.cluster_isthing == kind) & (counts.sum(axis=1) > 0))
+        columns = np.flatnonzero((comparison.taxonomy.isthing == kind) & (counts.sum(axis=0) > 0))
+        rows = rows[np.lexsort((-counts[rows].max(axis=1, initial=0), of_cluster[rows]))]
+        unseen = int((comparison.cluster_isthing == kind).sum()) - len(rows)
+        axis.set_title(f"{len(rows)} {title} clusters" + (f" ({unseen} overlap nothing)" if unseen else ""))
+        if not len(rows):
+            axis.set_axis_off()
+            continue
+        shares = counts[np.ix_(rows, columns)] / counts[rows].sum(axis=1, keepdims=True)
+        axis.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        place = {int(label): number for number, label in enumerate(columns)}
+        rings = [(place[int(c)], row) for row, c in enumerate(of_cluster[rows]) if c != VOID]
+        axis.scatter(*zip(*rings, strict=True), s=10, facecolors="none", edgecolors="tab:red", linewidths=0.6)
+        axis.set_xticks(range(len(columns)), [comparison.taxonomy.names[c] for c in columns], rotation=90, fontsize=6)
+        ids = [str(comparison.cluster_ids[row]) for row in rows]
+        axis.set_yticks(range(len(rows)) if len(rows) <= MOST_NAMES else [], ids if len(rows) <= MOST_NAMES else [])
+        axis.tick_params(axis="y", labelsize=6)
+        axis.set_ylabel("category_id of the cluster")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    figure.savefig(part, format="png", dpi=110)
+    part.replace(path)
