@@ -177,7 +177,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 return None
         if not done:
             raise DataError(f"the model saw no photo of {self.name}")
-        comparison = self._comparison(sorted(done, key=lambda entry: str(entry[0])))
+        comparison = self._comparison(sorted(done, key=lambda entry: (isinstance(entry[0], str), entry[0])))
         masks = None
         if comparison.detections:
             found = comparison.detections
