@@ -111,12 +111,11 @@ def _create(directory: Path, photos: PhotoSet, extractor: FeatureExtractor, sett
     directory.mkdir(parents=True, exist_ok=True)
     count = len(photos) * NUM_PLACES
     wanted = {"pooled": ((count, extractor.dim), np.float32), "status": ((count,), np.uint8)}
-    if settings.keep_features:
+    if settings.keep_features and not (directory / "features.npy").exists():
         sample = extractor.extract([np.zeros((64, 64, 3), np.uint8)])[0]
         wanted["features"] = ((count, *sample.shape), np.float16)
-        if not (directory / "features.npy").exists():
-            # features are wanted now and were not before: those of every crop have to be made
-            (directory / "status.npy").unlink(missing_ok=True)
+        # features may be wanted now and not before: those of every crop have to be made
+        (directory / "status.npy").unlink(missing_ok=True)
     for name, (shape, kind) in wanted.items():
         path = directory / f"{name}.npy"
         if not path.exists():

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def _faiss(vectors: np.ndarray, k: int) -> np.ndarray:
 
     count, dim = vectors.shape
     if count < APPROXIMATE_FROM:
-        index = faiss.IndexFlatIP(dim)
+        index: Any = faiss.IndexFlatIP(dim)
     else:
         lists = int(4 * count**0.5)
         index = faiss.IndexIVFScalarQuantizer(

@@ -140,6 +140,7 @@ class STEGO(CodeModel):
     """
 
     method = "stego"
+    shifts: torch.Tensor
 
     @configurable
     def __init__(

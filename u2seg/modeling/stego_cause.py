@@ -86,6 +86,10 @@ class CAUSE(CodeModel):
     """
 
     method = "cause"
+    mean: torch.Tensor
+    book: torch.Tensor
+    bank: torch.Tensor
+    banked: torch.Tensor
 
     @configurable
     def __init__(

@@ -53,6 +53,9 @@ class Inert:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
+        return self
+
     def __setstate__(self, state: Any) -> None:
         pass
 

@@ -1,0 +1,246 @@
+"""Checkpoints: our own and the official layout; what is refused, and that nothing in a file is run."""
+
+import collections
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.errors import DataError, UsageError
+from u2seg.plugins.checks import check_picklable, check_stuff_segmenter, sample_features, sample_image
+from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint, read_checkpoint, write_checkpoint
+from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead
+from u2seg.pseudo.stuff.stego import CauseStuff, StegoStuff
+
+FEATURES = {"model": "dino_vits8", "weights_sha256": "00ff", "layer": 11, "facet": "block", "size": [224, 224]}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    torch.manual_seed(0)
+    head, probe = CodeHead(16, 8), ClusterProbe(8, 5)
+    path = tmp_path / "stuff_final.pth"
+    write_checkpoint(path, StuffCheckpoint("stego", head.state_dict(), probe.centres, FEATURES))
+    return path
+
+
+def test_the_segmenter_keeps_the_contract(trained):
+    segmenter = StegoStuff(num_classes=5, checkpoint=str(trained))
+    check_stuff_segmenter(segmenter)
+    check_picklable(segmenter)
+
+
+def test_smoothing_and_dropping_keep_the_contract(trained):
+    check_stuff_segmenter(StegoStuff(num_classes=5, checkpoint=str(trained), blur=3, min_share=0.05))
+
+
+def test_a_checkpoint_reads_back_as_it_was(trained):
+    found = read_checkpoint(trained)
+    assert (found.method, found.dim, found.code_dim, found.num_classes) == ("stego", 16, 8, 5)
+    assert found.features == FEATURES
+
+
+def test_classes_are_those_nearest_by_cosine(trained):
+    features = sample_features(16, 6, 7)
+    found = StegoStuff(num_classes=5, checkpoint=str(trained), alpha=2).segment(sample_image(24, 28), features)
+    content = read_checkpoint(trained)
+    head = CodeHead(16, 8).eval()
+    head.load_state_dict(content.head)
+    codes = head(torch.from_numpy(features)[None])[0].detach().numpy()
+    for row, column in ((0, 0), (3, 4), (5, 6)):
+        code = codes[:, row, column]
+        cosine = [code @ c / np.linalg.norm(code) / np.linalg.norm(c) for c in content.centres.numpy()]
+        expected = np.exp(2 * np.array(cosine))
+        assert found[:, row, column] == pytest.approx(expected / expected.sum(), abs=1e-5)
+
+
+class Stripes:
+    """An extractor whose features depend on where they are, so that a mirrored photo differs."""
+
+    dim, stride = 16, 4
+    info = FEATURES
+
+    def extract(self, images):
+        return [np.tile(image.mean(axis=(0, 2)).reshape(1, 1, -1)[:, :, ::4] / 255, (16, 6, 1)) for image in images]
+
+
+def test_flip_averages_the_codes_of_the_mirrored_photo(trained):
+    image = np.zeros((24, 28, 3), np.uint8)
+    image[:, 14:] = 200
+    segmenter = StegoStuff(num_classes=5, checkpoint=str(trained))
+    plain = segmenter.codes(image, Stripes().extract([image])[0])
+    mirrored = segmenter.codes(image, Stripes().extract([image[:, ::-1]])[0])
+    segmenter.flip, segmenter._extractor = True, Stripes()
+    both = segmenter.codes(image, Stripes().extract([image])[0])
+    assert both == pytest.approx((plain + mirrored[:, :, ::-1]) / 2, abs=1e-5)
+
+
+def test_flip_without_a_known_extractor_is_refused(trained):
+    with pytest.raises(UsageError, match="does not name an extractor"):
+        StegoStuff(num_classes=5, checkpoint=str(trained), flip=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("model", "dino_vitb8", "model 'dino_vitb8' instead of 'dino_vits8'"),
+        ("weights_sha256", "abcd", "weights_sha256 'abcd' instead of '00ff'"),
+        ("layer", 8, "layer 8 instead of 11"),
+        ("facet", "key", "facet 'key' instead of 'block'"),
+    ],
+)
+def test_other_features_are_refused_in_words(trained, key, value, words):
+    with pytest.raises(UsageError, match=words):
+        read_checkpoint(trained).check_features({**FEATURES, key: value}, "c.pth")
+
+
+def test_another_input_size_is_no_matter(trained):
+    read_checkpoint(trained).check_features({**FEATURES, "size": [448, 448]}, "c.pth")
+
+
+def test_another_number_of_classes_is_refused(trained):
+    with pytest.raises(UsageError, match=r"has 5 classes, and U2SEG.NUM_STUFF asks for 27"):
+        StegoStuff(num_classes=27, checkpoint=str(trained))
+
+
+def test_another_method_is_refused(trained):
+    with pytest.raises(UsageError, match=r"trained by 'stego': set U2SEG.STUFF.NAME to stego, not cause"):
+        CauseStuff(num_classes=5, checkpoint=str(trained))
+
+
+def test_features_of_another_width_are_refused(trained):
+    segmenter = StegoStuff(num_classes=5, checkpoint=str(trained))
+    with pytest.raises(DataError, match="12 channels"):
+        segmenter.segment(sample_image(24, 28), sample_features(12, 6, 7))
+
+
+def test_no_checkpoint_and_a_missing_one_are_told(tmp_path):
+    with pytest.raises(UsageError, match=r"set U2SEG.STUFF.ARGS.stego.checkpoint"):
+        StegoStuff(num_classes=5)
+    with pytest.raises(UsageError, match="does not exist"):
+        StegoStuff(num_classes=5, checkpoint=str(tmp_path / "none.pth"))
+
+
+def test_foreign_and_damaged_files_are_told(tmp_path, trained):
+    foreign, model, cut = (tmp_path / f"{name}.pth" for name in ("foreign", "model", "cut"))
+    foreign.write_bytes(b"hello")
+    torch.save({"model": {"a": torch.zeros(1)}}, model)
+    cut.write_bytes(trained.read_bytes()[:-200])
+    for path, words in ((foreign, "no checkpoint"), (model, "stuff_final.pth, not model_final"), (cut, "cut.pth")):
+        with pytest.raises(DataError, match=words):
+            read_checkpoint(path)
+
+
+class DictConfig:
+    """Stands for omegaconf's class of that name, which a reader without omegaconf does not have."""
+
+    def __init__(self, content):
+        self.content = content
+        self.parent = None
+
+
+class Callback:
+    pass
+
+
+RAN = []
+
+
+class Dangerous:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return RAN.append, ("ran",)
+
+
+def official(dim=384, side=8, code=70, classes=27, **extra):
+    """The layout of an official STEGO checkpoint, without most of the backbone."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    state = collections.OrderedDict()
+    state["net.model.cls_token"] = random(1, 1, dim)
+    state["net.model.patch_embed.proj.weight"] = random(dim, 3, side, side)
+    for block in range(12):
+        state[f"net.model.blocks.{block}.norm1.weight"] = random(dim)
+    state["net.cluster1.0.weight"], state["net.cluster1.0.bias"] = random(code, dim, 1, 1), random(code)
+    state["net.cluster2.0.weight"], state["net.cluster2.0.bias"] = random(dim, dim, 1, 1), random(dim)
+    state["net.cluster2.2.weight"], state["net.cluster2.2.bias"] = random(code, dim, 1, 1), random(code)
+    state["train_cluster_probe.clusters"] = random(classes, code)
+    state["cluster_probe.clusters"] = random(classes, code)
+    state["linear_probe.weight"] = random(classes, code, 1, 1)
+    return {
+        "epoch": 3,
+        "global_step": 5000,
+        "pytorch-lightning_version": "1.4.9",
+        "state_dict": state,
+        "callbacks": {Callback: {"best_model_path": "x"}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 5e-4}]}],
+        "hyper_parameters": {"n_classes": classes, "cfg": DictConfig({"dim": code})},
+        **extra,
+    }
+
+
+def test_an_official_checkpoint_loads(tmp_path):
+    path, content = tmp_path / "coco.ckpt", official()
+    torch.save(content, path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    found = read_checkpoint(path)
+    assert (found.dim, found.code_dim, found.num_classes) == (384, 70, 27)
+    assert found.features == {"model": "dino_vits8", "layer": 11, "facet": "block", "remove_key_bias": False}
+    assert torch.equal(found.centres, content["state_dict"]["cluster_probe.clusters"])
+    features = sample_features(384, 4, 4)
+    probabilities = StegoStuff(num_classes=27, checkpoint=str(path)).segment(sample_image(16, 16), features)
+    state, x = content["state_dict"], torch.from_numpy(features)[:, 1, 2]
+
+    def layer(name, values):
+        return state[f"net.{name}.weight"][:, :, 0, 0] @ values + state[f"net.{name}.bias"]
+
+    code = layer("cluster1.0", x) + layer("cluster2.2", layer("cluster2.0", x).relu())
+    cosine = torch.nn.functional.cosine_similarity(code[None], state["cluster_probe.clusters"])
+    assert probabilities[:, 1, 2] == pytest.approx(torch.softmax(2 * cosine, 0).numpy(), abs=1e-5)
+
+
+def test_nothing_in_a_checkpoint_is_run(tmp_path):
+    path = tmp_path / "coco.ckpt"
+    torch.save(official(hyper_parameters=Dangerous()), path)
+    RAN.clear()
+    assert read_checkpoint(path).num_classes == 27
+    assert not RAN
+
+
+def test_official_vitb_and_other_backbones(tmp_path):
+    path = tmp_path / "b.ckpt"
+    torch.save(official(dim=768, code=90), path)
+    assert read_checkpoint(path).features["model"] == "dino_vitb8"
+    torch.save(official(dim=100), path)
+    with pytest.raises(DataError, match="none of DINO's"):
+        read_checkpoint(path)
+
+
+def test_official_checkpoints_with_another_head_are_told(tmp_path):
+    path, content = tmp_path / "linear.ckpt", official()
+    del content["state_dict"]["net.cluster2.0.weight"]
+    torch.save(content, path)
+    with pytest.raises(DataError, match="no nonlinear head"):
+        read_checkpoint(path)
+
+
+def test_other_pickles_and_programs_are_refused(tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"cfg": DictConfig({})}, path)
+    with pytest.raises(DataError, match="no checkpoint of STEGO"):
+        read_checkpoint(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps(Dangerous()))
+        archive.writestr("x/constants.pkl", b"")
+        archive.writestr("x/version", b"3")
+    RAN.clear()
+    with pytest.raises(DataError):
+        read_checkpoint(path)
+    assert not RAN

@@ -1,0 +1,106 @@
+"""The correspondence loss beside loops that are obvious."""
+
+import numpy as np
+import pytest
+import torch
+
+from u2seg.modeling.stego_loss import (
+    Pair,
+    all_pairs,
+    centre,
+    compare,
+    correspondence_loss,
+    cosines,
+    other_image,
+    random_points,
+    sample,
+)
+
+
+def loop_loss(f, g, s, t, shift):
+    """Equations 2 and 4 of the paper for one pair of images: features f, g (D, n, n), codes s, t (C, n, n)."""
+    side = f.shape[1]
+    places = [(i, j) for i in range(side) for j in range(side)]
+
+    def cosine(a, b):
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+    rows = []
+    for i, j in places:
+        feature = [cosine(f[:, i, j], g[:, k, m]) for k, m in places]
+        mean = sum(feature) / len(feature)
+        for (k, m), value in zip(places, feature, strict=True):
+            code = cosine(s[:, i, j], t[:, k, m])
+            rows.append((value - mean, code))
+    return -sum((value - shift) * max(code, 0.0) for value, code in rows) / len(rows)
+
+
+@pytest.fixture
+def quartet():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, dim, 3, 3, generator=generator) for dim in (5, 5, 4, 4)]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.08, 0.66])
+def test_the_loss_is_the_papers(quartet, shift):
+    f, g, s, t = quartet
+    pair = Pair(centre(cosines(f, g), "row"), cosines(s, t))
+    expected = loop_loss(*(part[0].numpy() for part in quartet), shift)
+    assert float(correspondence_loss(pair, shift)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_each_point_is_centred_over_the_other_image(quartet):
+    raw = cosines(quartet[0], quartet[1])
+    assert centre(raw, "row").mean(dim=2).abs().max() < 1e-6
+    assert not torch.allclose(centre(raw, "row").mean(dim=1), torch.zeros(1, 9), atol=1e-3)
+    assert centre(raw, "row_keep_mean").mean() == pytest.approx(float(raw.mean()), abs=1e-6)
+    assert centre(raw, "none") is raw
+
+
+def test_codes_that_point_apart_are_left_alone():
+    pair = Pair(torch.full((1, 2, 2), 0.9), torch.full((1, 2, 2), -0.5, requires_grad=True))
+    loss = correspondence_loss(pair, 0.1)
+    loss.backward()
+    assert float(loss) == 0.0
+    assert float(pair.codes.grad.abs().max()) == 0.0
+
+
+def test_alike_features_attract_and_others_repel():
+    codes = torch.full((1, 1, 2), 0.5, requires_grad=True)
+    correspondence_loss(Pair(torch.tensor([[[0.9, -0.2]]]), codes), 0.1).backward()
+    attract, repel = codes.grad.flatten().tolist()
+    assert attract < 0 < repel
+
+
+def test_sampling_reads_cells_at_their_middle():
+    grid = torch.arange(6.0).reshape(1, 1, 2, 3)
+    middles = torch.tensor([[[[-2 / 3, -0.5], [0.0, -0.5]], [[2 / 3, -0.5], [-2 / 3, 0.5]]]])
+    assert sample(grid, middles).flatten().tolist() == pytest.approx([0, 1, 2, 3], abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_another_image_is_never_the_same(batch):
+    for _ in range(20):
+        assert (other_image(batch, torch.device("cpu")) != torch.arange(batch)).all()
+
+
+def test_one_image_alone_is_compared_with_itself():
+    assert other_image(1, torch.device("cpu")).tolist() == [0]
+
+
+def test_no_gradient_reaches_the_features():
+    features = torch.randn(2, 5, 4, 4, requires_grad=True)
+    points = random_points(2, 3, features)
+    codes = torch.randn(2, 4, 4, 4, requires_grad=True)
+    pair = compare((features, features), (codes, codes), (points, points), "row")
+    assert not pair.features.requires_grad
+    assert pair.codes.requires_grad
+
+
+def test_all_three_terms_are_there():
+    features, codes = torch.randn(4, 5, 4, 4), torch.randn(4, 3, 4, 4)
+    found = all_pairs((features, features.flip(0)), (codes, codes.flip(0)), side=3, num_random=5, centring="row")
+    assert {term: len(pairs) for term, pairs in found.items()} == {"self": 1, "knn": 1, "random": 5}
+    assert found["self"][0].codes.shape == (4, 9, 9)
+    diagonal = found["self"][0].codes.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(diagonal, torch.ones_like(diagonal), atol=1e-5)

@@ -1,0 +1,88 @@
+"""Spherical k-means, shifts from the features, plots."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from u2seg.modeling.stego_loss import TERMS, all_pairs
+from u2seg.modeling.stego_shifts import choose_shifts, plot_similarities, spherical_kmeans
+from u2seg.pseudo.stuff.code_head import ClusterProbe
+
+
+def blobs(count=4, each=50, dim=8, noise=0.05):
+    generator = torch.Generator().manual_seed(0)
+    directions = normalize(torch.randn(count, dim, generator=generator), dim=1)
+    points = directions.repeat_interleave(each, 0) + noise * torch.randn(count * each, dim, generator=generator)
+    return normalize(points, dim=1), torch.arange(count).repeat_interleave(each)
+
+
+def test_spherical_kmeans_finds_the_blobs():
+    points, truth = blobs()
+    centres = spherical_kmeans(points, 4, seed=0)
+    found = (points @ centres.T).argmax(dim=1)
+    assert all(len(set(found[truth == label].tolist())) == 1 for label in range(4))
+    assert len(set(found.tolist())) == 4
+    assert torch.allclose(centres.norm(dim=1), torch.ones(4), atol=1e-5)
+
+
+def test_spherical_kmeans_is_the_same_for_a_seed_and_leaves_no_cluster_empty():
+    points, _ = blobs(noise=0.5)
+    one, two = spherical_kmeans(points, 12, seed=3), spherical_kmeans(points, 12, seed=3)
+    assert torch.equal(one, two)
+    assert len(set((points @ one.T).argmax(dim=1).tolist())) == 12
+
+
+def two_sided(count=24):
+    """Crops (n, 8, 6, 6), left half of one kind and right half of another, of three kinds in all."""
+    generator = torch.Generator().manual_seed(1)
+    kinds = torch.eye(8)[:3]
+    crops = torch.empty(count, 8, 6, 6)
+    for index in range(count):
+        left, right = torch.randperm(3, generator=generator)[:2].tolist()
+        crops[index, :, :, :3] = kinds[left][:, None, None]
+        crops[index, :, :, 3:] = kinds[right][:, None, None]
+    return crops + 0.05 * torch.randn(crops.shape, generator=generator)
+
+
+@pytest.mark.parametrize("centring", ["row", "row_keep_mean", "none"])
+def test_the_share_above_a_shift_is_the_share_that_belongs_together(centring):
+    crops = two_sided()
+    found = choose_shifts(crops, crops, 3, 7, centring, seed=0)
+    # half of the pairs within a crop are of one kind
+    assert found["self"]["share"] == pytest.approx(0.5, abs=0.08)
+    assert found["random"]["share"] == pytest.approx(1 / 3, abs=0.1)
+    assert found["random"]["share"] < found["self"]["share"]
+    assert all(-1 <= found[term]["shift"] <= 1 for term in TERMS)
+
+
+def test_choosing_shifts_leaves_torchs_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    choose_shifts(two_sided(8), two_sided(8), 3, 5, "row", seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_plots_are_pictures(tmp_path):
+    crops = two_sided(4)
+    pairs = all_pairs((crops, crops), (crops, crops), side=4, num_random=2, centring="row")
+    plot_similarities(pairs, dict.fromkeys(TERMS, 0.1), "step 1", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cluster_probe_learns_the_blobs():
+    points, truth = blobs()
+    torch.manual_seed(0)
+    probe = ClusterProbe(8, 4)
+    with torch.no_grad():
+        probe.centres.copy_(points[[10, 60, 110, 160]] + 0.3 * torch.randn(4, 8))
+    optimizer = torch.optim.Adam(probe.parameters(), lr=5e-2)
+    codes = points.T[None, :, :, None]
+    for _ in range(100):
+        optimizer.zero_grad()
+        probe.loss(codes).backward()
+        optimizer.step()
+    found = probe(codes)[0, :, :, 0].argmax(dim=0).numpy()
+    assert [int(np.bincount(found[truth.numpy() == label]).max()) for label in range(4)] == [50] * 4
+    assert float(probe.loss(codes).detach()) < -0.95
