@@ -51,6 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--folds", type=int, default=0, metavar="N", help="also fit on the other folds of the same photos")
     add("--seeds", type=int, default=5, metavar="N", help="runs of the chance control (default: %(default)s; 0: none)")
     add("--json", type=Path, metavar="FILE", help="write all figures, per class too")
+    add("--picture", type=Path, metavar="PNG", help="draw which cluster overlaps which class")
     add("--per-class", type=int, nargs="?", const=10, default=0, metavar="N", help="show the N best and worst classes")
     add("--workers", type=int, default=0, metavar="N", help="processes that read PNGs (default: as many as help)")
     add("--coco-library", metavar="NAME", help="hotcoco or pycocotools (default: hotcoco where installed)")
@@ -85,6 +86,7 @@ def main() -> int:
         fit_on=fit_on,
         matching=args.matching,
         save_matching=args.save_matching,
+        picture=args.picture,
         folds=args.folds,
         seeds=args.seeds,
         workers=args.workers,

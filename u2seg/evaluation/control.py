@@ -45,7 +45,7 @@ class PolicyScores:
 
 def is_close(figure: float, control: float, deviation: float) -> bool:
     """Whether ``figure`` says little more than its chance control does, all percent."""
-    if math.isnan(figure) or math.isnan(control):
+    if math.isnan(figure) or math.isnan(control) or figure == 0:
         return False
     return control >= CLOSE_SHARE * figure or figure <= control + 2 * deviation
 

@@ -16,6 +16,7 @@ from u2seg.evaluation.fitting import Fit, FoldFit, OtherFit, SavedFit, SelfFit
 from u2seg.evaluation.masks import score_masks
 from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES
 from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, measure
+from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report
 from u2seg.evaluation.saved import load_matching, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
@@ -69,6 +70,8 @@ class Request:
     fit_on: LabelPaths | None = None
     matching: Path | None = None
     save_matching: Path | None = None
+    picture: Path | None = None
+    """Where to draw which cluster overlaps which class, see `draw_clusters`."""
     folds: int = 0
     """0: none; else also figures of a matching fitted on the other folds."""
     seeds: int = 5
@@ -100,6 +103,8 @@ def evaluate_labels(request: Request, progress: ProgressOf = _silent) -> Report:
     things = frozenset(pseudo.clusters(True))
     masks = score_masks(pairing.pairs, images, request.scored.pseudo / "instances.json", things, request.backend)
     fits = _fits(request, scored, taxonomy, progress)
+    if request.picture:
+        draw_clusters(scored, request.policies[0], request.picture)
     return Report.of(
         scored,
         fits,

@@ -16,6 +16,7 @@ from u2seg.evaluation.dataset import LabelledImage
 from u2seg.evaluation.detections import ImageDetections
 from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, image_overlap, read_ids
+from u2seg.evaluation.runs import encode_mask
 from u2seg.structures import LabelSpace
 
 
@@ -63,15 +64,13 @@ class OutputReader:
 
     def _detections(self, instances: Any, segment: Sequence[int]) -> ImageDetections:
         """Columns of Detectron2's ``Instances``; ``segment`` as in `ImageDetections`."""
-        from pycocotools import mask as coco_mask
-
-        masks = instances.pred_masks.cpu().numpy().astype(np.uint8)  # (N, H, W)
+        masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)  # (N, H, W)
         boxes = instances.pred_boxes.tensor.cpu().numpy().astype(float)  # left, top, right, bottom
         boxes[:, 2:] -= boxes[:, :2]
         return ImageDetections(
             category=instances.pred_classes.cpu().numpy().astype(np.int64) + self.space.thing_category(0),
             box=boxes,
             score=instances.scores.cpu().numpy().astype(float),
-            runs=tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in masks),
+            runs=tuple(encode_mask(mask) for mask in masks),
             segment=np.array(segment, np.int64),
         )

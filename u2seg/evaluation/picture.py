@@ -34,7 +34,7 @@ def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(f"Clusters by class: share of what {policy} counts; rings mark the class that it gives")
     axes = figure.subplots(1, 2)
-    for axis, kind, title in zip(axes, (True, False), ("things", "stuff"), strict=True):
+    for axis, kind, title in zip(axes, (True, False), ("thing", "stuff"), strict=True):
         rows = np.flatnonzero((comparison.cluster_isthing == kind) & (counts.sum(axis=1) > 0))
         columns = np.flatnonzero((comparison.taxonomy.isthing == kind) & (counts.sum(axis=0) > 0))
         rows = rows[np.lexsort((-counts[rows].max(axis=1, initial=0), of_cluster[rows]))]
