@@ -230,6 +230,16 @@ def test_two_processes_learn_what_one_does(labels, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", ["instant", "training_acc"])
+def test_quick_schedules(tmp_path, config):
+    """Their expected results are checked by the run itself."""
+    drawings = str(write_dataset(tmp_path / "drawings", photos=12))
+    path = CONFIG.with_name(f"u2seg_R18_{config}_test.yaml")
+    options = ["DATASETS.TRAIN", drawings, "DATASETS.TEST", drawings, "OUTPUT_DIR", str(tmp_path / "out")]
+    assert run(tool_main(), arguments(options, config=path)) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.data
 def test_loss_goes_down_on_real_photos(labelled_photos, tmp_path):
     recipe = CONFIG.parents[1] / "COCO-PanopticSegmentation" / "u2seg_R18_small.yaml"

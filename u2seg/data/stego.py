@@ -127,6 +127,8 @@ def build_crop_loader(cfg: CfgNode) -> CropLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
+        # without one of its own, making an iterator draws from the generator that the model samples with
+        generator=torch.Generator(),
     )
     logger.info("%d crops of %d photos, %d per batch", len(crops), len(crops.photos), batch_size)
     return CropLoader(loader, sampler, crops)

@@ -92,7 +92,9 @@ def derive_targets(segment_ids: np.ndarray, segments: Segments) -> Targets:
     meaning = np.append(np.where(segments.isthing, 0, segments.classes), STUFF_VOID).astype(np.uint8)
     visible: np.ndarray = np.bincount(rows.ravel(), minlength=count + 1)[:count] > 0
     wanted = np.flatnonzero(visible & segments.isthing & ~segments.crowd)
-    masks: np.ndarray = np.equal(rows[None], wanted[:, None, None])
+    # narrow rows compare several times faster
+    narrow = np.min_scalar_type(count)
+    masks: np.ndarray = np.equal(rows.astype(narrow)[None], wanted.astype(narrow)[:, None, None])
     return Targets(masks, tight_boxes(masks), segments.classes[wanted], segments.scores[wanted], meaning[rows])
 
 
