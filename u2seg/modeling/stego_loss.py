@@ -69,23 +69,18 @@ def other_image(batch: int, device: torch.device) -> torch.Tensor:
 
 
 def compare(
-    features: tuple[torch.Tensor, torch.Tensor],
-    codes: tuple[torch.Tensor, torch.Tensor],
-    points: tuple[torch.Tensor, torch.Tensor],
-    centring: str,
+    features: tuple[torch.Tensor, torch.Tensor], codes: tuple[torch.Tensor, torch.Tensor], centring: str
 ) -> Pair:
     """Compare two batches of images, each at its own points.
 
     Args:
-        features: (B, D, h, w) of either side; no gradient flows into them.
-        codes: (B, C, h, w) of either side.
-        points: float32 (B, n, n, 2) of either side.
+        features: (B, D, n, n) of either side, sampled; no gradient flows into them.
+        codes: (B, C, n, n) of either side, sampled.
         centring: one of `CENTRINGS`.
     """
     with torch.no_grad():
-        found = cosines(sample(features[0], points[0]), sample(features[1], points[1]))
-        found = centre(found, centring)
-    return Pair(found, cosines(sample(codes[0], points[0]), sample(codes[1], points[1])))
+        found = centre(cosines(*features), centring)
+    return Pair(found, cosines(*codes))
 
 
 def all_pairs(
@@ -98,6 +93,8 @@ def all_pairs(
 ) -> dict[str, list[Pair]]:
     """The pairs of all three terms.
 
+    Each image is sampled at two sets of points: the first for itself, the second for when it is the other image.
+
     Args:
         features: (B, D, h, w) of the images, and of their neighbours.
         codes: (B, C, h, w) of the same.
@@ -105,16 +102,17 @@ def all_pairs(
         num_random: how often each image is compared with some other of the batch.
         centring: one of `CENTRINGS`.
     """
-    own, near = features
-    code, near_code = codes
-    batch = len(own)
-    first, second = random_points(batch, side, own), random_points(batch, side, own)
+    batch = len(features[0])
+    first, second = random_points(batch, side, features[0]), random_points(batch, side, features[0])
+    (f, f_other, f_near), (c, c_other, c_near) = (
+        (sample(own, first), sample(own, second), sample(near, second)) for own, near in (features, codes)
+    )
     pairs = {
-        "self": [compare((own, own), (code, code), (first, first), centring)],
-        "knn": [compare((own, near), (code, near_code), (first, second), centring)],
+        "self": [compare((f, f), (c, c), centring)],
+        "knn": [compare((f, f_near), (c, c_near), centring)],
         "random": [],
     }
     for _ in range(num_random):
-        other = other_image(batch, own.device)
-        pairs["random"].append(compare((own, own[other]), (code, code[other]), (first, second), centring))
+        other = other_image(batch, f.device)
+        pairs["random"].append(compare((f, f_other[other]), (c, c_other[other]), centring))
     return pairs

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from u2seg.errors import UsageError
 from u2seg.modeling.stego_loss import TERMS, Pair, centre, cosines, other_image, random_points, sample
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,15 @@ def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int =
 
     Starts as k-means++ does; a cluster that empties takes the vector that its own centre fits worst. The best of
     ``starts`` is returned.
+
+    Raises:
+        UsageError: there are fewer vectors than clusters.
     """
-    best, best_fit = None, -np.inf
+    if len(vectors) < count:
+        raise UsageError(
+            f"U2SEG.NUM_STUFF {count} asks for more classes than there are patches to learn from ({len(vectors)})"
+        )
+    best, best_fit = vectors[:count], -np.inf
     generator = torch.Generator().manual_seed(seed)
     for _ in range(starts):
         centres = _spread(vectors, count, generator)
@@ -44,7 +52,6 @@ def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int =
         fit = float((vectors @ centres.T).max(dim=1).values.mean())
         if fit > best_fit:
             best, best_fit = centres, fit
-    assert best is not None
     return best
 
 

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from u2seg.config import plain
 from u2seg.data.stego import CropLoader, CropSet, build_crop_loader
 from u2seg.engine.trainer import Trainer
+from u2seg.errors import UsageError
 from u2seg.modeling.stego import STEGO, CodeModel
 from u2seg.modeling.stego_loss import TERMS
 from u2seg.modeling.stego_shifts import choose_shifts, plot_similarities, spherical_kmeans
@@ -38,7 +39,8 @@ SHIFT_CROPS, REFIT_CROPS = 384, 1500
 def unwrap(model: torch.nn.Module) -> CodeModel:
     """The model itself, out of what spreads it over processes."""
     found = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(found, CodeModel)
+    if not isinstance(found, CodeModel):
+        raise UsageError(f"MODEL.META_ARCHITECTURE {type(found).__name__} is not one of STEGO, CAUSE")
     return found
 
 
@@ -87,15 +89,13 @@ class PlotSimilarities(HookBase):
 
 
 class RefitClasses(HookBase):
-    """At the end, fits the class centres anew: spherical k-means over codes of many crops."""
+    """After the last step, fits the class centres anew: spherical k-means over codes of many crops."""
 
-    def after_train(self) -> None:
-        """Replace the centres, in every process alike."""
-        if self.trainer.iter + 1 < self.trainer.max_iter:
-            return
-        model, loader = unwrap(self.trainer.model), self.trainer.data_loader
-        seed = max(self.trainer.cfg.SEED, 0)
-        refit_classes(model, loader.crops, seed)
+    def after_step(self) -> None:
+        """Replace the centres, in every process alike, before the last checkpoint is written."""
+        cfg = self.trainer.cfg
+        if self.trainer.iter + 1 == cfg.SOLVER.MAX_ITER:
+            refit_classes(unwrap(self.trainer.model), self.trainer.data_loader.crops, max(cfg.SEED, 0))
 
 
 @torch.no_grad()
