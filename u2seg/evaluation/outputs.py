@@ -16,7 +16,7 @@ from u2seg.evaluation.dataset import LabelledImage
 from u2seg.evaluation.detections import ImageDetections
 from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, image_overlap, read_ids
-from u2seg.evaluation.runs import encode_mask
+from u2seg.evaluation.runs import encode_mask, present_ids
 from u2seg.structures import LabelSpace
 
 
@@ -44,7 +44,7 @@ class OutputReader:
             raise DataError(f"photo {label.stem!r}: the model gives no panoptic_seg with segments")
         panoptic, listed = output["panoptic_seg"]
         ids = panoptic.cpu().numpy()
-        present = set(np.unique(ids).tolist())
+        present = present_ids(ids)
         visible = [segment for segment in listed if segment["id"] in present]
         info = [self._info(segment) for segment in visible]
         reader = OverlapReader(self.gt_things, frozenset(range(1, self.space.num_things + 1)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage
-from u2seg.evaluation.runs import encode_segments
+from u2seg.evaluation.runs import changes, encode_segments
 
 LARGEST_ID = 256**3 - 1
 """A panoptic PNG codes ids as R + 256 G + 65536 B."""
@@ -99,9 +99,12 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
     """
     if gt_ids.shape != pred_ids.shape:
         raise DataError(f"its label is {_size(pred_ids)} pixels, the ground truth {_size(gt_ids)}")
-    rows, columns = _index_of(gt), _index_of(pred)
-    flat = rows[gt_ids.ravel()] * np.int64(len(pred) + 2) + columns[pred_ids.ravel()]
-    counts = np.bincount(flat, minlength=(len(gt) + 2) * (len(pred) + 2)).reshape(len(gt) + 2, len(pred) + 2)
+    starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted as one
+    lengths = np.diff(starts, append=gt_ids.size)
+    rows, columns = _index_of(gt)[gt_ids.ravel()[starts]], _index_of(pred)[pred_ids.ravel()[starts]]
+    flat = rows * np.int64(len(pred) + 2) + columns
+    counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
+    counts = counts.reshape(len(gt) + 2, len(pred) + 2)
     for side, unknown, ids, known in (("ground truth", counts[0], gt_ids, gt), ("label", counts[:, 0], pred_ids, pred)):
         if unknown.any():
             strange = sorted(set(np.unique(ids).tolist()) - {0, *known})

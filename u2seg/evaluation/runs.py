@@ -38,25 +38,16 @@ def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, An
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run-length code of one mask, bool (H, W), as ``pycocotools.mask.encode`` gives it.
-
-    The work grows with the mask's bounding box, not with the image.
-    """
+    """COCO's compressed run-length code of one mask, bool (H, W), as ``pycocotools.mask.encode`` gives it, faster."""
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return _encode(rows, rows, height, width)
-    top, left = int(rows[0]), int(columns[0])
-    crop = mask[top : rows[-1] + 1, left : columns[-1] + 1]
-    padded = np.zeros((crop.shape[1], crop.shape[0] + 1), bool)  # a column a row, with a gap that ends its last run
-    padded[:, :-1] = crop.T
-    flat = padded.ravel()
-    bounds = np.flatnonzero(np.diff(flat, prepend=False))  # start, end, start, end, ...
-    column, row = np.divmod(bounds, padded.shape[1])
-    bounds = (column + left) * height + row + top
-    starts, ends = bounds[::2], bounds[1::2]
-    apart = starts[1:] != ends[:-1]  # a run that goes on in the next column
-    return _encode(np.append(starts[:1], starts[1:][apart]), np.append(ends[:-1][apart], ends[-1:]), height, width)
+    row, column = np.divmod(np.flatnonzero(mask[1:] != mask[:-1]), width)
+    top, bottom = np.flatnonzero(mask[0]), np.flatnonzero(mask[-1])
+    bounds = np.concatenate([column * height + row + 1, top * height, (bottom + 1) * height])
+    bounds.sort()  # start, end, start, end, ...
+    double = bounds[1:] == bounds[:-1]  # a run ends with its column, and one starts with the next
+    keep = ~(np.append(double, False) | np.append(False, double)) if len(bounds) else np.zeros(0, bool)
+    bounds = bounds[keep]
+    return _encode(bounds[::2], bounds[1::2], height, width)
 
 
 def _encode(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> dict[str, Any]:
@@ -68,3 +59,17 @@ def _encode(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> di
     if len(counts) > 1 and counts[-1] == 0:
         del counts[-1]
     return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def changes(*maps: np.ndarray) -> np.ndarray:
+    """Positions int64, row by row and from 0, at which any of the ``maps``, integer (H, W), has another value."""
+    different = np.zeros(maps[0].size - 1, bool)
+    for each in maps:
+        flat = each.ravel()
+        different |= flat[1:] != flat[:-1]
+    return np.concatenate([[0], np.flatnonzero(different) + 1])
+
+
+def present_ids(ids: np.ndarray) -> set[int]:
+    """The values of a map, integer (H, W), that changes seldom from pixel to pixel."""
+    return set(np.unique(ids.ravel()[changes(ids)]).tolist())
