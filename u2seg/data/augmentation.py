@@ -61,7 +61,7 @@ def copy_paste(
     """Paste the things of ``source`` onto ``target``, all shrunk by one random factor and shifted together.
 
     The label stays a partition: a pixel that is pasted on belongs to the pasted thing and to nothing else.
-    Source: Copy-Paste (Ghiasi et al., CVPR 2021); shrinking by 0.3 to 1.0 as CutLER (CVPR 2023, section 3.3).
+    Source: Copy-Paste (Ghiasi et al., CVPR 2021); shrinking by 0.3 to 1.0 as CutLER (CVPR 2023, section 3.5).
 
     Args:
         target: what is pasted on; left as it is.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 FAILED, INTERRUPTED = 2, 130
+_OURS = f"{U2SegError.__module__}."
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -105,11 +106,9 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
     except U2SegError as error:
         return _fail(str(error))
     except ProcessRaisedException as error:
-        # A spawned process sends its traceback as text, which ends in "module.Class: message".
-        last = str(error).strip().splitlines()[-1]
-        if not last.startswith("u2seg.errors."):
+        if not _last_line(str(error)).startswith(_OURS):
             raise
-        return _fail(last.partition(": ")[2])
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -117,8 +116,18 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"error: {_in_one_line(message)}", file=sys.stderr)  # noqa: T201
     return FAILED
+
+
+def _in_one_line(message: str) -> str:
+    """``message``; of the traceback that a worker or a spawned process sends as text, its last line's message."""
+    last = _last_line(message)
+    return last.partition(": ")[2] if last.startswith(_OURS) else " ".join(message.split())
+
+
+def _last_line(message: str) -> str:
+    return message.strip().splitlines()[-1] if message.strip() else ""
 
 
 def _has_traceback_to_show(record: logging.LogRecord) -> bool:
