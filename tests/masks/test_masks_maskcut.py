@@ -12,7 +12,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
 from u2seg.pseudo.masks.bipartition import components, foreground, seed_component
 from u2seg.pseudo.masks.maskcut import MaskCut, tokencut
-from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores
+from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores, unit_cells
 
 
 def assert_same(found, wanted, literal):
@@ -161,15 +161,14 @@ def test_scores_rank_a_clear_inner_thing_over_noise_and_over_the_border():
     features = np.zeros((3, 12, 12), np.float32)
     features[0] = 1
     features[:2, 4:8, 4:8] = np.array([-1, 1])[:, None, None]
-    clear, nothing, edge = np.zeros((3, 12, 12), bool)
-    clear[4:8, 4:8] = nothing[4:8, 0:3] = edge[:3, :3] = True
-    scores = mask_scores(np.stack([clear, nothing, edge]), features)
+    masks = np.zeros((4, 12, 12), bool)
+    clear, nothing, edge, whole = masks
+    clear[4:8, 4:8] = nothing[4:8, 0:3] = edge[:3, :3] = whole[:] = True
+    scores = mask_scores(masks, features)
     assert scores.dtype == np.float32
-    assert scores[0] > scores[1]
-    assert scores[0] > scores[2]
-    assert inner_outline(clear) == 1
-    assert inner_outline(edge) == 0.5
-    assert contrast(np.ones((12, 12), bool), features) == 0
+    assert scores[0] > scores[1:].max()
+    assert inner_outline(masks).tolist() == pytest.approx([1, 10 / 14, 0.5, 0])
+    assert contrast(masks, unit_cells(features))[[1, 3]].tolist() == pytest.approx([0, 0], abs=0.01)
 
 
 def test_pickle_keeps_every_constant():

@@ -1,48 +1,79 @@
 """How much a mask looks like a thing, judged without labels.
 
-Shapes: ``h, w`` feature grid; ``D`` channels; ``N`` masks.
+Shapes: ``h, w`` feature grid, n = h * w cells; ``D`` channels; ``N`` masks.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 RING = 2
 """Width in cells of the surround that a mask is compared with."""
 
-_CROSS = ndimage.generate_binary_structure(2, 1)
-
 
 def mask_scores(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Score in [0, 1] of each mask: contrast x border x sqrt(area), float32 (N,).
+    """Score in [0, 1] of each mask: contrast x inner outline squared x radius, float32 (N,).
 
-    * contrast, in [0, 1]: half of 1 - cosine between the mean feature inside and in a ring of `RING` cells around;
-    * border, in [0, 1]: share of the mask's outline that does not lie on the image border;
-    * area: share of the grid, so small masks, which are right less often, rank below large ones.
+    A thing stands out from what is around it, does not run off the photo, and is compact rather than a sliver; and
+    small masks, which are right less often, rank below large ones. ``docs/masks.md`` has what each factor is worth.
 
     Args:
         masks: bool (N, h, w).
         features: float32 (D, h, w).
     """
-    unit = features / np.maximum(np.linalg.norm(features, axis=0), 1e-12)
-    scores = [contrast(mask, unit) * inner_outline(mask) * np.sqrt(mask.mean()) for mask in masks]
-    return np.clip(np.array(scores, np.float32), 0, 1)
+    units = unit_cells(features)
+    scores = contrast(masks, units) * inner_outline(masks) ** 2 * radius(masks)
+    return np.clip(scores, 0, 1).astype(np.float32)
 
 
-def contrast(mask: np.ndarray, unit: np.ndarray) -> float:
-    """Half of 1 - cosine of mean ``unit`` features (D, h, w) inside ``mask`` bool (h, w) and in the ring around it."""
-    ring = ndimage.binary_dilation(mask, _CROSS, iterations=RING) & ~mask
-    if not ring.any() or not mask.any():
-        return 0.0
-    inside, outside = unit[:, mask].mean(axis=1), unit[:, ring].mean(axis=1)
-    length = np.linalg.norm(inside) * np.linalg.norm(outside)
-    return float(0.5 * (1 - inside @ outside / max(length, 1e-12)))
+def unit_cells(features: np.ndarray) -> np.ndarray:
+    """Cells of unit length float32 (n, D) of features float32 (D, h, w)."""
+    cells = features.reshape(len(features), -1).T
+    return np.ascontiguousarray(cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def inner_outline(mask: np.ndarray) -> float:
-    """Share of the outline of ``mask`` bool (h, w), in cell edges, that does not lie on the image border."""
-    padded = np.pad(mask, 1)
-    outline = (padded[1:] != padded[:-1]).sum() + (padded[:, 1:] != padded[:, :-1]).sum()
-    on_border = mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
-    return float(1 - on_border / max(outline, 1))
+def contrast(masks: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Half of 1 - cosine between mean feature inside and in the ring of `RING` cells around, in [0, 1], float32 (N,).
+
+    Args:
+        masks: bool (N, h, w).
+        units: float32 (n, D), cells of unit length.
+    """
+    ring = dilate(masks, RING) & ~masks
+    inside = masks.reshape(len(masks), len(units)).astype(np.float32) @ units
+    outside = ring.reshape(len(masks), len(units)).astype(np.float32) @ units
+    length = np.linalg.norm(inside, axis=1) * np.linalg.norm(outside, axis=1)
+    cosine = (inside * outside).sum(axis=1) / np.maximum(length, 1e-12)
+    return np.where(length > 0, 0.5 * (1 - cosine), 0)
+
+
+def inner_outline(masks: np.ndarray) -> np.ndarray:
+    """Share of the outline of each mask bool (N, h, w) that does not lie on the image border, float64 (N,)."""
+    on_border = sum(side.sum(axis=1) for side in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
+    return 1 - on_border / np.maximum(outline(masks), 1)
+
+
+def radius(masks: np.ndarray) -> np.ndarray:
+    """Side of the square that has the mask's ratio of area to outline, as a share of the grid's, float64 (N,)."""
+    cells = masks.sum(axis=(1, 2))
+    return 4 * cells / np.maximum(outline(masks), 1) / np.sqrt(masks[0].size if len(masks) else 1)
+
+
+def outline(masks: np.ndarray) -> np.ndarray:
+    """Length of the outline of each mask bool (N, h, w) in cell edges, image border included, int64 (N,)."""
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    upright = (padded[:, 1:] != padded[:, :-1]).sum(axis=(1, 2))
+    return upright + (padded[:, :, 1:] != padded[:, :, :-1]).sum(axis=(1, 2))
+
+
+def dilate(masks: np.ndarray, steps: int) -> np.ndarray:
+    """Masks bool (N, h, w) grown by ``steps`` cells along rows and columns."""
+    grown = masks
+    for _ in range(steps):
+        wider = grown.copy()
+        wider[:, 1:] |= grown[:, :-1]
+        wider[:, :-1] |= grown[:, 1:]
+        wider[:, :, 1:] |= grown[:, :, :-1]
+        wider[:, :, :-1] |= grown[:, :, 1:]
+        grown = wider
+    return grown

@@ -1,0 +1,131 @@
+"""Masks from a tree of regions: cells are merged by Ward's criterion, and nodes that look like things are taken.
+
+A photo's parts, things and groups of things are all nodes of one tree, so small and nested things are found that no
+cut in two shows. Which nodes are things is told without labels: by how they stand out from what is around them
+(`u2seg.pseudo.masks.scoring.mask_scores`), and by whether normalised cuts of the same photo find them too.
+
+Shapes: ``h, w`` feature grid, n = h * w cells, the leaves; ``D`` channels; ``M`` candidates; ``C`` masks of a cut.
+
+Sources: Ward, "Hierarchical grouping to optimize an objective function" (1963), neighbours only; the idea of proposals
+from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choice of nodes is ours: ``docs/masks.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.pseudo.masks.maskcut import MaskCut, within
+from u2seg.structures import MaskSet
+
+CUT_ROUNDS = 8
+"""Rounds of each normalised cut that votes on the nodes."""
+
+
+class RegionTree:
+    """Nodes of a Ward tree over the feature grid that normalised cuts agree with, best first.
+
+    Args:
+        taus: thresholds of the normalised cuts whose masks are candidates too, and vote; () for the tree alone.
+        min_score: masks that score less are left out.
+        max_masks: most masks of a photo.
+        max_overlap: of two masks with a higher IoU only the better one is taken; nested masks below it both are.
+        min_area: smallest mask, share of the grid.
+        max_area: largest mask, share of the grid.
+        device: where the cuts run, as for `MaskCut`.
+
+    Raises:
+        UsageError: a constant is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        taus: Sequence[float] = (0.4, 0.6),
+        min_score: float = 0.012,
+        max_masks: int = 30,
+        max_overlap: float = 0.5,
+        min_area: float = 0.004,
+        max_area: float = 0.6,
+        device: str = "cpu",
+    ) -> None:
+        self.min_score = within("min_score", min_score, 0, 1)
+        self.max_masks = int(within("max_masks", max_masks, 1, 10_000))
+        self.max_overlap = within("max_overlap", max_overlap, 0, 1)
+        self.min_area = within("min_area", min_area, 0, 1)
+        self.max_area = within("max_area", max_area, 0, 1)
+        self.cuts = [
+            MaskCut(
+                tau=tau,
+                num_masks=CUT_ROUNDS,
+                min_area=min_area,
+                split_components=True,
+                min_component=min_area,
+                device=device,
+            )
+            for tau in taus
+        ]
+
+    def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
+        """Masks bool (N, h, w), best first, of features float32 (D, h, w); ``image`` is not looked at.
+
+        Their scores are those of `mask_scores` times the square root of `agreement` with the cuts.
+
+        Raises:
+            DataError: features are not a finite (D, h, w).
+        """
+        if features.ndim != 3 or not np.isfinite(features).all():
+            raise DataError(f"features are not a finite (D, h, w) but {features.dtype} {features.shape}")
+        from u2seg.pseudo.masks.scoring import mask_scores, unit_cells
+
+        height, width = features.shape[1:]
+        if height * width < 2:
+            return MaskSet.empty(height, width)
+        cuts = [cut.generate(image, features).masks for cut in self.cuts]
+        masks = np.concatenate([region_masks(unit_cells(features), height, width), *cuts])
+        area = masks.mean(axis=(1, 2))
+        masks = masks[(area >= self.min_area) & (area <= self.max_area)]
+        scores = mask_scores(masks, features)
+        if cuts:
+            scores *= np.sqrt(np.mean([agreement(masks, cut) for cut in cuts], axis=0, dtype=np.float32))
+        kept = distinct(masks, np.where(scores >= self.min_score, scores, 0), self.max_overlap, self.max_masks)
+        return MaskSet(masks[kept], scores[kept])
+
+
+def overlaps(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of each of ``masks`` bool (M, h, w) with each of ``others`` bool (C, h, w), float32 (M, C)."""
+    one, other = (array.reshape(len(array), masks[0].size if len(masks) else 0) for array in (masks, others))
+    shared = one.astype(np.float32) @ other.astype(np.float32).T  # counts below 2^24 are exact
+    either = one.sum(axis=1)[:, None] + other.sum(axis=1) - shared
+    return shared / np.maximum(either, 1).astype(np.float32)
+
+
+def agreement(masks: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """IoU of each of ``masks`` bool (M, h, w) with the mask of ``cut`` bool (C, h, w) most like it, float32 (M,)."""
+    return overlaps(masks, cut).max(axis=1, initial=0)
+
+
+def distinct(masks: np.ndarray, scores: np.ndarray, max_overlap: float, most: int) -> np.ndarray:
+    """The best ``most`` masks with a score above 0, int64 (N,), no two of them with an IoU above ``max_overlap``."""
+    order = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
+    kept: list[int] = []
+    while len(order) and len(kept) < most:
+        best, order = int(order[0]), order[1:]
+        kept.append(best)
+        order = order[overlaps(masks[order], masks[[best]])[:, 0] <= max_overlap] if len(order) else order
+    return np.array(kept, np.int64)
+
+
+def region_masks(cells: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Every merge of neighbouring regions of ``cells`` float32 (n, D), bool (n - 1, height, width), the root last."""
+    from sklearn.cluster import ward_tree
+    from sklearn.feature_extraction.image import grid_to_graph
+
+    children, _, count, _ = ward_tree(cells.astype(np.float64), connectivity=grid_to_graph(height, width))
+    inside = np.zeros((count + len(children), count), bool)
+    inside[np.arange(count), np.arange(count)] = True
+    for index, (left, right) in enumerate(children, start=count):
+        np.logical_or(inside[left], inside[right], out=inside[index])
+    return inside[count:].reshape(-1, height, width)
