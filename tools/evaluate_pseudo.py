@@ -69,6 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Run the tool."""
     args = parse()
+    from u2seg.errors import UsageError
     from u2seg.evaluation.comparison import VoteThresholds
     from u2seg.evaluation.labels import LabelPaths, Request, evaluate_labels
     from u2seg.evaluation.matching import DEFAULT_POLICIES
@@ -76,6 +77,8 @@ def main() -> int:
     from u2seg.evaluation.saved import write_json
     from u2seg.pseudo.progress import Progress
 
+    if not args.fit_on and (args.fit_gt or args.fit_gt_dir):
+        raise UsageError("--fit-gt and --fit-gt-dir describe --fit-on, which is missing")
     fit_on = args.fit_on and LabelPaths(args.fit_on, args.fit_gt or args.gt, args.fit_gt_dir or args.gt_dir)
     request = Request(
         scored=LabelPaths(args.pseudo, args.gt, args.gt_dir),

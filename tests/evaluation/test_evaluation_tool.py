@@ -209,6 +209,8 @@ def test_faults_are_one_line_and_exit_2(fault, tmp_path, truth, options, main):
         (["--gt", "absent.json"], "there is no file absent.json"),
         (["--pseudo", "absent"], "there is no directory absent"),
         (["--matching", "absent.json"], "there is no file absent.json"),
+        (["--matching", "m.json", "--folds", "2"], "--matching fits nothing"),
+        (["--fit-gt", "other.json"], "describe --fit-on, which is missing"),
     ],
 )
 def test_wrong_choices_are_one_line_and_exit_2(more, message, tmp_path, truth, options, main):

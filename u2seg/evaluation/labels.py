@@ -95,6 +95,8 @@ def evaluate_labels(request: Request, progress: ProgressOf = _silent) -> Report:
         raise UsageError(f"--seeds takes 0 or more runs of the chance control, not {request.seeds}")
     if request.fit_on and request.matching:
         raise UsageError("--fit-on and --matching both say where the matching comes from; give one")
+    if request.matching and (request.folds or request.save_matching):
+        raise UsageError("--matching fits nothing, so --folds and --save-matching can't go with it")
     gt, pseudo = _read(request.scored)
     taxonomy = Taxonomy.of(gt, request.things, request.stuff)
     pairing = pair_images(gt, pseudo)
