@@ -12,9 +12,10 @@ from typing import Any
 
 import u2seg
 from u2seg.plugins.manager import installed_plugins
-from u2seg.pseudo import parts, shards
+from u2seg.pseudo import parts
 from u2seg.pseudo.photos import Photo, PhotoSet
 from u2seg.pseudo.progress import readable_seconds
+from u2seg.pseudo.stage_files import merge_file
 from u2seg.pseudo.store import OutputDirectory
 from u2seg.structures import LabelSpace
 
@@ -100,7 +101,7 @@ def write_dataset(
 
 def _entries(output: OutputDirectory, photos: Sequence[Photo]) -> Iterator[tuple[Photo, dict[str, Any]]]:
     for photo in photos:
-        yield photo, json.loads(shards.merge_file(output, photo).read_bytes())
+        yield photo, json.loads(merge_file(output, photo).read_bytes())
 
 
 def _images(output: OutputDirectory, photos: Sequence[Photo]) -> Iterator[dict[str, Any]]:

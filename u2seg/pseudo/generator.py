@@ -27,6 +27,7 @@ from u2seg.pseudo.executors import bounded_threads, default_workers, make_execut
 from u2seg.pseudo.photos import Photo, PhotoSet
 from u2seg.pseudo.progress import Progress
 from u2seg.pseudo.settings import check_settings, photo_fingerprint, stage_settings
+from u2seg.pseudo.stage_files import mask_file
 from u2seg.pseudo.store import STAGES, OutputDirectory, StageLedger
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ def _read_embeddings(output: OutputDirectory, photos: Sequence[Photo]) -> tuple[
     """Embeddings float32 (M, D) of all masks, and how many each photo has, int64."""
     vectors = []
     for photo in photos:
-        with np.load(shards.mask_file(output, photo)) as file:
+        with np.load(mask_file(output, photo)) as file:
             vectors.append(file["embeddings"])
     counts = np.array([len(rows) for rows in vectors], np.int64)
     filled = [rows for rows in vectors if len(rows)]

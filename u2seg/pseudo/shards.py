@@ -25,6 +25,7 @@ from u2seg.pseudo.executors import bounded_threads, worker_device
 from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.photos import Photo, batches, enlarge, read_image, shrink
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
+from u2seg.pseudo.stage_files import mask_file, merge_file, read_masks, read_stuff, stuff_file, write_masks
 from u2seg.pseudo.store import OutputDirectory, encode_ids
 from u2seg.structures import LabelSpace, MaskSet
 
@@ -125,7 +126,7 @@ def run_masks(shard: Shard) -> Outcome:
                             masks = refine_masks(refiner, image, masks, settings["MASKS"]["MIN_REFINED_IOU"])
                         with outcome.timed("embed"):
                             vectors = _embed(settings, extractor, image, feature, masks)
-                        _write_masks(shard.output, photo, masks, vectors, size)
+                        write_masks(shard.output, photo, masks, vectors, size)
     return outcome
 
 
@@ -140,40 +141,6 @@ def _embed(
 ) -> np.ndarray:
     node = settings["CLUSTERS"]
     return mask_embeddings(node["EMBEDDING"], extractor, image, features, masks.masks, node["CROP_SIZE"])
-
-
-def mask_file(output: OutputDirectory, photo: Photo) -> Any:
-    """Where the masks of ``photo`` are."""
-    return output.stage_file("masks", photo.label, ".npz")
-
-
-def _write_masks(
-    output: OutputDirectory, photo: Photo, masks: MaskSet, embeddings: np.ndarray, size: tuple[int, int]
-) -> None:
-    from pycocotools import mask as coco
-
-    rles = coco.encode(np.asfortranarray(masks.masks.transpose(1, 2, 0).astype(np.uint8))) if len(masks) else []
-    arrays = {
-        "photo_size": np.array(size),
-        "mask_size": np.array(masks.masks.shape[1:]),
-        "counts": np.array([rle["counts"] for rle in rles], dtype=bytes),
-        "scores": masks.scores,
-        "embeddings": embeddings.astype(np.float32),
-    }
-    output.write_arrays(mask_file(output, photo), arrays)
-
-
-def read_masks(output: OutputDirectory, photo: Photo) -> tuple[MaskSet, tuple[int, int]]:
-    """The masks of ``photo``, bool (N, H, W), and its own height and width in pixels."""
-    from pycocotools import mask as coco
-
-    with np.load(mask_file(output, photo)) as file:
-        height, width = file["mask_size"].tolist()
-        rles = [{"size": [height, width], "counts": counts} for counts in file["counts"].tolist()]
-        scores, size = file["scores"], tuple(file["photo_size"].tolist())
-    if not rles:
-        return MaskSet.empty(height, width), size
-    return MaskSet(coco.decode(rles).transpose(2, 0, 1).astype(bool), scores), size
 
 
 def run_features(shard: Shard) -> list[np.ndarray]:
@@ -211,11 +178,6 @@ def run_stuff(shard: Shard) -> Outcome:
     return outcome
 
 
-def stuff_file(output: OutputDirectory, photo: Photo) -> Any:
-    """Where the stuff map of ``photo`` is."""
-    return output.stage_file("stuff", photo.label, ".png")
-
-
 @lru_cache(maxsize=1)
 def _fitted_segmenter(settings: str, device: str, state: str, written: int) -> Any:
     """The segmenter with what was fitted; ``written`` tells one fit from the next in the same file."""
@@ -236,11 +198,6 @@ def run_merge(shard: Shard) -> Outcome:
     return outcome
 
 
-def merge_file(output: OutputDirectory, photo: Photo) -> Any:
-    """Where the entries of ``photo`` for the dataset's JSON files are."""
-    return output.stage_file("merge", photo.label, ".json")
-
-
 def _merge(
     node: parts.Settings, output: OutputDirectory, photo: Photo, clusters: np.ndarray, space: LabelSpace
 ) -> None:
@@ -250,7 +207,7 @@ def _merge(
     label, segment_of = merge_segments(
         things,
         clusters,
-        _read_stuff(output, photo, things.masks.shape[1:]),
+        read_stuff(output, photo, things.masks.shape[1:]),
         space,
         max_stuff_overlap=node["MAX_STUFF_OVERLAP"],
         min_area=node["MIN_AREA"],
@@ -272,13 +229,6 @@ def _best(scores: np.ndarray, smallest: float, most: int) -> np.ndarray:
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= smallest]
     return np.sort(order[:most] if most else order)
-
-
-def _read_stuff(output: OutputDirectory, photo: Photo, size: tuple[int, ...]) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(stuff_file(output, photo)) as file:
-        return enlarge(np.asarray(file), size[0], size[1])
 
 
 def _instances(
