@@ -27,7 +27,16 @@ def _part(node: type[CfgNode], name: str) -> CfgNode:
 
 
 def add_u2seg_config(cfg: CfgNode) -> None:
-    """Add the keys of this project, with their defaults, to ``cfg``: Detectron2's config or a bare `CfgNode`."""
+    """Add the keys of this project, with their defaults, to ``cfg``: Detectron2's config or a bare `CfgNode`.
+
+    Keys of training and evaluation come only to a config of Detectron2, whose groups they extend.
+    """
+    if "INPUT" in cfg:
+        from u2seg.engine.config import add_train_config
+        from u2seg.evaluation.config import add_evaluation_config
+
+        add_train_config(cfg)
+        add_evaluation_config(cfg)
     node = type(cfg)
     cfg.U2SEG = u2seg = node()
 

@@ -68,12 +68,9 @@ def get_cfg() -> CfgNode:
     from detectron2.config import get_cfg as get_detectron2_cfg
 
     import u2seg.modeling  # noqa: F401  registers what META_ARCHITECTURE and its kin name
-    from u2seg.evaluation.config import add_evaluation_config
 
     cfg = get_detectron2_cfg()
     add_u2seg_config(cfg)
-    add_train_config(cfg)
-    add_evaluation_config(cfg)
     return cfg
 
 
