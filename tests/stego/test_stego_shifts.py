@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from u2seg.modeling.stego_loss import TERMS, all_pairs
 from u2seg.modeling.stego_shifts import choose_shifts, plot_similarities, spherical_kmeans
-from u2seg.pseudo.stuff.code_head import ClusterProbe
+from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead, whitening
 
 
 def blobs(count=4, each=50, dim=8, noise=0.05):
@@ -46,14 +46,17 @@ def two_sided(count=24):
 
 
 @pytest.mark.parametrize("centring", ["row", "row_keep_mean", "none"])
-def test_the_share_above_a_shift_is_the_share_that_belongs_together(centring):
+def test_shifts_balance_a_crop_and_let_the_share_of_random_pairs_attract_that_belongs_together(centring):
     crops = two_sided()
     found = choose_shifts(crops, crops, 3, 7, centring, seed=0)
     # half of the pairs within a crop are of one kind
-    assert found["self"]["share"] == pytest.approx(0.5, abs=0.08)
-    assert found["random"]["share"] == pytest.approx(1 / 3, abs=0.1)
-    assert found["random"]["share"] < found["self"]["share"]
+    assert found["self"]["same"] == pytest.approx(0.5, abs=0.08)
+    assert found["self"]["attract"] == pytest.approx(0.5, abs=0.1)
+    assert found["random"]["same"] == pytest.approx(1 / 3, abs=0.1)
+    assert found["random"]["attract"] == pytest.approx(found["random"]["same"], abs=0.01)
     assert all(-1 <= found[term]["shift"] <= 1 for term in TERMS)
+    if centring == "row":
+        assert found["self"]["shift"] == pytest.approx(0, abs=1e-5)
 
 
 def test_choosing_shifts_leaves_torchs_generator_alone():
@@ -86,3 +89,18 @@ def test_the_cluster_probe_learns_the_blobs():
     found = probe(codes)[0, :, :, 0].argmax(dim=0).numpy()
     assert [int(np.bincount(found[truth.numpy() == label]).max()) for label in range(4)] == [50] * 4
     assert float(probe.loss(codes).detach()) < -0.95
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_whitening_goes_into_the_head_exactly(power):
+    torch.manual_seed(0)
+    head, features = CodeHead(6, 4).eval(), torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        codes = head(features)
+        flat = codes.flatten(2).transpose(1, 2).reshape(-1, 4)
+        mean, axes = whitening(flat, power)
+        head.transform(mean, axes)
+        found = head(features).flatten(2).transpose(1, 2).reshape(-1, 4)
+    assert torch.allclose(found, (flat - mean) @ axes, atol=1e-4)
+    if power == 1:
+        assert torch.allclose(torch.cov(found.T, correction=0), torch.eye(4), atol=1e-3)

@@ -39,13 +39,16 @@ def add_stego_config(cfg: CfgNode) -> None:
     stego.PROBE_LR = 5e-3
     # At the end, fit the class centres anew by spherical k-means on the codes of the crops.
     stego.REFIT_PROBE = True
+    # Before that, divide each principal component of the codes by this power of its standard deviation: 0 leaves the
+    # codes as they are, 1 makes all components count alike. What it does is put into the head's last layer.
+    stego.REFIT_WHITEN = 1.0
 
     # Sampled points per side of a crop.
     stego.POINTS = 11
     # Other images of the batch that each is compared with.
     stego.NUM_RANDOM = 5
     # "row" (the paper's equation 4), "row_keep_mean" (the batch's mean is added back) or "none".
-    stego.CENTRING = "row_keep_mean"
+    stego.CENTRING = "row"
     stego.WEIGHTS = node()
     stego.WEIGHTS.SELF = 0.67
     stego.WEIGHTS.KNN = 0.25

@@ -2,9 +2,11 @@
 
 Shapes: ``n`` crops that are looked at; ``P`` points of a crop; ``S`` classes; ``D`` channels of a feature.
 
-The shift b of a term decides which share of its pairs of points attracts (F > b). It should be the share that belongs
-together. Raw features grouped into S clusters by spherical k-means give an estimate of that share without labels: how
-often both points of a pair fall into one cluster. b is the quantile of F that leaves that share above it.
+The shift b of a term decides which of its pairs of points attract (F > b) and which repel. With b far below the mean of
+F a photo's codes fall into one; far above, they scatter. So within a crop and with its neighbour b is the mean of F,
+where both forces balance. Random pairs are there to keep classes apart: only the share that belongs together should
+attract, and raw features grouped into S clusters by spherical k-means tell it without labels: how often both points of
+a pair fall into one cluster. b of that term is the quantile of F that leaves that share above it.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def _spread(vectors: torch.Tensor, count: int, generator: torch.Generator) -> to
 def choose_shifts(
     features: torch.Tensor, near: torch.Tensor, num_classes: int, side: int, centring: str, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Shift of each term, and the share of pairs that it is chosen by.
+    """Shift of each term, and what it does.
 
     Args:
         features: float32 (n, D, h, w) of some crops.
@@ -80,7 +82,7 @@ def choose_shifts(
         seed: of the points and of k-means.
 
     Returns:
-        For each of `TERMS` ``{"shift": b, "share": share of pairs above b}``.
+        For each of `TERMS` ``{"shift": b, "attract": share of pairs above b, "same": share that is of one cluster}``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,9 +96,10 @@ def choose_shifts(
     for term, (left, right) in zip(TERMS, ((own, own), (own, alike), (own, strange)), strict=True):
         ids = [_nearest(part, centres) for part in (left, right)]
         same = float((ids[0][:, :, None] == ids[1][:, None, :]).float().mean())
-        values = centre(cosines(left, right), centring).flatten()
-        values = values[:: max(1, len(values) // MOST_VALUES)]
-        found[term] = {"shift": float(np.quantile(values.cpu().numpy(), 1 - same)), "share": same}
+        every = centre(cosines(left, right), centring).flatten()
+        values = every[:: max(1, len(every) // MOST_VALUES)].cpu().numpy()
+        shift = float(np.quantile(values, 1 - same) if term == "random" else values.mean(dtype=np.float64))
+        found[term] = {"shift": shift, "attract": float((values > shift).mean()), "same": same}
     return found
 
 

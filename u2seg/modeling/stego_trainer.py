@@ -26,6 +26,7 @@ from u2seg.modeling.stego_loss import TERMS
 from u2seg.modeling.stego_shifts import choose_shifts, plot_similarities, spherical_kmeans
 from u2seg.pseudo import parts
 from u2seg.pseudo.stuff.code_checkpoint import write_checkpoint
+from u2seg.pseudo.stuff.code_head import whitening
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -95,21 +96,28 @@ class RefitClasses(HookBase):
         """Replace the centres, in every process alike, before the last checkpoint is written."""
         cfg = self.trainer.cfg
         if self.trainer.iter + 1 == cfg.SOLVER.MAX_ITER:
-            refit_classes(unwrap(self.trainer.model), self.trainer.data_loader.crops, max(cfg.SEED, 0))
+            crops, seed = self.trainer.data_loader.crops, max(cfg.SEED, 0)
+            refit_classes(unwrap(self.trainer.model), crops, seed, cfg.STEGO.REFIT_WHITEN)
 
 
 @torch.no_grad()
-def refit_classes(model: CodeModel, crops: CropSet, seed: int, patches_per_crop: int = 32) -> None:
-    """Set the class centres of ``model`` to those of spherical k-means on its codes of some crops."""
+def refit_classes(model: CodeModel, crops: CropSet, seed: int, whiten: float, patches_per_crop: int = 32) -> None:
+    """Whiten the codes of ``model`` by the power ``whiten``, and set its classes by spherical k-means on some crops."""
     training = model.training
     model.eval()
     features = some_features(model, crops, REFIT_CROPS, seed)
     codes = torch.cat([model.head(part.to(model.device)).cpu() for part in features.split(32)])
     flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
     chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:patches_per_crop]
-    vectors = normalize(flat[:, chosen].reshape(-1, flat.shape[2]), dim=1)
-    model.probe.centres.copy_(spherical_kmeans(vectors, model.num_classes, seed))
-    _same_everywhere(model.probe.centres)
+    vectors = flat[:, chosen].reshape(-1, flat.shape[2])
+    if whiten:
+        mean, axes = whitening(vectors, whiten)
+        model.head.transform(mean.to(model.device), axes.to(model.device))
+        vectors = (vectors - mean) @ axes
+    centres = spherical_kmeans(normalize(vectors, dim=1), model.num_classes, seed)
+    model.probe.centres.copy_(centres)
+    for tensor in (*model.head.state_dict().values(), model.probe.centres):
+        _same_everywhere(tensor)
     model.train(training)
 
 

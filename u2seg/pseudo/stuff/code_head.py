@@ -39,6 +39,31 @@ class CodeHead(nn.Module):
         kept = self.dropout(features)
         return self.linear(kept) + self.mlp(kept)
 
+    @torch.no_grad()
+    def transform(self, mean: torch.Tensor, axes: torch.Tensor) -> None:
+        """Put ``code -> (code - mean) @ axes`` into the last layers; ``mean`` float32 (C,), ``axes`` float32 (C, C)."""
+        last = self.mlp[2]
+        assert isinstance(last, nn.Conv2d)
+        for layer in (self.linear, last):
+            layer.weight.copy_(torch.einsum("cdhw,ce->edhw", layer.weight, axes))
+        assert self.linear.bias is not None
+        assert last.bias is not None
+        self.linear.bias.copy_((self.linear.bias - mean) @ axes)
+        last.bias.copy_(last.bias @ axes)
+
+
+def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean float32 (C,) and axes float32 (C, C) that divide principal components by a power of their deviation.
+
+    Args:
+        codes: float32 (M, C).
+        power: 0 only centres and rotates, 1 makes all components count alike.
+    """
+    mean = codes.mean(dim=0)
+    values, vectors = torch.linalg.eigh((codes - mean).double().T @ (codes - mean).double() / len(codes))
+    floor = 1e-3 * values[-1].clamp(min=1e-12)
+    return mean, (vectors * values.clamp(min=floor) ** (-power / 2)).to(codes.dtype)
+
 
 class ClusterProbe(nn.Module):
     """S unit vectors that a patch's code is compared with.

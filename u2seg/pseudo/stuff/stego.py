@@ -33,8 +33,8 @@ class StegoStuff:
         device: str = "cpu",
         alpha: float = 2.0,
         flip: bool = False,
-        blur: int = 1,
-        min_share: float = 0.0,
+        blur: int = 5,
+        min_share: float = 0.1,
     ) -> None:
         """Read and check the checkpoint.
 
@@ -48,9 +48,9 @@ class StegoStuff:
             flip: average codes with those of the mirrored photo, as the paper does. The mirrored photo's features are
                 not among what `segment` is given: the segmenter then runs an extractor of its own, and labelling
                 stuff costs a second pass of the network for each photo.
-            blur: side in cells of the square that probabilities are averaged over; 1 is no smoothing.
+            blur: side in cells of the square that probabilities are averaged over; 1 is no smoothing (paper).
             min_share: classes on less than this share of the photo are dropped in that photo, and their cells go to
-                the likeliest class that is left.
+                the likeliest class that is left; 0 keeps all (paper).
 
         Raises:
             UsageError: the file does not exist, or is for other features or another number of classes.
