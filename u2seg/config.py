@@ -7,6 +7,7 @@ free here and checked against the factory's signature before anything runs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,8 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
         raise UsageError(f"{key!r} in {source} is a group of keys ({', '.join(sorted(default))}), not a value")
     if isinstance(value, str) and wanted is float:
         # YAML 1.1 reads 1e-5 as a string.
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted is tuple and isinstance(value, list):
