@@ -1,0 +1,215 @@
+"""A trained model, ready for photos.
+
+Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees; ``S`` stuff classes; ``n`` segments; ``N`` instances.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T  # noqa: N812
+from PIL import Image
+
+from u2seg.engine.config import load_config
+from u2seg.engine.names import names_from_dataset, names_from_matching
+from u2seg.engine.results import Instances, Prediction, check_image, make_prediction
+from u2seg.engine.trained import build_trained_model, complete_config, set_confidence
+from u2seg.engine.visualization import VisualizedOutput
+from u2seg.errors import DataError
+from u2seg.pseudo.photos import read_image
+from u2seg.structures import LabelSpace
+
+if TYPE_CHECKING:
+    import cv2
+    from fvcore.common.config import CfgNode
+
+ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+"""A path, uint8 (H, W, 3) RGB, or a Pillow image."""
+
+
+class Predictor:
+    """Segments one photo per call.
+
+    ::
+
+        predictor = u2seg.Predictor.from_config("configs/COCO-PanopticSegmentation/u2seg_eval_300.yaml")
+        prediction = predictor("photo.jpg")
+        prediction.save("photo_segments.png")
+    """
+
+    def __init__(self, cfg: CfgNode, matching: str | os.PathLike[str] = "", policy: str = "") -> None:
+        """Build the model of ``cfg`` and load its weights.
+
+        Args:
+            cfg: Detectron2's config, with or without the keys of this project; not changed.
+            matching: file of ``--save-matching``, to call classes by what they were matched to; else by their ids.
+            policy: which matching of that file, see `names_from_matching`.
+
+        Raises:
+            U2SegError: config, weights or matching can't be taken.
+        """
+        self.cfg = complete_config(cfg)
+        self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
+        self.names = (
+            names_from_matching(matching, self.space, policy)
+            if str(matching)
+            else names_from_dataset(self.cfg, self.space)
+        )
+        self.model = build_trained_model(self.cfg)
+
+    @property
+    def source(self) -> str:
+        """Where the weights came from."""
+        return str(self.cfg.MODEL.WEIGHTS)
+
+    @classmethod
+    def from_config(
+        cls,
+        config_file: str | os.PathLike[str],
+        weights: str | os.PathLike[str] = "",
+        *,
+        confidence: float | None = None,
+        device: str = "auto",
+        matching: str | os.PathLike[str] = "",
+        policy: str = "",
+        opts: Sequence[str] = (),
+    ) -> Predictor:
+        """Make a predictor.
+
+        Args:
+            config_file: YAML, such as ``configs/COCO-PanopticSegmentation/u2seg_eval_300.yaml``.
+            weights: in place of the config's ``MODEL.WEIGHTS``.
+            confidence: smallest score in [0, 1] of a thing that is shown; by default what the config says.
+            device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+            matching: as in the constructor.
+            policy: as in the constructor.
+            opts: ``KEY VALUE KEY VALUE ...`` over the YAML's.
+
+        Raises:
+            U2SegError: one of these can't be taken.
+        """
+        cfg = load_config(str(config_file), opts)
+        if str(weights):
+            cfg.MODEL.WEIGHTS = str(weights)
+        if device != "auto":
+            cfg.MODEL.DEVICE = device
+        if confidence is not None:
+            set_confidence(cfg, confidence)
+        return cls(cfg, matching, policy)
+
+    def __call__(self, image: ImageLike) -> Prediction:
+        """Segment one photo.
+
+        Raises:
+            DataError: it can't be read, or is no image.
+        """
+        pixels = load_image(image)
+        return self.to_prediction(pixels, self.predict_raw(pixels))
+
+    def predict_raw(self, image: np.ndarray) -> dict[str, Any]:
+        """Detectron2's own result for ``image`` uint8 (H, W, 3) RGB: ``instances``, ``sem_seg``, ``panoptic_seg``."""
+        height, width = check_image(image).shape[:2]
+        pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+        shown = resize_for_test(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        with torch.no_grad():
+            return self.model([{"image": to_tensor(shown), "height": height, "width": width}])[0]
+
+    def to_prediction(self, image: np.ndarray, raw: dict[str, Any]) -> Prediction:
+        """Detectron2's result ``raw`` for ``image`` uint8 (H, W, 3) RGB, as plain arrays."""
+        found = raw["instances"]
+        things = found.pred_classes.cpu().numpy().astype(np.int64) + 1
+        instances = Instances(
+            masks=found.pred_masks.cpu().numpy().astype(bool),
+            boxes=found.pred_boxes.tensor.float().cpu().numpy(),
+            scores=found.scores.float().cpu().numpy(),
+            category_ids=things,
+            names=tuple(self.names[index] for index in things.tolist()),
+        )
+        panoptic, info = raw["panoptic_seg"]
+        categories = [
+            self.space.thing_category(s["category_id"])
+            if s["isthing"]
+            else self.space.stuff_category(s["category_id"] - 1)
+            for s in info
+        ]
+        scores = _segment_scores(raw["sem_seg"], panoptic, info)
+        ids = panoptic.cpu().numpy().astype(np.int32)
+        return make_prediction(image, ids, np.array(categories, np.int64), scores, instances, self.names)
+
+
+def _segment_scores(logits: torch.Tensor, panoptic: torch.Tensor, info: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Score float32 (n,) of each segment, from ``sem_seg`` float (1 + S, H, W) and segment ids int (H, W)."""
+    if not all(segment["isthing"] for segment in info):
+        logits = logits.softmax(dim=0)
+    scores = [
+        segment["score"]
+        if segment["isthing"]
+        else float(logits[segment["category_id"]][panoptic == segment["id"]].mean())
+        for segment in info
+    ]
+    return np.array(scores, np.float32)
+
+
+class VisualizationDemo:
+    """The class of Detectron2's demo, for those who know it: BGR in, Detectron2's predictions and a picture out."""
+
+    def __init__(self, cfg: CfgNode, matching: str | os.PathLike[str] = "", policy: str = "") -> None:
+        """Make a `Predictor` of ``cfg``; arguments and errors are those of `Predictor`."""
+        from detectron2.data.catalog import Metadata
+
+        self.predictor = Predictor(cfg, matching, policy)
+        self.metadata = Metadata(name="u2seg_predictions", **self.predictor.names.metadata())
+
+    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisualizedOutput]:
+        """Segment ``image`` uint8 (H, W, 3) BGR: Detectron2's predictions, and the picture to look at or save."""
+        pixels = np.ascontiguousarray(check_image(image)[:, :, ::-1])
+        raw = self.predictor.predict_raw(pixels)
+        return raw, VisualizedOutput(self.predictor.to_prediction(pixels, raw).draw())
+
+    def run_on_video(self, video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+        """Segmented frames of ``video``, uint8 (H, W, 3) BGR as OpenCV's."""
+        while video.isOpened():
+            success, frame = video.read()
+            if not success:
+                return
+            yield self.run_on_image(frame)[1].get_image()[:, :, ::-1]
+
+
+def load_image(image: ImageLike) -> np.ndarray:
+    """``image`` as uint8 (H, W, 3) RGB, turned as its EXIF says if it is a file.
+
+    Raises:
+        DataError: it can't be read, or is no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return read_image(image)
+        except DataError as error:
+            raise DataError(f"photo {os.fspath(image)}: {error}") from error
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    return check_image(image)
+
+
+def resize_for_test(image: np.ndarray, shortest: int, longest: int) -> np.ndarray:
+    """Resize (H, W, 3) as Detectron2 does for testing, to (h, w, 3).
+
+    Args:
+        image: uint8.
+        shortest: wanted shorter side in pixels; 0 leaves the image as it is.
+        longest: most pixels of the longer side.
+    """
+    if shortest == 0:
+        return image
+    height, width = image.shape[:2]
+    h, w = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+    return T.ResizeTransform(height, width, max(h, 1), max(w, 1)).apply_image(image)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 (h, w, 3) as float32 (3, h, w), 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))

@@ -1,0 +1,151 @@
+"""What a model says about one photo, as plain arrays.
+
+Shapes: ``H, W`` photo pixels; ``n`` segments, which share no pixel; ``N`` instances, which may overlap.
+Category ids: things 1..K, stuff K+1..K+S.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from u2seg.engine.names import ClassNames
+from u2seg.engine.visualization import draw_segments, save_picture
+from u2seg.errors import DataError
+from u2seg.structures import PanopticLabel, Segment
+
+
+@dataclass(frozen=True)
+class PredictedSegment(Segment):
+    """One region of the panoptic map.
+
+    ``score`` in [0, 1] is the detector's for things; for stuff the mean probability of the class over the region.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Instances:
+    """Detected things, best first; those that the panoptic map has no place for are here too."""
+
+    masks: np.ndarray
+    """bool (N, H, W)"""
+    boxes: np.ndarray
+    """float32 (N, 4): left, top, right, bottom, in pixels"""
+    scores: np.ndarray
+    """float32 (N,) in [0, 1]"""
+    category_ids: np.ndarray
+    """int64 (N,), 1..K"""
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __repr__(self) -> str:
+        return f"Instances({len(self)}: {_short(self.names)})"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Prediction:
+    """One photo, segmented. A notebook shows it as a picture."""
+
+    image: np.ndarray
+    """uint8 (H, W, 3) RGB"""
+    panoptic: np.ndarray
+    """int32 (H, W): segment id of each pixel, 0 where there is none"""
+    segments: tuple[PredictedSegment, ...]
+    instances: Instances
+    names: ClassNames = field(repr=False)
+
+    def draw(self, text: bool = True) -> np.ndarray:
+        """The photo with its segments over it, uint8 (H, W, 3) RGB; ``text`` False leaves the names out."""
+        return draw_segments(self.image, self.panoptic, self.segments, self.names, text)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write what `draw` gives; the file's ending says in which format, ``.png`` if it has none.
+
+        Raises:
+            UsageError: the format is unknown, or the file can't be written.
+        """
+        return save_picture(self.draw(), path)
+
+    def label(self) -> PanopticLabel:
+        """The segments without their names."""
+        return PanopticLabel(self.panoptic, self.segments)
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(self.draw()).save(file, format="PNG")
+        return file.getvalue()
+
+    def __repr__(self) -> str:
+        height, width = self.panoptic.shape
+        things = [segment.name for segment in self.segments if segment.isthing]
+        stuff = [segment.name for segment in self.segments if not segment.isthing]
+        return f"Prediction({width} x {height} pixels; things: {_short(things)}; stuff: {_short(stuff)})"
+
+
+def make_prediction(
+    image: np.ndarray,
+    panoptic: np.ndarray,
+    categories: np.ndarray,
+    scores: np.ndarray,
+    instances: Instances,
+    names: ClassNames,
+) -> Prediction:
+    """Measure the segments of a panoptic map.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        panoptic: int32 (H, W) with ids 1..n, 0 for none; ids that no pixel has are left out of the result.
+        categories: int64 (n,), category id of segment i + 1.
+        scores: float32 (n,) in [0, 1].
+        instances: the detections.
+        names: of the categories.
+    """
+    from scipy import ndimage
+
+    areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1)
+    boxes = ndimage.find_objects(panoptic, max_label=len(categories))
+    segments = []
+    for place, (category, score, box) in enumerate(zip(categories.tolist(), scores.tolist(), boxes, strict=True)):
+        if box is None:
+            continue
+        rows, columns = box
+        segments.append(
+            PredictedSegment(
+                id=place + 1,
+                category_id=category,
+                isthing=names.space.is_thing(category),
+                area=int(areas[place + 1]),
+                bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
+                score=float(score),
+                name=names[category],
+            )
+        )
+    return Prediction(image, panoptic, tuple(segments), instances, names)
+
+
+def check_image(image: np.ndarray) -> np.ndarray:
+    """``image``, or an error that says what it is instead of uint8 (H, W, 3).
+
+    Raises:
+        DataError: it is of another type or shape, or empty.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"an image must be uint8 (H, W, 3), not {what}")
+    if not image.size:
+        raise DataError(f"the image has no pixels: {image.shape}")
+    return image
+
+
+def _short(names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

@@ -1,0 +1,96 @@
+"""The model of a config with all of its weights, or one line that says why there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from u2seg.engine.checkpoint import U2SegCheckpointer
+from u2seg.engine.config import fit_to_devices, get_cfg
+from u2seg.engine.run import class_counts_from_weights
+from u2seg.errors import DataError, UsageError
+from u2seg.plugins.manager import register_detectron2
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+
+def set_confidence(cfg: CfgNode, confidence: float) -> None:
+    """Put the smallest score of a thing that is shown wherever Detectron2's demo puts it.
+
+    Raises:
+        UsageError: it is not in [0, 1].
+    """
+    if not 0 <= confidence <= 1:
+        raise UsageError(f"the confidence threshold is a score between 0 and 1, not {confidence}")
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = float(confidence)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(confidence)
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = float(confidence)
+
+
+def complete_config(cfg: CfgNode) -> CfgNode:
+    """A copy of ``cfg`` with every key of this project, fit for this machine, its class counts known.
+
+    Raises:
+        UsageError: it describes no panoptic model, or no trained one.
+    """
+    register_detectron2()
+    full = get_cfg()
+    try:
+        full.merge_from_other_cfg(cfg)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UsageError(f"config: {error.args[0] if error.args else error}") from error
+    weights = full.MODEL.WEIGHTS
+    if not weights:
+        raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
+    if "://" not in weights and not Path(weights).is_file():
+        raise UsageError(f"weights {weights!r} do not exist: give MODEL.WEIGHTS the file of a trained model")
+    if not full.MODEL.MASK_ON:
+        raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment")
+    _check_device(full.MODEL.DEVICE)
+    fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available())
+    class_counts_from_weights(full)
+    full.freeze()
+    return full
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"MODEL.DEVICE {name!r} is no device; use cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and count and (device.index or 0) >= count:
+        raise UsageError(f"MODEL.DEVICE {name!r}: this machine has {count} GPUs, from cuda:0")
+
+
+def build_trained_model(cfg: CfgNode) -> torch.nn.Module:
+    """The model of ``cfg`` with all of its weights, in evaluation mode."""
+    from detectron2.modeling import META_ARCH_REGISTRY, build_model
+    from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
+
+    name = cfg.MODEL.META_ARCHITECTURE
+    architecture = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    if not isinstance(architecture, type) or not issubclass(architecture, PanopticFPN):
+        raise UsageError(f"MODEL.META_ARCHITECTURE {name!r} is no panoptic model; U2SegPanopticFPN and PanopticFPN are")
+    model = build_model(cfg.clone()).eval()
+    _WholeModel(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    return model
+
+
+class _WholeModel(U2SegCheckpointer):
+    """Loads weights that have every tensor of the model, or says which are missing."""
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        found = super()._load_model(checkpoint)
+        wrong = [key for key, *_ in found.incorrect_shapes]
+        missing = [*found.missing_keys, *wrong]
+        if missing:
+            what = "is of another shape" if missing[0] in wrong else "is missing"
+            raise DataError(
+                f"weights {self._source!r} are no trained model of this config: {missing[0]} {what} "
+                f"({len(missing)} of {len(self.model.state_dict())} tensors do not fit)"
+            )
+        return found

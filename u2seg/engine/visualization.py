@@ -1,0 +1,126 @@
+"""Segments drawn over a photo: filled with the colour of their class, outlined, named.
+
+Shapes: ``H, W`` photo pixels; ``n`` segments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from u2seg.engine.names import ClassNames
+from u2seg.errors import UsageError
+from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
+
+if TYPE_CHECKING:
+    from u2seg.engine.results import PredictedSegment
+
+MARK_FACE = 11
+"""Size in pixels of the face that `draw_layer` reckons with."""
+
+
+class VisualizedOutput:
+    """A drawn photo, used as the one that Detectron2's visualizers return."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        """Hold ``picture``, uint8 (H, W, 3) RGB."""
+        self._picture = picture
+        self.height, self.width = picture.shape[:2]
+
+    def get_image(self) -> np.ndarray:
+        """uint8 (H, W, 3) RGB."""
+        return self._picture
+
+    def save(self, filepath: str | os.PathLike[str]) -> None:
+        """Write it, as `save_picture` does."""
+        save_picture(self._picture, filepath)
+
+
+def draw_segments(
+    image: np.ndarray,
+    panoptic: np.ndarray,
+    segments: Sequence[PredictedSegment],
+    names: ClassNames,
+    text: bool = True,
+) -> np.ndarray:
+    """Draw a panoptic map over its photo, uint8 (H, W, 3) RGB.
+
+    Args:
+        image: uint8 (H, W, 3) RGB; left as it is.
+        panoptic: int32 (H, W) segment ids.
+        segments: those to draw.
+        names: colours of the classes.
+        text: whether to name the segments, where there is room.
+    """
+    table = np.full(int(panoptic.max(initial=0)) + 1, DIMMED, np.int32)
+    for place, segment in enumerate(segments, start=1):
+        table[segment.id] = place
+    regions = [
+        Region(s.category_id, names.color(s.category_id), s.name, s.area / panoptic.size, s.score) for s in segments
+    ]
+    face = max(MARK_FACE, round(max(panoptic.shape) / 55))
+    layer = draw_layer(table[panoptic], regions, max(1, max(panoptic.shape) * MARK_FACE // face))
+    palette = layer.palette.copy()
+    palette[DIMMED, 3] = 0  # the photo shows where there is no segment
+    over = replace(layer, palette=palette).to_rgba()
+    picture = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), over).convert("RGB")
+    if text:
+        _write_names(picture, layer, names, face)
+    return np.asarray(picture)
+
+
+def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: int) -> None:
+    """Write each mark's name in or near its region, large regions first, none over another."""
+    draw = ImageDraw.Draw(picture, "RGBA")
+    face = ImageFont.load_default(size=size)
+    taken: list[tuple[float, float, float, float]] = []
+    for mark in layer.marks:
+        name = names[mark.category_id]
+        if names.space.is_thing(mark.category_id):
+            name = f"{name} {mark.score:.0%}"
+        half = draw.textlength(name, font=face) / 2 + size / 3
+        x = min(max(mark.x * picture.width, half), max(half, picture.width - half))
+        for lines in (0, 1, -1, 2, -2):
+            y = mark.y * picture.height + lines * size * 1.6
+            box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
+            if (lines == 0 or (box[1] >= 0 and box[3] <= picture.height)) and not any(_meet(box, t) for t in taken):
+                taken.append(box)
+                draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
+                draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
+                draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
+                break
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
+    """Write ``picture`` uint8 (H, W, 3) RGB to ``path``, whole or not at all, and return the path.
+
+    Raises:
+        UsageError: the ending names no format of pictures, or the file can't be written.
+    """
+    path = Path(path).expanduser()
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options = {"quality": 92} if kind == "JPEG" else {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(part, format=kind, **options)
+        os.replace(part, path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
