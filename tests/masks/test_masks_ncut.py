@@ -43,13 +43,13 @@ def test_the_eigenpair_is_the_exact_one(seed, tau, keep_painted):
 def test_triangle_and_dense_graph_are_the_same():
     units = ncut.unit_features(torch.from_numpy(np.stack([scene(0)])))
     triangle, dense = ncut.TriangleGraph(units, 0.3), ncut.DenseGraphs(units, 0.3)
-    x = torch.randn(1, units.shape[1], generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, units.shape[2], generator=torch.Generator().manual_seed(0))
     assert torch.allclose(triangle.matvec(x), dense.matvec(x), atol=1e-4)
 
 
 def test_a_batch_gives_what_each_gives_alone():
     units = ncut.unit_features(torch.from_numpy(np.stack([scene(seed, noise=0.1 + 0.2 * seed) for seed in range(5)])))
-    active = torch.ones(units.shape[:2])
+    active = torch.ones(len(units), units.shape[2])
     together = ncut.normalized_cut(ncut.DenseGraphs(units, 0.4), active)
     assert len(set(together.steps.tolist())) > 1, "the graphs end at different steps, or this shows nothing"
     for index in range(5):
@@ -60,10 +60,10 @@ def test_a_batch_gives_what_each_gives_alone():
 
 def test_painted_nodes_leave_the_graph():
     units = ncut.unit_features(torch.from_numpy(scene(3))[None])
-    active = torch.ones(1, units.shape[1])
+    active = torch.ones(1, units.shape[2])
     active[:, :100] = 0
     whole = ncut.normalized_cut(ncut.cosine_graph(units, 0.3), active)
-    rest = ncut.normalized_cut(ncut.cosine_graph(units[:, 100:].contiguous(), 0.3), active[:, 100:].contiguous())
+    rest = ncut.normalized_cut(ncut.cosine_graph(units[:, :, 100:].contiguous(), 0.3), active[:, 100:].contiguous())
     assert (whole.vector[0, :100] == 0).all()
     assert abs(whole.vector[0, 100:] @ rest.vector[0]) == pytest.approx(1, abs=1e-5)
 

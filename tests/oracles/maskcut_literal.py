@@ -111,7 +111,7 @@ def dense_crf(image, mask, iterations=10):
     field = dcrf.DenseCRF2D(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
     field.addPairwiseGaussian(sxy=3, compat=7)
-    field.addPairwiseBilateral(sxy=50, srgb=5, rgbim=np.ascontiguousarray(image), compat=10)
+    field.addPairwiseBilateral(sxy=50, srgb=5, rgbim=np.array(image, order="C"), compat=10)
     return np.argmax(field.inference(iterations), axis=0).reshape(height, width).astype(bool)
 
 

@@ -41,8 +41,8 @@ class DenseGraphs:
     """Edges of many graphs on any device, one `torch.bmm` for all of them."""
 
     def __init__(self, features: Tensor, tau: float) -> None:
-        """Join nodes of unit ``features`` float32 (b, n, D) where their cosine exceeds ``tau``."""
-        self.edges = torch.bmm(features, features.transpose(1, 2)).gt_(tau)
+        """Join nodes of unit ``features`` float32 (b, D, n) where their cosine exceeds ``tau``."""
+        self.edges = torch.bmm(features.transpose(1, 2), features).gt_(tau)
 
     def matvec(self, x: Tensor) -> Tensor:
         """B x, float32 (b, n)."""
@@ -53,9 +53,9 @@ class TriangleGraph:
     """Edges of one graph on a CPU; only one triangle is computed and read, which halves work and traffic."""
 
     def __init__(self, features: Tensor, tau: float) -> None:
-        """Join nodes of unit ``features`` float32 (1, n, D) where their cosine exceeds ``tau``."""
-        nodes = features[0].numpy()
-        self.edges = blas.ssyrk(1.0, nodes.T, trans=1)  # Fortran order, upper triangle, zeros below
+        """Join nodes of unit ``features`` float32 (1, D, n) where their cosine exceeds ``tau``."""
+        nodes = features[0].numpy().T  # (n, D), Fortran order as BLAS wants it, so nothing is copied
+        self.edges = blas.ssyrk(1.0, nodes)  # Fortran order, upper triangle, zeros below
         torch.from_numpy(self.edges.T).gt_(tau)
 
     def matvec(self, x: Tensor) -> Tensor:
@@ -78,13 +78,12 @@ class Cut:
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """Nodes of unit length float32 (b, n, D) from ``features`` (b, D, h, w); a node of zeros stays so."""
-    nodes = features.to(torch.float32).flatten(2).transpose(1, 2)
-    return torch.nn.functional.normalize(nodes, dim=2).contiguous()
+    """Nodes of unit length float32 (b, D, n) from ``features`` (b, D, h, w); a node of zeros stays so."""
+    return torch.nn.functional.normalize(features.to(torch.float32).flatten(2), dim=1)
 
 
 def cosine_graph(features: Tensor, tau: float) -> Graph:
-    """The graph of unit ``features`` float32 (b, n, D): the triangle for one on a CPU, else dense."""
+    """The graph of unit ``features`` float32 (b, D, n): the triangle for one on a CPU, else dense."""
     return TriangleGraph(features, tau) if features.is_cpu and len(features) == 1 else DenseGraphs(features, tau)
 
 

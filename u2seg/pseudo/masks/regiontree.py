@@ -44,7 +44,7 @@ class RegionTree:
         self,
         *,
         taus: Sequence[float] = (0.4, 0.6),
-        min_score: float = 0.012,
+        min_score: float = 0.007,
         max_masks: int = 30,
         max_overlap: float = 0.5,
         min_area: float = 0.004,
