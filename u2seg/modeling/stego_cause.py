@@ -176,7 +176,7 @@ class CAUSE(CodeModel):
         own = concept[rows, chosen].flatten()
         banked, bank_concept = self._draw()
         others = torch.cat([slow.flatten(0, 1), banked])
-        closeness = (self.book @ self.book.T)[own][:, torch.cat([concept.flatten(), bank_concept])]
+        closeness = (self.book[own] @ self.book.T)[:, torch.cat([concept.flatten(), bank_concept])]  # (A, J)
         positive, negative = closeness > self.thresholds[0], closeness < self.thresholds[1]
         loss = contrast(anchors.float(), others.float(), positive, negative, self.temperature)
         self._store(slow.flatten(0, 1), concept.flatten())

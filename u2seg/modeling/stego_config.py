@@ -68,7 +68,7 @@ def add_stego_config(cfg: CfgNode) -> None:
     # Concepts of the clusterbook.
     cause.NUM_CONCEPTS = 2048
     # Steps and learning rate that it is learnt with.
-    cause.BOOK_STEPS = 300
+    cause.BOOK_STEPS = 150
     cause.BOOK_LR = 1e-3
     # Concepts closer than this (cosine) are positives, those further than the other negatives.
     cause.POSITIVE = 0.3
@@ -78,7 +78,7 @@ def add_stego_config(cfg: CfgNode) -> None:
     # Momentum of the head that makes the targets.
     cause.MOMENTUM = 0.99
     # Patches of a crop that are contrasted with all of the batch.
-    cause.ANCHORS = 64
+    cause.ANCHORS = 32
     # Codes of each concept that the bank keeps from earlier batches.
     cause.BANK = 8
     # Channels that codes are projected to before they are contrasted.

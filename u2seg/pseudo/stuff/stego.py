@@ -5,8 +5,10 @@ Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,12 +73,18 @@ class StegoStuff:
         self._networks: Any = None
         self._extractor: Any = None
         self.trained = read_checkpoint(checkpoint)
+        self.sha256 = hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest()
         self._check_method_and_classes(self.trained)
         self.node = dict(features or self.trained.extractor)
         if features is not None:
             self.trained.check_features(self._features_info(), self.checkpoint)
         if flip and not self.node:
             raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
+        return {"method": self.method, "checkpoint_sha256": self.sha256, "trained_on": self.trained.features}
 
     def fit(self, features: Iterable[np.ndarray]) -> StegoStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""
