@@ -135,6 +135,8 @@ def test_bad_features_and_constants_are_refused():
         RegionTree().generate(None, np.full((4, 5, 6), np.inf, np.float32))
     with pytest.raises(UsageError, match="max_overlap"):
         RegionTree(max_overlap=1.5)
+    with pytest.raises(UsageError, match="taus"):
+        RegionTree(taus=0.4)
 
 
 def test_outline_and_radius_of_a_square_and_of_a_sliver():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from u2seg.errors import DataError
+from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.masks.maskcut import MaskCut, within
 from u2seg.structures import MaskSet
 
@@ -56,6 +56,8 @@ class RegionTree:
         self.max_overlap = within("max_overlap", max_overlap, 0, 1)
         self.min_area = within("min_area", min_area, 0, 1)
         self.max_area = within("max_area", max_area, 0, 1)
+        if isinstance(taus, str) or not isinstance(taus, Sequence):
+            raise UsageError(f"taus is {taus!r}; it is a list of thresholds such as [0.4, 0.6], or []")
         self.cuts = [
             MaskCut(
                 tau=tau,
