@@ -89,6 +89,10 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     u2seg.MERGE.MAX_STUFF_OVERLAP = 0.7
     # Smallest segment that is kept, share of the image's area.
     u2seg.MERGE.MIN_AREA = 0.0005
+    # Which mask stays on top: "area", the smaller one (the paper), or "score", the better one.
+    u2seg.MERGE.ORDER = "area"
+    # A thing is left out where others hide more than 1 minus this share of it; 0 keeps all.
+    u2seg.MERGE.MIN_VISIBLE = 0.0
     # Most things of an image, best scores first; 0 is no limit.
     u2seg.MERGE.MAX_THINGS = 0
     # Things with a lower score are left out.

@@ -12,10 +12,12 @@ from u2seg.structures import LabelSpace, MaskSet
 SPACE = LabelSpace(5, 4)
 
 
-def merge_obviously(masks, clusters, stuff, max_overlap, min_area):
+def merge_obviously(things, clusters, stuff, max_overlap, min_area, min_visible, by):
     """Category of each pixel (0 void) and owner mask (-1), pixel by pixel from the paper's words."""
     height, width = stuff.shape
-    order = sorted(range(len(masks)), key=lambda i: (-masks[i].sum(), i))
+    masks = things.masks
+    keys = [-mask.sum() for mask in masks] if by == "area" else things.scores
+    order = sorted(range(len(masks)), key=lambda i: (keys[i], i))
 
     def paint(chosen):
         owner = np.full(stuff.shape, -1)
@@ -29,7 +31,8 @@ def merge_obviously(masks, clusters, stuff, max_overlap, min_area):
 
     owner = paint(set(order))
     smallest = max(min_area * stuff.size, 1)
-    owner = paint({i for i in order if (owner == i).sum() >= smallest})
+    seen = [(owner == i).sum() for i in range(len(masks))]
+    owner = paint({i for i in order if seen[i] >= smallest and seen[i] >= min_visible * masks[i].sum()})
     category = np.zeros(stuff.shape, int)
     for y in range(height):
         for x in range(width):
@@ -65,11 +68,12 @@ def scenes(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(scenes())
-def test_equals_the_obvious_merge(scene):
+@given(scenes(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(["area", "score"]))
+def test_equals_the_obvious_merge(scene, min_visible, order):
     things, clusters, stuff, overlap, min_area = scene
-    label, segment_of = merge_segments(things, clusters, stuff, SPACE, max_stuff_overlap=overlap, min_area=min_area)
-    category, owner = merge_obviously(things.masks, clusters, stuff, overlap, min_area)
+    rules = {"max_stuff_overlap": overlap, "min_area": min_area, "min_visible": min_visible, "order": order}
+    label, segment_of = merge_segments(things, clusters, stuff, SPACE, **rules)
+    category, owner = merge_obviously(things, clusters, stuff, overlap, min_area, min_visible, order)
     table = {0: 0} | {segment.id: segment.category_id for segment in label.segments}
     assert np.array_equal(np.vectorize(table.get)(label.segment_ids), category)
     for index in range(len(things)):

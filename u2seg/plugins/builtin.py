@@ -18,8 +18,9 @@ def u2seg_feature_extractors() -> Factories:
 @hookimpl
 def u2seg_mask_generators() -> Factories:
     from u2seg.pseudo.masks.maskcut import MaskCut, tokencut
+    from u2seg.pseudo.masks.regiontree import RegionTree
 
-    return {"maskcut": MaskCut, "tokencut": tokencut}
+    return {"maskcut": MaskCut, "tokencut": tokencut, "regiontree": RegionTree}
 
 
 @hookimpl

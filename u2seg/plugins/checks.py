@@ -40,7 +40,7 @@ def _disc(height: int, width: int) -> np.ndarray:
 
 
 def check_feature_extractor(extractor: FeatureExtractor, size: tuple[int, int] = (96, 128)) -> None:
-    """Raise AssertionError unless ``extractor`` keeps the `FeatureExtractor` contract on images around ``size`` pixels."""
+    """Raise AssertionError unless ``extractor`` keeps the `FeatureExtractor` contract on images of ``size``."""
     images = [sample_image(*size), sample_image(size[1], size[0], seed=1)]
     copies = [image.copy() for image in images]
     found = extractor.extract(images)

@@ -20,9 +20,11 @@ def merge_segments(
     *,
     max_stuff_overlap: float = 0.7,
     min_area: float = 0.0,
+    min_visible: float = 0.0,
+    order: str = "area",
     size: tuple[int, int] | None = None,
 ) -> tuple[PanopticLabel, np.ndarray]:
-    """Paint things from large to small, so that small ones stay on top, and stuff where no thing is.
+    """Paint things one over another, and stuff where no thing is.
 
     Args:
         things: masks bool (N, H, W).
@@ -31,6 +33,9 @@ def merge_segments(
         space: numbers the categories.
         max_stuff_overlap: a stuff class is dropped where things cover more than this share of its area in the image.
         min_area: smallest visible segment that is kept, share of the image's area.
+        min_visible: a thing is dropped where others hide more than one minus this share of it.
+        order: "area" paints from large to small, so that small ones stay on top (the paper); "score" paints the best
+            last, so that it stays on top.
         size: height and width in pixels of the label, if other than those of the masks.
 
     Returns:
@@ -41,12 +46,14 @@ def merge_segments(
     """
     _check(things, clusters, stuff, space)
     smallest = min_area * stuff.size
-    painted = _paint(things, np.ones(len(things), bool))
+    areas = things.masks.sum(axis=(1, 2))
+    sequence = np.argsort(-areas if order == "area" else things.scores, kind="stable")
+    painted = _paint(things, sequence)
     visible = np.bincount(painted.ravel(), minlength=len(things) + 1)[1:]
-    keep = visible >= max(smallest, 1)
+    keep = (visible >= max(smallest, 1)) & (visible >= min_visible * areas)
     if not keep.all():
         # What a dropped mask hid comes to light again, so the others only grow.
-        painted = _paint(things, keep)
+        painted = _paint(things, sequence[keep[sequence]])
     ids, segment_of = np.zeros_like(painted), np.zeros(len(things), np.int64)
     categories, scores = [0], [0.0]
     for index in np.flatnonzero(keep):
@@ -73,13 +80,11 @@ def _check(things: MaskSet, clusters: np.ndarray, stuff: np.ndarray, space: Labe
         raise DataError(f"stuff must lie in [0, {space.num_stuff}) or be {STUFF_VOID}")
 
 
-def _paint(things: MaskSet, keep: np.ndarray) -> np.ndarray:
-    """int32 (H, W): 1 + index of the mask on top, 0 where there is none."""
+def _paint(things: MaskSet, sequence: np.ndarray) -> np.ndarray:
+    """int32 (H, W): 1 + index of the mask on top, 0 where there is none; masks are painted in ``sequence``."""
     painted = np.zeros(things.masks.shape[1:], np.int32)
-    areas = things.masks.sum(axis=(1, 2))
-    for index in np.argsort(-areas, kind="stable"):
-        if keep[index]:
-            painted[things.masks[index]] = index + 1
+    for index in sequence:
+        painted[things.masks[index]] = index + 1
     return painted
 
 

@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from u2seg.errors import UsageError
+from u2seg.errors import UsageError, lookup
 from u2seg.pseudo import parts
 from u2seg.pseudo.executors import worker_device
 from u2seg.pseudo.photos import PhotoSet
 from u2seg.structures import MAX_STUFF, LabelSpace
 
 EMBEDDINGS = ("mean", "crop", "both")
+ORDERS = ("area", "score")
 
 
 def check_settings(settings: parts.Settings) -> list[dict[str, Any]]:
@@ -57,6 +58,7 @@ def _check_ranges(settings: parts.Settings) -> None:
         ("STUFF.FIT_IMAGES", settings["STUFF"]["FIT_IMAGES"], 1, None),
         ("MERGE.MAX_STUFF_OVERLAP", merge["MAX_STUFF_OVERLAP"], 0, 1),
         ("MERGE.MIN_AREA", merge["MIN_AREA"], 0, 1),
+        ("MERGE.MIN_VISIBLE", merge["MIN_VISIBLE"], 0, 1),
         ("MERGE.MAX_THINGS", merge["MAX_THINGS"], 0, None),
         ("EXECUTOR.WORKERS", executor["WORKERS"], 0, None),
         ("EXECUTOR.THREADS", executor["THREADS"], 1, None),
@@ -67,11 +69,11 @@ def _check_ranges(settings: parts.Settings) -> None:
         if value < low or (high is not None and value > high):
             bound = f"from {low} to {high}" if high is not None else f"{low} or more"
             raise UsageError(f"U2SEG.{key} must be {bound}, not {value}")
-    if settings["CLUSTERS"]["EMBEDDING"] not in EMBEDDINGS:
-        allowed = ", ".join(EMBEDDINGS)
-        raise UsageError(
-            f"U2SEG.CLUSTERS.EMBEDDING must be one of {allowed}, not {settings['CLUSTERS']['EMBEDDING']!r}"
-        )
+    for key, given, allowed in (
+        ("CLUSTERS.EMBEDDING", settings["CLUSTERS"]["EMBEDDING"], EMBEDDINGS),
+        ("MERGE.ORDER", merge["ORDER"], ORDERS),
+    ):
+        lookup(f"U2SEG.{key}", given, dict.fromkeys(allowed))
     LabelSpace(settings["NUM_THINGS"], settings["NUM_STUFF"])
 
 

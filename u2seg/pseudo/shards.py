@@ -211,6 +211,8 @@ def _merge(
         space,
         max_stuff_overlap=node["MAX_STUFF_OVERLAP"],
         min_area=node["MIN_AREA"],
+        min_visible=node["MIN_VISIBLE"],
+        order=node["ORDER"],
         size=size,
     )
     output.write_png(output.panoptic_file(photo.label), encode_ids(label.segment_ids))
