@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-import warnings
 
 from u2seg.command import run_tool
 
@@ -52,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("give one of --input, --webcam and --video-input; see --help")
     if args.save_panoptic and not args.input:
         raise UsageError("--save-panoptic goes with --input")
-    warnings.filterwarnings("ignore", module=r"torch\.")
     from u2seg.engine import demo
+
+    demo.quiet()
     from u2seg.engine.predictor import Predictor
 
     photos = demo.find_inputs(args.input) if args.input else None
@@ -70,7 +70,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     outcome = demo.run_photos(predictor, photos, args.output or "", args.save_panoptic or "")
     where = [str(path) for path in outcome.written]
-    print(f"segmented {outcome.done} photos" + (f", see {where[0]}" if len(where) == 1 else ""))
+    print(
+        f"segmented {outcome.done} photo{'' if outcome.done == 1 else 's'}"
+        + (f", see {where[0]}" if len(where) == 1 else "")
+    )
     if len(where) > 1:
         print(f"see {args.output or where[0]}" + (f" and {where[-1]}" if args.save_panoptic and args.output else ""))
     if outcome.failed:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from u2seg.engine import video
-from u2seg.engine.predictor import Predictor
-from u2seg.engine.saving import PanopticWriter
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.progress import Progress
+
+if TYPE_CHECKING:
+    from u2seg.engine.predictor import Predictor
+    from u2seg.engine.saving import PanopticWriter
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +101,8 @@ def run_photos(predictor: Predictor, photos: PhotoSet, output: str = "", panopti
     Raises:
         U2SegError: nothing can be read or written.
     """
+    from u2seg.engine.saving import PanopticWriter
+
     paths = overlay_paths(photos, output) if output else {}
     for folder in {path.parent for path in paths.values()}:
         make_folder(folder)
@@ -154,8 +160,8 @@ def run_film(predictor: Predictor, source: str | int, output: str = "") -> tuple
     """
     import cv2
 
-    target = film_path(source, output) if output else None
     with video.opened(source) as capture:
+        target = film_path(source, output) if output else None
         if target is None:
             video.open_window()
         else:
@@ -188,6 +194,12 @@ def film_path(source: str | int, output: str) -> Path:
 def _draw(predictor: Predictor, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for frame in frames:
         yield predictor(np.ascontiguousarray(frame[:, :, ::-1])).draw()[:, :, ::-1]
+
+
+def quiet() -> None:
+    """Keep torch's notes to its own developers off the terminal; called by tools, before Detectron2 is loaded."""
+    warnings.filterwarnings("ignore", module=r"torch\.")
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
 
 
 def make_folder(folder: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from u2seg.engine.files import replacing
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.progress import Progress
 
@@ -91,11 +91,8 @@ def write_film(drawn: Iterator[np.ndarray], path: Path, rate: float, keep_interr
     Raises:
         UsageError: the file can't be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     writer, count = None, 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
+    with replacing(path) as part:
         try:
             for frame in drawn:
                 writer = writer or _open_writer(part, frame, rate)
@@ -104,16 +101,12 @@ def write_film(drawn: Iterator[np.ndarray], path: Path, rate: float, keep_interr
         except KeyboardInterrupt:
             if not keep_interrupted:
                 raise
-        if writer is not None:
-            writer.release()
-            os.replace(part, path)
-        return count
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
-    finally:
-        if writer is not None:
-            writer.release()
-        part.unlink(missing_ok=True)
+        finally:
+            if writer is None:
+                part.unlink()
+            else:
+                writer.release()
+    return count
 
 
 def _open_writer(path: Path, frame: np.ndarray, rate: float) -> cv2.VideoWriter:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from u2seg.engine.files import replacing
 from u2seg.engine.names import ClassNames
 from u2seg.errors import UsageError
 from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
@@ -113,14 +114,7 @@ def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None or kind not in Image.SAVE:
         raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"quality": 92} if kind == "JPEG" else {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         Image.fromarray(picture).save(part, format=kind, **options)
-        os.replace(part, path)
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -1,0 +1,191 @@
+"""tools/demo.py: what it writes, what reads that, and its one-line errors."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
+from synthetic_panoptic import write_dataset
+
+from u2seg.command import run_tool
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def demo(tiny, monkeypatch):
+    """Run the demo with the tiny model; options after ``opts`` go to the config."""
+    tool = load_tool("demo")
+    monkeypatch.setattr(sys, "argv", ["demo.py"])
+
+    def run(*arguments, opts=(), weights=tiny.weights, config=tiny.config):
+        words = ["--config-file", config, "--confidence-threshold", str(CONFIDENCE), *map(str, arguments)]
+        words += ["--opts", "MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu", *opts]
+        return run_tool(lambda: tool.main(words))
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, size in enumerate([(60, 80), (50, 70)]):
+        Image.fromarray(make_photo(*size, seed=index)).save(folder / f"{'ab'[index]}.png")
+    return folder
+
+
+def read_ids(path):
+    with Image.open(path) as file:
+        wide = np.array(file).astype(np.int32)
+    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+
+
+def test_overlays_and_a_dataset_of_the_predictions(demo, photos, tmp_path, predictor, capsys):
+    assert demo("--input", f"{photos}/*.png", "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["instances.json", "panoptic", "panoptic.json"]
+    content = json.loads((tmp_path / "p" / "panoptic.json").read_text())
+    assert content["info"]["image_root"] == str(photos)
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png"]
+    assert len(content["categories"]) == THINGS + STUFF
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        expected = predictor(photos / image["file_name"])
+        np.testing.assert_array_equal(
+            read_ids(tmp_path / "p" / "panoptic" / annotation["file_name"]), expected.panoptic
+        )
+        assert annotation["segments_info"] == [segment.to_coco() for segment in expected.segments]
+        with Image.open(tmp_path / "o" / image["file_name"]) as picture:
+            np.testing.assert_array_equal(np.array(picture), expected.draw())
+    instances = json.loads((tmp_path / "p" / "instances.json").read_text())
+    ids = [annotation["id"] for annotation in instances["annotations"]]
+    assert ids == list(range(1, len(ids) + 1))
+    assert "segmented 2 photos" in capsys.readouterr().out
+
+
+def test_saved_instances_are_the_masks(predictor, photo):
+    from pycocotools import mask as coco
+
+    from u2seg.engine.saving import instance_entries
+
+    things = predictor(photo).instances
+    shown = things.masks.reshape(len(things), -1).any(axis=1)
+    entries = instance_entries(things)
+    assert len(entries) == shown.sum() > 0
+    for entry, mask, category in zip(entries, things.masks[shown], things.category_ids[shown], strict=True):
+        np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), mask)
+        assert entry["category_id"] == category
+        assert entry["area"] == mask.sum()
+
+
+def test_evaluation_scores_the_predictions_and_its_matching_names_them(demo, tmp_path, monkeypatch):
+    labels = write_dataset(tmp_path / "labels", photos=3, num_things=2, num_stuff=2)
+    saved, matching = tmp_path / "p", tmp_path / "matching.json"
+    assert demo("--input", labels / "images", "--save-panoptic", saved) == 0
+    evaluate = load_tool("evaluate_pseudo")
+    words = ["--pseudo", saved, "--gt", labels / "panoptic.json", "--gt-dir", labels / "panoptic", "--seeds", "0"]
+    words += ["--gt-stuff", "category", "--save-matching", matching]
+    monkeypatch.setattr(sys, "argv", ["evaluate_pseudo.py", *map(str, words)])
+    assert not evaluate.main()
+    assert demo("--input", labels / "images", "--save-panoptic", saved, "--matching", matching) == 0
+    names = {entry["id"]: entry["name"] for entry in json.loads((saved / "panoptic.json").read_text())["categories"]}
+    table = json.loads(matching.read_text())
+    expected = table["policies"]["many_to_one"]["class_of_cluster"]
+    matched = {int(k): table["classes"][v]["name"] for k, v in expected.items() if v is not None}
+    assert matched
+    assert {index: names[index] for index in matched} == matched
+
+
+def test_the_gallery_reads_the_predictions(demo, photos, tmp_path):
+    from u2seg.report.source import read_set
+
+    assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == 0
+    found = read_set(tmp_path / "p")
+    assert [Path(entry.photo).read_bytes() for entry in found.entries] == [
+        (photos / name).read_bytes() for name in ("a.png", "b.png")
+    ]
+    assert all(entry.segments and entry.instances for entry in found.entries)
+
+
+def test_one_photo_may_go_to_one_file(demo, photos, tmp_path):
+    assert demo("--input", photos / "a.png", "--output", tmp_path / "new" / "seen.jpg") == 0
+    assert (tmp_path / "new" / "seen.jpg").exists()
+
+
+def test_photos_of_several_folders_keep_apart(demo, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(make_photo(40, 40)).save(other / "a.png")
+    Image.fromarray(make_photo(40, 40)).save(other / "a.jpg")
+    given = ["--input", photos / "a.png", other / "a.png", other / "a.jpg"]
+    assert demo(*given, "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 0
+    files = {path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.*")}
+    assert files == {"photos/a.png", "other/a.png", "other/a.jpg"}
+    labels = {path.relative_to(tmp_path / "p" / "panoptic").as_posix() for path in (tmp_path / "p").rglob("*.png")}
+    assert labels == {"photos/a.png", "other/a.png.png", "other/a.jpg.png"}
+
+
+def test_a_photo_that_can_not_be_read_is_left_out_and_counted(demo, photos, tmp_path, capsys):
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    assert demo("--input", photos, "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 1
+    assert "1 of 3 photos could not be read" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "p" / "panoptic.json").read_text())["images"]) == 2
+
+
+def test_interrupted_what_is_done_is_whole(demo, photos, tmp_path, monkeypatch):
+    from u2seg.engine.predictor import Predictor
+
+    whole = Predictor.__call__
+
+    def interrupted(self, image):
+        if str(image).endswith("b.png"):
+            raise KeyboardInterrupt
+        return whole(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", interrupted)
+    assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == 130
+    assert len(json.loads((tmp_path / "p" / "panoptic.json").read_text())["annotations"]) == 1
+
+
+def test_every_mistake_is_one_line(demo, photos, tmp_path, capsys, tiny):
+    def line(*arguments, **options):
+        capsys.readouterr()
+        assert demo(*arguments, **options) == 2
+        errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("demo.py: error: ")]
+        assert len(errors) == 1
+        return errors[0]
+
+    out = ["--output", tmp_path / "o"]
+    assert "matches no file" in line("--input", tmp_path / "gone*.jpg", *out)
+    assert "give one of --input, --webcam and --video-input" in line(*out)
+    assert "--save-panoptic goes with --input" in line("--webcam", "--save-panoptic", tmp_path / "p")
+    assert "no config key 'MODEL.WEIGHT'" in line("--input", photos, *out, opts=["MODEL.WEIGHT", "x"])
+    assert "does not exist" in line("--input", photos, *out, config="gone.yaml")
+    assert "gone.pth' do not exist" in line("--input", photos, *out, weights="gone.pth")
+    assert "there is no file" in line("--input", photos, *out, "--matching", tmp_path / "gone.json")
+    assert "is one file, but there are 2 photos" in line("--input", photos, "--output", tmp_path / "o.png")
+    assert "would replace the photo" in line("--input", photos, "--output", photos)
+    (photos / "a.png").write_bytes(b"")
+    assert "no photo could be read" in line("--input", photos / "a.png", *out)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "can't be written: Not a directory" in line("--input", photos, "--output", file / "o")
+    assert "can't be written" in line("--input", photos, "--save-panoptic", file / "p")
+    assert "no window can be opened" in line("--input", photos / "b.png")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "run.json").write_text("{}")
+    assert "holds labels of tools/generate_pseudo.py" in line("--input", photos, "--save-panoptic", labels)
+    assert (labels / "run.json").exists()
+    assert len(list(labels.iterdir())) == 1

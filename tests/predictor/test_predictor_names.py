@@ -1,0 +1,74 @@
+"""Names by id, by matching, by the training set."""
+
+import pytest
+from predictor_model import save_matching
+
+from u2seg.engine.config import load_config
+from u2seg.engine.names import ClassNames, names_from_dataset, names_from_matching
+from u2seg.errors import DataError, UsageError
+from u2seg.structures import LabelSpace, category_color
+
+SPACE = LabelSpace(3, 2)
+CLASSES = [("person", True), ("car", True), ("sky", False)]
+MANY = {1: 0, 2: 0, 3: 1, 4: 2, 5: None}
+ONE = {1: 0, 2: None, 3: 1, 4: 2, 5: None}
+
+
+@pytest.fixture
+def matching(tmp_path):
+    return save_matching(tmp_path / "m.json", CLASSES, {"one_to_one": ONE, "many_to_one": MANY})
+
+
+def test_without_anything_known_a_class_is_called_by_its_id():
+    names = ClassNames(SPACE)
+    assert [names[index] for index in range(1, 6)] == ["1", "2", "3", "4", "5"]
+    assert names.color(4) == tuple(category_color(4))
+    assert [entry["name"] for entry in names.categories()] == ["thing_1", "thing_2", "thing_3", "stuff_1", "stuff_2"]
+
+
+def test_matched_classes_get_their_names_and_share_a_colour(matching):
+    names = names_from_matching(matching, SPACE)
+    assert [names[index] for index in range(1, 6)] == ["person", "person", "car", "sky", "5"]
+    assert names.color(2) == names.color(1) != names.color(3)
+    assert [entry["name"] for entry in names.categories()] == ["person", "person", "car", "sky", "stuff_2"]
+    assert names.metadata()["stuff_classes"] == ["things", "sky", "5"]
+
+
+def test_the_policy_can_be_chosen(matching):
+    assert names_from_matching(matching, SPACE, "one_to_one")[2] == "2"
+    with pytest.raises(UsageError, match=r"no matching policy .* 'one_to_on'.*Did you mean 'one_to_one'"):
+        names_from_matching(matching, SPACE, "one_to_on")
+
+
+def test_a_matching_of_other_clusters_is_refused(matching, tmp_path):
+    with pytest.raises(DataError, match=r"matches 5 clusters, the model has 6 \(3 of things, 3 of stuff\)"):
+        names_from_matching(matching, LabelSpace(3, 3))
+    with pytest.raises(DataError, match="another split of the 5 clusters: it takes 3 for a thing"):
+        names_from_matching(matching, LabelSpace(2, 3))
+    with pytest.raises(UsageError, match="there is no file"):
+        names_from_matching(tmp_path / "gone.json", SPACE)
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    with pytest.raises(DataError, match="is no matching"):
+        names_from_matching(other, SPACE)
+    broken = save_matching(tmp_path / "broken.json", CLASSES[:1], {"many_to_one": MANY})
+    with pytest.raises(DataError, match="is no whole matching"):
+        names_from_matching(broken, SPACE)
+
+
+def test_the_training_set_tells_names_if_it_is_there_and_fits(tmp_path):
+    import json
+
+    from synthetic_panoptic import TINY_CONFIG, write_dataset
+
+    root = write_dataset(tmp_path / "labels", photos=1)
+    file = root / "panoptic.json"
+    content = json.loads(file.read_text())
+    space = LabelSpace(3, 2)
+    cfg = load_config(str(TINY_CONFIG), ["DATASETS.TRAIN", str(root)])
+    assert names_from_dataset(cfg, space).known == {}  # pseudo-classes have no name but their id
+    content["categories"][0]["name"] = "zebra"
+    file.write_text(json.dumps(content))
+    assert names_from_dataset(cfg, space).known == {1: "zebra"}
+    assert names_from_dataset(cfg, LabelSpace(4, 2)).known == {}
+    assert names_from_dataset(load_config(str(TINY_CONFIG), ["DATASETS.TRAIN", "gone"]), space).known == {}
