@@ -56,7 +56,14 @@ def test_scores_are_a_softmax_of_cosines():
     for i, v in enumerate(vectors):
         cosines = np.array([v @ c / np.linalg.norm(v) / np.linalg.norm(c) for c in centres])
         wanted[i] = np.exp(cosines / 0.1) / np.exp(cosines / 0.1).sum()
-    assert np.allclose(patches.class_scores(vectors, centres, 0.1), wanted, atol=1e-5)
+    assert np.allclose(patches.class_scores(vectors, centres, 0.1, cosine=True), wanted, atol=1e-5)
+
+
+def test_without_cosine_the_nearest_centre_is_likeliest():
+    rng = np.random.default_rng(0)
+    vectors, centres = rng.normal(size=(200, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
+    nearest = ((vectors[:, None] - centres[None]) ** 2).sum(axis=-1).argmin(axis=1)
+    assert np.array_equal(patches.class_scores(vectors, centres, 0.1, cosine=False).argmax(axis=1), nearest)
 
 
 def test_smoothing_is_a_mean_over_a_square():

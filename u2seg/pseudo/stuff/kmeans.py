@@ -25,7 +25,7 @@ class KMeansStuff:
         pca: int = 64,
         whiten: float = 0.5,
         normalise: bool = True,
-        temperature: float = 0.1,
+        temperature: float = 0.05,
         blur: int = 5,
         min_share: float = 0.1,
         max_patches: int = 100_000,
@@ -40,8 +40,8 @@ class KMeansStuff:
             pca: E, principal components that features are projected to; 0 takes all.
             whiten: power of its standard deviation that each component is divided by; 0 leaves it, 1 makes all count
                 alike, and one half was best on photos that the centres were not learnt on.
-            normalise: scale each projected patch to length 1, so that distance is cosine.
-            temperature: of the softmax over the cosines with the centres.
+            normalise: scale each projected patch to length 1 and compare by cosine; else by Euclidean distance.
+            temperature: of the softmax over the likenesses to the centres.
             blur: side in cells of the square that class scores are averaged over; 1 is no smoothing.
             min_share: classes on less than this share of the photo's area are dropped in that photo, and their cells
                 go to the likeliest class that is left.
@@ -104,7 +104,7 @@ class KMeansStuff:
                 f"features have {len(features)} channels, the stuff classes were fitted on {len(self.mean)}"
             )
         vectors = project(features.reshape(len(features), -1).T, self.mean, self.axes, self.normalise)
-        scores = class_scores(vectors, self.centres, self.temperature).T
+        scores = class_scores(vectors, self.centres, self.temperature, self.normalise).T
         scores = np.ascontiguousarray(scores).reshape(self.num_classes, *features.shape[1:])
         return drop_small(smooth(scores, self.blur), self.min_share)
 

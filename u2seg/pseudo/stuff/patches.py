@@ -68,11 +68,19 @@ def project(patches: np.ndarray, mean: np.ndarray, axes: np.ndarray, normalise: 
     return unit_length(vectors) if normalise else vectors
 
 
-def class_scores(vectors: np.ndarray, centres: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities float32 (M, S): softmax of the cosines of ``vectors`` (M, E) with ``centres`` (S, E)."""
-    logits = unit_length(vectors) @ unit_length(centres).T / np.float32(temperature)
+def class_scores(vectors: np.ndarray, centres: np.ndarray, temperature: float, cosine: bool) -> np.ndarray:
+    """Probabilities float32 (M, S) of ``vectors`` (M, E): softmax of their likeness to ``centres`` (S, E).
+
+    Likeness is the cosine, or else minus half the squared distance, in units of the centres' mean squared length.
+    """
+    if cosine:
+        likeness = unit_length(vectors) @ unit_length(centres).T
+    else:
+        squares = (centres**2).sum(axis=1)
+        likeness = (vectors @ centres.T - squares / 2) / max(float(squares.mean()), 1e-12)
+    logits = likeness / np.float32(temperature)
     found = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return found / found.sum(axis=1, keepdims=True)
+    return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def smooth(scores: np.ndarray, side: int) -> np.ndarray:
