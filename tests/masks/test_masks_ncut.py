@@ -50,12 +50,17 @@ def test_triangle_and_dense_graph_are_the_same():
 def test_a_batch_gives_what_each_gives_alone():
     units = ncut.unit_features(torch.from_numpy(np.stack([scene(seed, noise=0.1 + 0.2 * seed) for seed in range(5)])))
     active = torch.ones(len(units), units.shape[2])
-    together = ncut.normalized_cut(ncut.DenseGraphs(units, 0.4), active)
-    assert len(set(together.steps.tolist())) > 1, "the graphs end at different steps, or this shows nothing"
+    active[4, 9:] = 0  # its Krylov space ends long before the others'
+    graphs = ncut.DenseGraphs(units, 0.4)
+    together = ncut.normalized_cut(graphs, active)
+    assert len(set(together.steps.tolist())) > 2, "the graphs end at different steps, or this shows nothing"
     for index in range(5):
-        alone = ncut.normalized_cut(ncut.DenseGraphs(units[index : index + 1], 0.4), active[:1])
+        one = slice(index, index + 1)
+        single = ncut.DenseGraphs(units[one], 0.4)
+        single.edges = graphs.edges[one]  # the product's last digit, so an edge, may depend on the size of a batch
+        alone = ncut.normalized_cut(single, active[one])
         assert alone.steps[0] == together.steps[index]
-        assert torch.allclose(alone.vector[0], together.vector[index], atol=1e-6)
+        assert torch.allclose(alone.vector[0], together.vector[index], atol=1e-5)  # float32 products
 
 
 def test_painted_nodes_leave_the_graph():

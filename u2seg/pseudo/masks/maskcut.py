@@ -106,7 +106,7 @@ class MaskCut:
         graph = cosine_graph(unit_features(features), self.tau)
         searches = [_Search(self, features.shape[2], features.shape[3]) for _ in features]
         for _ in range(self.num_masks):
-            active = np.stack([search.active.ravel() for search in searches])
+            active = np.stack([(search.active | search.over).ravel() for search in searches])
             cut = normalized_cut(
                 graph,
                 torch.from_numpy(active).to(features.device, torch.float32),

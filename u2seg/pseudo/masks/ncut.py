@@ -25,6 +25,11 @@ from torch import Tensor
 CHECK_EVERY = 4
 """Lanczos steps between two looks at the residual."""
 
+_TINY = 1e-300
+
+_SMALL = 24
+"""Tridiagonal matrices up to this size are solved whole, which numpy begins sooner than scipy."""
+
 _BREAKDOWN = 1e-10
 """A Lanczos vector shorter than this is rounding noise: the Krylov space is complete."""
 
@@ -68,7 +73,7 @@ class Cut:
     """Relaxed normalised cut of each graph."""
 
     vector: Tensor
-    """float32 (b, n), x of (D - W) x = lambda D x; of unit length, its sign arbitrary."""
+    """float64 (b, n), x of (D - W) x = lambda D x; of unit length, its sign arbitrary."""
     affinity: np.ndarray
     """float64 (b,), 1 - lambda in [-1, 1]: 1 where the graph falls in two, 0 where it has no structure to cut."""
     steps: np.ndarray
@@ -111,20 +116,21 @@ def normalized_cut(
     degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
     root = nodes * degree.to(torch.float64).sqrt()
     inverse = nodes / degree.to(torch.float64).sqrt()
+    scaled = (1 - eps) * active * inverse
 
     def apply(vector: Tensor) -> Tensor:
         x = inverse * vector
-        joined = active * graph.matvec(active * x.to(torch.float32))
-        return inverse * (eps * x.sum(dim=1, keepdim=True) + (1 - eps) * joined)
+        joined = graph.matvec((active * x).to(torch.float32))
+        return torch.addcmul(eps * x.sum(dim=1, keepdim=True) * inverse, scaled, joined.to(torch.float64))
 
-    steps = min(max_steps, int(nodes.sum(dim=1).min()) - 1)
+    steps = min(max_steps, int(nodes.sum(dim=1).max()) - 1)
     found = _lanczos(apply, root / root.norm(dim=1, keepdim=True), tolerance, steps)
     x = inverse * found.vector
     return Cut(x / x.norm(dim=1, keepdim=True), found.affinity, found.steps, found.residual)
 
 
 def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float, max_steps: int) -> Cut:
-    """Largest eigenpair of ``apply`` orthogonal to ``first`` float32 (b, n); each graph stops at its own step."""
+    """Largest eigenpair of ``apply`` orthogonal to ``first`` float64 (b, n); each graph stops at its own step."""
     count, nodes = first.shape
     basis = first.new_zeros(count, max_steps + 2, nodes)  # `first`, then the Lanczos vectors
     basis[:, 0] = first
@@ -134,14 +140,12 @@ def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float,
     for step in range(max_steps):
         basis[:, step + 1] = current
         image = apply(current)
-        diagonal[:, step] = (image * current).sum(dim=1).cpu().numpy()
+        diagonal[:, step] = torch.linalg.vecdot(image, current).cpu().numpy()
         current, length = _orthogonal(image, basis[:, : step + 2])
-        below[:, step] = length.cpu().numpy()
-        last = step + 1 == max_steps
-        if last or (step + 1) % CHECK_EVERY == 0 or (below[:, step] < _BREAKDOWN).any():
-            state.look(diagonal, below, basis, step + 1, tolerance, last)
-            if state.done.all():
-                break
+        below[:, step] = length
+        state.look(diagonal, below, basis, step + 1, tolerance, last=step + 1 == max_steps)
+        if state.done.all():
+            break
     return Cut(state.vector, state.affinity, state.steps, state.residual)
 
 
@@ -157,34 +161,40 @@ class _Ritz:
     def look(
         self, diagonal: np.ndarray, below: np.ndarray, basis: Tensor, step: int, tolerance: float, last: bool
     ) -> None:
-        """Freeze the graphs whose Ritz pair from the first ``step`` Lanczos vectors is good enough."""
-        for index in np.flatnonzero(~self.done):
-            broken = np.flatnonzero(below[index, :step] < _BREAKDOWN)
-            size = int(broken[0]) + 1 if len(broken) else step
-            values, vectors = eigh_tridiagonal(
-                diagonal[index, :size], below[index, : size - 1], select="i", select_range=(size - 1, size - 1)
-            )
-            residual = below[index, size - 1] * abs(vectors[-1, 0])
-            if not (last or len(broken) or residual < tolerance):
-                continue
-            weights = torch.from_numpy(vectors[:, 0]).to(basis)
-            self.vector[index] = weights @ basis[index, 1 : size + 1]
-            self.affinity[index], self.residual[index], self.steps[index] = values[0], residual, size
-            self.done[index] = True
+        """Freeze the graphs whose Ritz pair from the first ``step`` Lanczos vectors is good enough.
+
+        When a graph is looked at depends on that graph alone, so its result does not depend on its neighbours.
+        """
+        broken = below[:, step - 1] < _BREAKDOWN
+        due = np.full_like(broken, last or step % CHECK_EVERY == 0)
+        for index in np.flatnonzero(~self.done & (due | broken)):
+            value, vector = _largest(diagonal[index, :step], below[index, : step - 1])
+            residual = below[index, step - 1] * abs(vector[-1])
+            if last or broken[index] or residual < tolerance:
+                self.vector[index] = torch.from_numpy(vector).to(basis) @ basis[index, 1 : step + 1]
+                self.affinity[index], self.residual[index], self.steps[index] = value, residual, step
+                self.done[index] = True
 
 
-def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """``vector`` (b, n) freed twice of ``basis`` (b, k, n) and made unit, and its length before that, (b,).
+def _largest(diagonal: np.ndarray, below: np.ndarray) -> tuple[float, np.ndarray]:
+    """Largest eigenpair of the tridiagonal matrix of ``diagonal`` float64 (k,) and ``below`` float64 (k - 1,)."""
+    size = len(diagonal)
+    if size <= _SMALL:
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(below, -1))  # reads the lower triangle
+        return float(values[-1]), vectors[:, -1]
+    values, vectors = eigh_tridiagonal(diagonal, below, select="i", select_range=(size - 1, size - 1))
+    return float(values[0]), vectors[:, 0]
 
-    Twice is enough (Golub and Van Loan): in float32 once is not. A vector that vanishes comes back as zeros.
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, np.ndarray]:
+    """``vector`` float64 (b, n) freed of ``basis`` (b, k, n) and made unit, and its length before that, (b,).
+
+    In float64 once is enough for the accuracy that is asked here. A vector that vanishes comes back as rounding noise.
     """
-    rest = vector.unsqueeze(2)
-    for _ in range(2):
-        rest = torch.baddbmm(rest, basis.transpose(1, 2), torch.bmm(basis, rest), alpha=-1)
-    rest = rest.squeeze(2)
-    length = rest.norm(dim=1)
-    unit = torch.where(length > _BREAKDOWN, 1 / length.clamp_min(_BREAKDOWN), torch.zeros_like(length))
-    return rest * unit.unsqueeze(1), length
+    column = vector.unsqueeze(2)
+    rest = torch.baddbmm(column, basis.transpose(1, 2), torch.bmm(basis, column), alpha=-1).squeeze(2)
+    length = torch.linalg.vector_norm(rest, dim=1, keepdim=True).clamp_min_(_TINY)
+    return rest.div_(length), length[:, 0].cpu().numpy()
 
 
 def _start(like: Tensor) -> Tensor:
