@@ -13,8 +13,11 @@ CONFIDENCE = 0.3
 """Some random detections have a higher score."""
 
 
-def save_weights(config_file, path, *options, seed=4):
-    """Write random weights for a config, with heads wild enough that many classes occur."""
+def save_weights(config_file, path, *options, seed=4, large=False):
+    """Write random weights for a config, with heads wild enough that many classes occur.
+
+    A ``large`` model needs batch norms that fit its activations and calmer heads, or all scores would be alike.
+    """
     from detectron2.modeling import build_model
 
     cfg = load_config(str(config_file), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
@@ -24,7 +27,12 @@ def save_weights(config_file, path, *options, seed=4):
     with torch.no_grad():
         model.sem_seg_head.predictor.weight.normal_(std=1.0)
         for stage in model.roi_heads.box_predictor:
-            stage.cls_score.weight.normal_(std=0.5)
+            stage.cls_score.weight.normal_(std=0.004 if large else 0.5)
+        if large:
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = 1.0
+            model.backbone.train()(torch.randn(2, 3, 128, 128))
     torch.save({"model": model.state_dict()}, path)
     return path
 

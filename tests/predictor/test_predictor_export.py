@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_inst
 from detectron2.structures import Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predictor_model import THINGS, make_photo
+from predictor_model import THINGS, make_photo, save_weights
 
 from u2seg.engine.export import ExportedPredictor, export_model
 from u2seg.engine.merging import PanopticMerge, paste_masks
@@ -80,6 +81,23 @@ def test_mistakes_are_said(predictor, tmp_path):
         ExportedPredictor(other)
     with pytest.raises(UsageError, match="can't be written: what should be its folder is a file"):
         export_model(predictor, other / "below.ts")
+
+
+@pytest.mark.slow
+def test_the_model_of_300_classes_too(tmp_path):
+    """Random weights under the published names, on photos smaller than usual."""
+    eval_300 = Path(__file__).parents[2] / "configs" / "COCO-PanopticSegmentation" / "u2seg_eval_300.yaml"
+    weights = save_weights(eval_300, tmp_path / "cocotrain_300_0089999.pth", large=True)
+    opts = ["INPUT.MIN_SIZE_TEST", "320", "INPUT.MAX_SIZE_TEST", "600"]
+    made = Predictor.from_config(eval_300, weights, confidence=0.05, device="cpu", opts=opts)
+    exported = ExportedPredictor(export_model(made, tmp_path / "a.ts"))
+    for size in ((240, 320), (400, 150)):
+        photo = make_photo(*size)
+        expected, found = made(photo), exported(photo)
+        assert len(set(expected.instances.scores)) > 10  # among equal scores the order would be anyone's
+        assert len(expected.segments) > 2
+        np.testing.assert_array_equal(found.panoptic, expected.panoptic)
+        assert [s.category_id for s in found.segments] == [s.category_id for s in expected.segments]
 
 
 @settings(max_examples=40, deadline=None)

@@ -108,7 +108,7 @@ def test_the_demo_command(tiny, tiny_eval, photo, tmp_path):
 @pytest.mark.slow
 def test_the_tutorial_with_the_model_of_300_classes(tmp_path, photo):
     """Random weights under the published names; the published file itself can't be had in a test."""
-    weights = save_weights(EVAL_300, tmp_path / "cocotrain_300_0089999.pth")
+    weights = save_weights(EVAL_300, tmp_path / "cocotrain_300_0089999.pth", large=True)
     Image.fromarray(photo).resize((320, 240)).save(tmp_path / "photo.jpg")
     demo, predictions, _ = tutorial(
         detectron2_get_cfg, EVAL_300, weights, tmp_path / "photo.jpg", tmp_path / "out.png", 0.25
