@@ -10,6 +10,7 @@ from u2seg.structures import LabelSpace, MaskSet, PanopticLabel, Segment
 
 if TYPE_CHECKING:
     from u2seg.config import add_u2seg_config
+    from u2seg.engine.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "MaskSet",
     "PanopticLabel",
     "PluginError",
+    "Predictor",
     "Segment",
     "U2SegError",
     "UsageError",
@@ -27,7 +29,7 @@ __all__ = [
     "hookimpl",
 ]
 
-_LAZY = {"add_u2seg_config": "u2seg.config"}
+_LAZY = {"Predictor": "u2seg.engine.predictor", "add_u2seg_config": "u2seg.config"}
 
 
 def __getattr__(name: str) -> Any:

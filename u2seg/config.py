@@ -93,9 +93,9 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     u2seg.MERGE.ORDER = "area"
     # A thing is left out where others hide more than 1 minus this share of it; 0 keeps all.
     u2seg.MERGE.MIN_VISIBLE = 0.0
-    # Most things of an image, best scores first; 0 is no limit.
+    # Most things of an image, best scores first; 0 is no limit. instances.json holds all masks whatever these say.
     u2seg.MERGE.MAX_THINGS = 0
-    # Things with a lower score are left out.
+    # Things with a lower score are not painted.
     u2seg.MERGE.MIN_SCORE = 0.0
 
     u2seg.EXECUTOR = node()

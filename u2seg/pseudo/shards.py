@@ -203,10 +203,10 @@ def _merge(
 ) -> None:
     things, size = read_masks(output, photo)
     chosen = _best(things.scores, node["MIN_SCORE"], node["MAX_THINGS"])
-    things, clusters = things.take(chosen), clusters[chosen]
-    label, segment_of = merge_segments(
-        things,
-        clusters,
+    segment_of = np.zeros(len(things), np.int64)
+    label, segment_of[chosen] = merge_segments(
+        things.take(chosen),
+        clusters[chosen],
         read_stuff(output, photo, things.masks.shape[1:]),
         space,
         max_stuff_overlap=node["MAX_STUFF_OVERLAP"],
@@ -236,7 +236,10 @@ def _best(scores: np.ndarray, smallest: float, most: int) -> np.ndarray:
 def _instances(
     things: MaskSet, clusters: np.ndarray, segment_of: np.ndarray, size: tuple[int, int], space: LabelSpace
 ) -> list[dict[str, Any]]:
-    """COCO annotations of whole masks, before one was painted over another; they may overlap."""
+    """COCO annotations of all masks, whole, as they were before some were painted over others.
+
+    ``segment_id`` is the segment of the panoptic label that shows the mask, 0 where none does.
+    """
     from pycocotools import mask as coco
 
     entries = []
