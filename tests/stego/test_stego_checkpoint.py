@@ -197,7 +197,7 @@ def test_an_official_checkpoint_loads(tmp_path):
     assert found.features == {"model": "dino_vits8", "layer": 11, "facet": "block", "remove_key_bias": False}
     assert torch.equal(found.centres, content["state_dict"]["cluster_probe.clusters"])
     features = sample_features(384, 4, 4)
-    probabilities = StegoStuff(num_classes=27, checkpoint=str(path), blur=1, min_share=0).segment(
+    probabilities = StegoStuff(num_classes=27, checkpoint=str(path), alpha=2, blur=1, min_share=0).segment(
         sample_image(16, 16), features
     )
     state, x = content["state_dict"], torch.from_numpy(features)[:, 1, 2]

@@ -33,7 +33,7 @@ class StegoStuff:
         checkpoint: str = "",
         features: Mapping[str, Any] | None = None,
         device: str = "cpu",
-        alpha: float = 2.0,
+        alpha: float = 10.0,
         flip: bool = False,
         blur: int = 5,
         min_share: float = 0.1,
@@ -46,7 +46,8 @@ class StegoStuff:
             features: node ``{NAME, ARGS}`` of the features that `segment` will be given; checked against those that
                 the checkpoint was trained on. None leaves only their number of channels to be checked.
             device: torch device of the head (and of the network, with ``flip``).
-            alpha: factor of the cosine before the softmax (paper: 2).
+            alpha: factor of the cosine before the softmax (paper: 2, so flat over many classes that a refiner may drown
+                all of them but one).
             flip: average codes with those of the mirrored photo, as the paper does. The mirrored photo's features are
                 not among what `segment` is given: the segmenter then runs an extractor of its own, and labelling
                 stuff costs a second pass of the network for each photo.
