@@ -46,8 +46,7 @@ class StegoStuff:
             features: node ``{NAME, ARGS}`` of the features that `segment` will be given; checked against those that
                 the checkpoint was trained on. None leaves only their number of channels to be checked.
             device: torch device of the head (and of the network, with ``flip``).
-            alpha: factor of the cosine before the softmax (paper: 2, so flat over many classes that a refiner may drown
-                all of them but one).
+            alpha: factor of the cosine before the softmax (paper: 2; DenseCRF does better with 10).
             flip: average codes with those of the mirrored photo, as the paper does. The mirrored photo's features are
                 not among what `segment` is given: the segmenter then runs an extractor of its own, and labelling
                 stuff costs a second pass of the network for each photo.
