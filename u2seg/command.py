@@ -20,8 +20,20 @@ def run_tool(main: Callable[[], int | None]) -> int:
     0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C. What a run wrote before stays.
     """
     level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("u2seg").setLevel(level)
+    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(handler)
+    try:
+        return _call(main)
+    finally:
+        # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
+        root.removeHandler(handler)
+
+
+def _call(main: Callable[[], int | None]) -> int:
+    """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
     except U2SegError as error:
