@@ -1,6 +1,8 @@
 """Options and fixtures of the whole suite."""
 
+import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,18 @@ def labelled_photos() -> Path:
     if not root:
         pytest.skip("U2SEG_DATA is unset: it names the folder that holds coco_panoptic_100")
     return Path(root) / "coco_panoptic_100"
+
+
+@pytest.fixture(autouse=True)
+def _restore_loggers():
+    """Undo what Detectron2's `setup_logger` does to loggers: its handlers write to a stream that a test has closed."""
+    loggers = [logging.getLogger(name) for name in ("", "u2seg", "detectron2", "fvcore")]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    setup = sys.modules.get("detectron2.utils.logger")
+    if setup is not None:
+        # It remembers for which names it did its work, and would not do it again.
+        setup.setup_logger.cache_clear()

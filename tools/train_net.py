@@ -18,7 +18,7 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser
 
-from u2seg.engine.run import evaluate, run, setup
+from u2seg.engine.run import evaluate, run, setup, trainer_class
 
 
 def main(args: argparse.Namespace) -> Any:
@@ -26,9 +26,7 @@ def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg)
-    from u2seg.engine.trainer import Trainer
-
-    trainer = Trainer(cfg)
+    trainer = trainer_class(cfg)(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 

@@ -35,9 +35,11 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     if "INPUT" in cfg:
         from u2seg.engine.config import add_train_config
         from u2seg.evaluation.config import add_evaluation_config
+        from u2seg.modeling.stego_config import add_stego_config
 
         add_train_config(cfg)
         add_evaluation_config(cfg)
+        add_stego_config(cfg)
     node = type(cfg)
     cfg.U2SEG = u2seg = node()
 

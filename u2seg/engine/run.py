@@ -23,7 +23,11 @@ from u2seg.plugins.manager import register_detectron2
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
+    from u2seg.engine.trainer import Trainer
+
 FAILED, INTERRUPTED = 2, 130
+STUFF_HEADS = ("STEGO", "CAUSE")
+"""Meta-architectures that learn a stuff segmenter, not a panoptic model."""
 _OURS = f"{U2SegError.__module__}."
 
 
@@ -40,10 +44,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     fit_to_devices(cfg, comm.get_world_size(), has_gpu=args.num_gpus > 0 and torch.cuda.is_available())
     register_datasets(cfg, train=not args.eval_only)
     set_class_counts(cfg)
-    class_counts_from_weights(cfg)
+    if trainer_class(cfg).needs_class_counts:
+        class_counts_from_weights(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
+
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """The trainer of ``MODEL.META_ARCHITECTURE``: stuff heads have one of their own."""
+    if cfg.MODEL.META_ARCHITECTURE in STUFF_HEADS:
+        from u2seg.modeling.stego_trainer import StuffTrainer
+
+        return StuffTrainer
+    from u2seg.engine.trainer import Trainer
+
+    return Trainer
 
 
 def class_counts_from_weights(cfg: CfgNode) -> None:
@@ -74,13 +90,12 @@ def evaluate(cfg: CfgNode) -> dict[str, Any]:
     """
     from detectron2.evaluation import verify_results
 
-    from u2seg.engine.trainer import Trainer
-
     if not cfg.DATASETS.TEST:
         raise UsageError("DATASETS.TEST is empty: name the directory of a labelled dataset")
-    model = Trainer.build_model(cfg)
+    trainer = trainer_class(cfg)
+    model = trainer.build_model(cfg)
     U2SegCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    results = Trainer.test(cfg, model)
+    results = trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

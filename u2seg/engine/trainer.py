@@ -53,6 +53,9 @@ class Reseed(HookBase):
 class Trainer(DefaultTrainer):
     """Trains what a config describes; on a resumed run, batch and draws of each step are those of an unbroken run."""
 
+    needs_class_counts = True
+    """Whether the model can't be built before K and S are known."""
+
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything; ``cfg`` has its datasets registered and its class counts set.
 

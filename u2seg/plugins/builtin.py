@@ -33,8 +33,9 @@ def u2seg_clusterers() -> Factories:
 @hookimpl
 def u2seg_stuff_segmenters() -> Factories:
     from u2seg.pseudo.stuff.kmeans import KMeansStuff
+    from u2seg.pseudo.stuff.stego import CauseStuff, StegoStuff
 
-    return {"kmeans": KMeansStuff}
+    return {"kmeans": KMeansStuff, "stego": StegoStuff, "cause": CauseStuff}
 
 
 @hookimpl

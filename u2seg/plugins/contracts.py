@@ -76,7 +76,10 @@ class Clusterer(Protocol):
 
 @runtime_checkable
 class StuffSegmenter(Protocol):
-    """Labels the amorphous regions (sky, grass, wall) of an image."""
+    """Labels the amorphous regions (sky, grass, wall) of an image.
+
+    May also have ``info``, a dict for the record, such as the sha256 of a checkpoint that was trained beforehand.
+    """
 
     num_classes: int
 

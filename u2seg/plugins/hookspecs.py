@@ -40,7 +40,11 @@ def u2seg_clusterers() -> Factories:
 
 @hookspec
 def u2seg_stuff_segmenters() -> Factories:
-    """Offer factories of `u2seg.plugins.contracts.StuffSegmenter`; also given ``num_classes`` and ``random_state``."""
+    """Offer factories of `u2seg.plugins.contracts.StuffSegmenter`.
+
+    A factory that names them is also given ``num_classes``, ``random_state``, ``device`` and ``features``, the node
+    ``{NAME, ARGS}`` of the extractor whose features it will see.
+    """
     raise NotImplementedError
 
 

@@ -53,7 +53,12 @@ def build_clusterer(settings: Settings) -> Any:
 
 def build_stuff_segmenter(settings: Settings, device: str) -> Any:
     """A fresh stuff segmenter for S classes."""
-    given = {"num_classes": settings["NUM_STUFF"], "random_state": settings["SEED"], "device": device}
+    given = {
+        "num_classes": settings["NUM_STUFF"],
+        "random_state": settings["SEED"],
+        "device": device,
+        "features": feature_settings(settings, stuff=True),
+    }
     return _offer("stuff segmenter", settings["STUFF"]).build(own_args(settings["STUFF"]), given)
 
 

@@ -35,7 +35,7 @@ def check_settings(settings: parts.Settings) -> list[dict[str, Any]]:
     device = worker_device(settings["DEVICE"])
     parts.build_mask_generator(settings, device)
     parts.build_clusterer(settings)
-    parts.build_stuff_segmenter(settings, "cpu")
+    segmenter = parts.build_stuff_segmenter(settings, "cpu")
     parts.build_refiner(settings)
     parts.build_refiner(settings, stuff=True)
     weights = []
@@ -43,6 +43,8 @@ def check_settings(settings: parts.Settings) -> list[dict[str, Any]]:
         extractor = parts.build_extractor(settings, device, stuff)
         prepare = getattr(extractor, "prepare", None)
         weights.append(dict(prepare()) if prepare else {"name": parts.feature_settings(settings, stuff)["NAME"]})
+    if hasattr(segmenter, "info"):
+        weights[1]["segmenter"] = dict(segmenter.info)
     return weights
 
 
