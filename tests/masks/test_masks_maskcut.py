@@ -13,7 +13,7 @@ from u2seg.plugins.checks import check_mask_generator, check_picklable
 from u2seg.pseudo.masks import maskcut
 from u2seg.pseudo.masks.bipartition import components, foreground, seed_component
 from u2seg.pseudo.masks.maskcut import MaskCut, tokencut
-from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores, unit_cells
+from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores
 
 
 def assert_same(found, wanted, literal):
@@ -179,7 +179,7 @@ def test_scores_rank_a_clear_inner_thing_over_noise_and_over_the_border():
     assert scores.dtype == np.float32
     assert scores[0] > scores[1:].max()
     assert inner_outline(masks).tolist() == pytest.approx([1, 10 / 14, 0.5, 0])
-    assert contrast(masks, unit_cells(features))[[1, 3]].tolist() == pytest.approx([0, 0], abs=0.01)
+    assert contrast(masks, features)[[1, 3]].tolist() == pytest.approx([0, 0], abs=0.01)
 
 
 def test_pickle_keeps_every_constant():

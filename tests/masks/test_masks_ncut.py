@@ -42,9 +42,27 @@ def test_the_eigenpair_is_the_exact_one(seed, tau, keep_painted):
 
 def test_triangle_and_dense_graph_are_the_same():
     units = ncut.unit_features(torch.from_numpy(np.stack([scene(0)])))
-    triangle, dense = ncut.TriangleGraph(units, 0.3), ncut.DenseGraphs(units, 0.3)
+    dense = ncut.DenseGraphs(units, 0.3)
     x = torch.randn(1, units.shape[2], generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(triangle.matvec(x), dense.matvec(x), atol=1e-4)
+    used = np.full((units.shape[2],) * 2, np.nan, np.float32, order="F")  # memory that holds anything
+    for workspace in (None, used):
+        triangle = ncut.TriangleGraph(units[0].numpy(), 0.3, workspace)
+        assert np.allclose(triangle.matvec(x[0].numpy()), dense.matvec(x)[0].numpy(), atol=1e-4)
+    assert np.shares_memory(triangle.edges, used)
+
+
+@pytest.mark.parametrize("keep_painted", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_numpy_for_one_graph_and_torch_for_many_take_the_same_steps(seed, keep_painted):
+    units = ncut.unit_features(torch.from_numpy(scene(seed))[None])
+    active = torch.ones(1, units.shape[2])
+    active[:, 60:100] = 0
+    options = {"keep_painted": keep_painted, "tolerance": 1e-6}
+    one = ncut.normalized_cut(ncut.TriangleGraph(units[0].numpy(), 0.3), active, **options)
+    many = ncut.normalized_cut(ncut.DenseGraphs(units, 0.3), active, **options)
+    assert one.steps[0] == many.steps[0]
+    assert one.affinity[0] == pytest.approx(many.affinity[0], abs=1e-6)
+    assert abs(one.vector[0] @ many.vector[0]) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_batch_gives_what_each_gives_alone():

@@ -8,6 +8,7 @@ What the papers leave open, and what is decided here, stands in ``docs/masks.md`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NO_STRUCTURE = 1e-2
 """A cut whose affinity 1 - lambda is not above this would split a graph in which all nodes are joined alike."""
+
+_THREAD = threading.local()
 
 BATCH_BYTES = 2 << 30
 """Graphs that share one matrix product on a GPU take at most this much memory."""
@@ -103,7 +106,7 @@ class MaskCut:
 
         from u2seg.pseudo.masks.ncut import cosine_graph, normalized_cut, unit_features
 
-        graph = cosine_graph(unit_features(features), self.tau)
+        graph = cosine_graph(unit_features(features), self.tau, workspace(features.shape[2] * features.shape[3]))
         searches = [_Search(self, features.shape[2], features.shape[3]) for _ in features]
         for _ in range(self.num_masks):
             active = np.stack([(search.active | search.over).ravel() for search in searches])
@@ -156,6 +159,14 @@ class _Search:
     def result(self) -> np.ndarray:
         """Masks bool (N, h, w) so far."""
         return np.array(self.masks, bool).reshape(-1, *self.active.shape)
+
+
+def workspace(nodes: int) -> np.ndarray:
+    """Memory float32 (nodes, nodes), Fortran order, for the edges of a graph; the same for every photo of a thread."""
+    kept: np.ndarray | None = getattr(_THREAD, "edges", None)
+    if kept is None or len(kept) != nodes:
+        kept = _THREAD.edges = np.empty((nodes, nodes), np.float32, order="F")
+    return kept
 
 
 def tokencut(*, tau: float = 0.2, eps: float = 1e-5, device: str = "cpu") -> MaskCut:

@@ -15,31 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.linalg import blas, eigh_tridiagonal
 from torch import Tensor
 
-CHECK_EVERY = 4
-"""Lanczos steps between two looks at the residual."""
+from u2seg.pseudo.masks.triangle import BREAKDOWN, CHECK_EVERY, TriangleGraph, largest_pair, second_pair, start
 
 _TINY = 1e-300
-
-_SMALL = 24
-"""Tridiagonal matrices up to this size are solved whole, which numpy begins sooner than scipy."""
-
-_BREAKDOWN = 1e-10
-"""A Lanczos vector shorter than this is rounding noise: the Krylov space is complete."""
-
-
-class Graph(Protocol):
-    """Edges B of one or more graphs of the same size."""
-
-    def matvec(self, x: Tensor) -> Tensor:
-        """B x, float32 (b, n), of ``x`` float32 (b, n)."""
-        ...
 
 
 class DenseGraphs:
@@ -52,20 +35,6 @@ class DenseGraphs:
     def matvec(self, x: Tensor) -> Tensor:
         """B x, float32 (b, n)."""
         return torch.bmm(self.edges, x.unsqueeze(2)).squeeze(2)
-
-
-class TriangleGraph:
-    """Edges of one graph on a CPU; only one triangle is computed and read, which halves work and traffic."""
-
-    def __init__(self, features: Tensor, tau: float) -> None:
-        """Join nodes of unit ``features`` float32 (1, D, n) where their cosine exceeds ``tau``."""
-        nodes = features[0].numpy().T  # (n, D), Fortran order as BLAS wants it, so nothing is copied
-        self.edges = blas.ssyrk(1.0, nodes)  # Fortran order, upper triangle, zeros below
-        torch.from_numpy(self.edges.T).gt_(tau)
-
-    def matvec(self, x: Tensor) -> Tensor:
-        """B x, float32 (1, n)."""
-        return torch.from_numpy(blas.ssymv(1.0, self.edges, x[0].numpy()))[None]
 
 
 @dataclass(frozen=True)
@@ -89,13 +58,15 @@ def unit_features(features: Tensor) -> Tensor:
     return nodes * nodes.square().sum(dim=1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
-def cosine_graph(features: Tensor, tau: float) -> Graph:
-    """The graph of unit ``features`` float32 (b, D, n): the triangle for one on a CPU, else dense."""
-    return TriangleGraph(features, tau) if features.is_cpu and len(features) == 1 else DenseGraphs(features, tau)
+def cosine_graph(features: Tensor, tau: float, workspace: np.ndarray | None = None) -> DenseGraphs | TriangleGraph:
+    """The graph of unit ``features`` float32 (b, D, n): the triangle for one on a CPU, which may use ``workspace``."""
+    if features.is_cpu and len(features) == 1:
+        return TriangleGraph(features[0].numpy(), tau, workspace)
+    return DenseGraphs(features, tau)
 
 
 def normalized_cut(
-    graph: Graph,
+    graph: DenseGraphs | TriangleGraph,
     active: Tensor,
     *,
     eps: float = 1e-5,
@@ -114,6 +85,9 @@ def normalized_cut(
         tolerance: residual at which a graph is done. Above 1e-5 the masks begin to differ from an exact solver's.
         max_steps: Lanczos steps after which the best vector so far is taken.
     """
+    if isinstance(graph, TriangleGraph):
+        one = active[0].to(torch.float64).numpy()
+        return _cut_one(graph, one, eps, keep_painted, tolerance=tolerance, max_steps=max_steps)
     nodes = torch.ones_like(active) if keep_painted else active
     degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
     root = nodes * degree.to(torch.float64).sqrt()
@@ -131,12 +105,24 @@ def normalized_cut(
     return Cut(x / x.norm(dim=1, keepdim=True), found.affinity, found.steps, found.residual)
 
 
+def _cut_one(graph: TriangleGraph, active: np.ndarray, eps: float, keep_painted: bool, **limits: float) -> Cut:
+    """`normalized_cut` of one graph, ``active`` float64 (n,)."""
+    nodes = np.ones_like(active) if keep_painted else active
+    degree = eps * nodes.sum() + (1 - eps) * graph.matvec(active.astype(np.float32)).astype(np.float64) * active
+    root, inverse = nodes * np.sqrt(degree), nodes / np.sqrt(degree)
+    limits["max_steps"] = min(limits["max_steps"], nodes.sum() - 1)
+    found = second_pair(graph, root, inverse, active, eps, **limits)
+    x = inverse * found.vector
+    single = torch.from_numpy(x / max(float(np.linalg.norm(x)), _TINY))[None]
+    return Cut(single, np.array([found.affinity]), np.array([found.steps]), np.array([found.residual]))
+
+
 def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float, max_steps: int) -> Cut:
     """Largest eigenpair of ``apply`` orthogonal to ``first`` float64 (b, n); each graph stops at its own step."""
     count, nodes = first.shape
-    basis = first.new_zeros(count, max_steps + 2, nodes)  # `first`, then the Lanczos vectors
+    basis = first.new_empty(count, max_steps + 2, nodes)  # `first`, then the Lanczos vectors; few pages are touched
     basis[:, 0] = first
-    current, _ = _orthogonal(_start(first), basis[:, :1])
+    current, _ = _orthogonal(torch.from_numpy(start(nodes)).to(first) * (first > 0), basis[:, :1])
     diagonal, below = np.zeros((count, max_steps)), np.zeros((count, max_steps))
     state = _Ritz(count, nodes, first)
     for step in range(max_steps):
@@ -167,25 +153,15 @@ class _Ritz:
 
         When a graph is looked at depends on that graph alone, so its result does not depend on its neighbours.
         """
-        broken = below[:, step - 1] < _BREAKDOWN
-        due = np.full_like(broken, last or step % CHECK_EVERY == 0)
-        for index in np.flatnonzero(~self.done & (due | broken)):
-            value, vector = _largest(diagonal[index, :step], below[index, : step - 1])
+        broken = below[:, step - 1] < BREAKDOWN
+        due = last or step % CHECK_EVERY == 0
+        for index in np.flatnonzero(~self.done & (due | broken)) if due or broken.any() else ():
+            value, vector = largest_pair(diagonal[index, :step], below[index, : step - 1])
             residual = below[index, step - 1] * abs(vector[-1])
             if last or broken[index] or residual < tolerance:
                 self.vector[index] = torch.from_numpy(vector).to(basis) @ basis[index, 1 : step + 1]
                 self.affinity[index], self.residual[index], self.steps[index] = value, residual, step
                 self.done[index] = True
-
-
-def _largest(diagonal: np.ndarray, below: np.ndarray) -> tuple[float, np.ndarray]:
-    """Largest eigenpair of the tridiagonal matrix of ``diagonal`` float64 (k,) and ``below`` float64 (k - 1,)."""
-    size = len(diagonal)
-    if size <= _SMALL:
-        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(below, -1))  # reads the lower triangle
-        return float(values[-1]), vectors[:, -1]
-    values, vectors = eigh_tridiagonal(diagonal, below, select="i", select_range=(size - 1, size - 1))
-    return float(values[0]), vectors[:, 0]
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -197,9 +173,3 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, np.ndarray]:
     rest = torch.baddbmm(column, basis.transpose(1, 2), torch.bmm(basis, column), alpha=-1).squeeze(2)
     length = torch.linalg.vector_norm(rest, dim=1, keepdim=True).clamp_min_(_TINY)
     return rest.div_(length), length[:, 0].cpu().numpy()
-
-
-def _start(like: Tensor) -> Tensor:
-    """The same mixed start vector for every graph of a size: a low-discrepancy sequence, so nothing is drawn."""
-    golden = (torch.arange(1, like.shape[1] + 1, dtype=torch.float64) * 0.6180339887498949) % 1 - 0.5
-    return golden.to(like).expand_as(like) * (like > 0)

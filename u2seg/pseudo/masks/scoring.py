@@ -21,30 +21,36 @@ def mask_scores(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
         masks: bool (N, h, w).
         features: float32 (D, h, w).
     """
-    units = unit_cells(features)
-    scores = contrast(masks, units) * inner_outline(masks) ** 2 * radius(masks)
+    scores = contrast(masks, features) * inner_outline(masks) ** 2 * radius(masks)
     return np.clip(scores, 0, 1).astype(np.float32)
 
 
 def unit_cells(features: np.ndarray) -> np.ndarray:
     """Cells of unit length float32 (n, D) of features float32 (D, h, w)."""
-    cells = features.reshape(len(features), -1).T
-    return np.ascontiguousarray(cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-12), np.float32)
+    cells = features.reshape(len(features), -1)
+    return np.ascontiguousarray((cells * _inverse_length(cells)).T, np.float32)
 
 
-def contrast(masks: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Half of 1 - cosine between mean feature inside and in the ring of `RING` cells around, in [0, 1], float32 (N,).
+def contrast(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Half of 1 - cosine between mean unit feature inside and in the ring of `RING` cells around, in [0, 1], (N,).
 
     Args:
         masks: bool (N, h, w).
-        units: float32 (n, D), cells of unit length.
+        features: float32 (D, h, w).
     """
+    cells = features.reshape(len(features), -1)
     ring = dilate(masks, RING) & ~masks
-    inside = masks.reshape(len(masks), len(units)).astype(np.float32) @ units
-    outside = ring.reshape(len(masks), len(units)).astype(np.float32) @ units
+    # Masks are far fewer numbers than features, so they carry the lengths that make cells unit.
+    weights = np.concatenate([masks, ring]).reshape(2 * len(masks), cells.shape[1]) * _inverse_length(cells)
+    inside, outside = np.split(weights @ cells.T, 2)
     length = np.linalg.norm(inside, axis=1) * np.linalg.norm(outside, axis=1)
     cosine = (inside * outside).sum(axis=1) / np.maximum(length, 1e-12)
     return np.where(length > 0, 0.5 * (1 - cosine), 0)
+
+
+def _inverse_length(cells: np.ndarray) -> np.ndarray:
+    """1 / length of each column of ``cells`` float32 (D, n), finite for zeros, float32 (n,)."""
+    return 1 / np.maximum(np.sqrt(np.einsum("dn,dn->n", cells, cells)), np.float32(1e-12))
 
 
 def inner_outline(masks: np.ndarray) -> np.ndarray:
