@@ -16,22 +16,24 @@ from u2seg.modeling.stego_loss import (
 )
 
 
-def loop_loss(f, g, s, t, shift):
-    """Equations 2 and 4 of the paper for one pair of images: features f, g (D, n, n), codes s, t (C, n, n)."""
+def loop_loss(f, g, s, t, shift, keep_mean=False):
+    """The paper's loss, or the official code's, of one pair: features f, g (D, n, n), codes s, t (C, n, n)."""
     side = f.shape[1]
     places = [(i, j) for i in range(side) for j in range(side)]
 
     def cosine(a, b):
         return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
-    rows = []
+    rows, everything = [], []
     for i, j in places:
         feature = [cosine(f[:, i, j], g[:, k, m]) for k, m in places]
+        everything += feature
         mean = sum(feature) / len(feature)
         for (k, m), value in zip(places, feature, strict=True):
             code = cosine(s[:, i, j], t[:, k, m])
             rows.append((value - mean, code))
-    return -sum((value - shift) * max(code, 0.0) for value, code in rows) / len(rows)
+    kept = sum(everything) / len(everything) if keep_mean else 0.0
+    return -sum((value + kept - shift) * max(code, 0.0) for value, code in rows) / len(rows)
 
 
 @pytest.fixture
@@ -40,11 +42,12 @@ def quartet():
     return [torch.randn(1, dim, 3, 3, generator=generator) for dim in (5, 5, 4, 4)]
 
 
+@pytest.mark.parametrize("how", ["row", "row_keep_mean"])
 @pytest.mark.parametrize("shift", [0.0, 0.08, 0.66])
-def test_the_loss_is_the_papers(quartet, shift):
+def test_the_loss_is_the_papers_and_the_official_codes(quartet, shift, how):
     f, g, s, t = quartet
-    pair = Pair(centre(cosines(f, g), "row"), cosines(s, t))
-    expected = loop_loss(*(part[0].numpy() for part in quartet), shift)
+    pair = Pair(centre(cosines(f, g), how), cosines(s, t))
+    expected = loop_loss(*(part[0].numpy() for part in quartet), shift, how == "row_keep_mean")
     assert float(correspondence_loss(pair, shift)) == pytest.approx(expected, abs=1e-6)
 
 

@@ -2,7 +2,7 @@
 
 Shapes: ``H, W`` pixels of a photo; ``P`` photos; ``N`` = 5 P crops. Crop ``i`` is place ``i % 5`` of photo ``i // 5``.
 
-The paper (ICLR 2022, section 4.4) cuts four corners and the centre, each half as high and wide as the photo, so that
+STEGO (ICLR 2022) cuts four corners and the centre, each half as high and wide as the photo, so that
 patches of the frozen network cover smaller parts of the scene.
 """
 

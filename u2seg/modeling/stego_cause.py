@@ -3,10 +3,13 @@
 Shapes: ``B`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``R`` channels that codes are projected to;
 ``K`` concepts; ``P`` patches of a crop; ``A`` anchors; ``J`` patches that they are compared with.
 
-Built from the paper, as its MLP variant, with these differences: features are centred by their mean over the set before
-they are compared with concepts (those of DINOv2 share a large constant, and every concept would be close to every
-other); concepts start from spherical k-means; an assignment is a softmax over concepts, which keeps the modularity's
-gradient alive; the head is STEGO's, so that the file it makes is used the same way.
+Built from the paper, as its MLP variant, whose head is STEGO's. What the authors' released code does otherwise, by its
+text: features are not centred, here they are by their mean over the set before they are compared with concepts (those
+of DINOv2 share a large constant, and every concept would be close to every other); concepts start at random and two
+patches share one by the largest tanh of a product of cosines, here they start from spherical k-means and an
+assignment is a softmax; one patch of every 4 x 4 is an anchor, up to 100 codes of a concept are banked, 2,048 channels
+are contrasted, and the batch and the bank have a loss each; gradients are clipped; the slow head is the one that
+labels; the classes are learnt in a third step, by modularity, here by the cosine probe and k-means at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ BOOK_BATCH = 8
 
 
 def modularity(features: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
-    """How much better concepts group patches than chance would (paper, equation 2), a scalar below 1.
+    """How much better concepts group patches than chance would, a scalar below 1.
 
     Patches are nodes of a graph whose edges weigh the cosine, where positive; the sum goes over pairs of patches, of
     (weight - weight expected from the degrees) * (chance that both are of one concept), over the sum of weights.

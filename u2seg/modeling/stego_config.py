@@ -6,7 +6,9 @@ from fvcore.common.config import CfgNode
 
 
 def add_stego_config(cfg: CfgNode) -> None:
-    """Add the tree ``STEGO``, with the paper's constants for ViT-S (ICLR 2022, table 6); again, it does nothing.
+    """Add the tree ``STEGO``, with STEGO's constants for ViT-S on COCO-Stuff-27; again, it does nothing.
+
+    The constants are those of the official configuration of STEGO (ICLR 2022), which go with the mean kept.
 
     Elsewhere: ``U2SEG.FEATURES`` names the frozen network (for crops in training), ``U2SEG.STUFF.FEATURES`` the one for
     whole photos in evaluation, ``U2SEG.NUM_STUFF`` the number of classes, ``SOLVER`` batch, steps and learning rate.
@@ -47,8 +49,9 @@ def add_stego_config(cfg: CfgNode) -> None:
     stego.POINTS = 11
     # Other images of the batch that each is compared with.
     stego.NUM_RANDOM = 5
-    # "row" (the paper's equation 4), "row_keep_mean" (the batch's mean is added back) or "none".
-    stego.CENTRING = "row"
+    # "row_keep_mean" (each point's mean is taken away, the batch's mean is added back: what the official code does and
+    # its shifts were found with), "row" (nothing is added back) or "none".
+    stego.CENTRING = "row_keep_mean"
     stego.WEIGHTS = node()
     stego.WEIGHTS.SELF = 0.67
     stego.WEIGHTS.KNN = 0.25

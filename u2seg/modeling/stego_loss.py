@@ -1,4 +1,4 @@
-"""The correspondence loss of STEGO (ICLR 2022, section 4.1, equations 1 to 4).
+"""The correspondence loss of STEGO (ICLR 2022).
 
 Shapes: ``B`` images; ``D`` channels of a feature; ``C`` channels of a code; ``h, w`` feature grid; ``n`` x ``n`` points
 that are sampled in an image; ``P`` = n * n.
@@ -45,9 +45,9 @@ def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def centre(correspondence: torch.Tensor, how: str) -> torch.Tensor:
     """Spatial centring of F (B, P, P): it keeps small objects from being lost among what all points share.
 
-    ``row`` takes from each point its mean cosine with all points of the other image (equation 4); ``row_keep_mean``
-    then adds the mean of the whole batch, so that terms whose images have little in common stay lower; ``none``
-    leaves F as it is.
+    ``row`` takes from each point its mean cosine with all points of the other image, as the paper writes it;
+    ``row_keep_mean`` then adds the mean of the whole batch, so that terms whose images have little in common stay
+    lower, which is what the official code does and its shifts were found with; ``none`` leaves F as it is.
     """
     if how == "none":
         return correspondence
@@ -56,7 +56,7 @@ def centre(correspondence: torch.Tensor, how: str) -> torch.Tensor:
 
 
 def correspondence_loss(pair: Pair, shift: torch.Tensor | float) -> torch.Tensor:
-    """Mean of -(F - b) * max(S, 0) over all points and pairs (equations 2 and 4); ``shift`` is b."""
+    """Mean of -(F - b) * max(S, 0) over all points and pairs; ``shift`` is b."""
     return -((pair.features - shift) * pair.codes.clamp(min=0)).mean()
 
 

@@ -139,7 +139,7 @@ class StuffTrainer(Trainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Adam, with a learning rate of its own for the class centres (paper, appendix A.4)."""
+        """Adam, with a learning rate of its own for the class centres (as STEGO's official code)."""
         probe = list(unwrap(model).probe.parameters())
         own = {id(parameter) for parameter in probe}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in own]

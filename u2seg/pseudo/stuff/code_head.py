@@ -3,7 +3,7 @@
 Shapes: ``B`` images; ``h, w`` feature grid; ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes;
 ``M`` vectors.
 
-The head is STEGO's (ICLR 2022, section 4.3): ``code = linear(f) + mlp(f)``, where ``f`` are features after dropout. Its
+The head is STEGO's (ICLR 2022): ``code = linear(f) + mlp(f)``, where ``f`` are features after dropout. Its
 classes are unit vectors in the space of codes, and a patch belongs to the nearest by cosine.
 """
 

@@ -46,13 +46,13 @@ class StegoStuff:
             features: node ``{NAME, ARGS}`` of the features that `segment` will be given; checked against those that
                 the checkpoint was trained on. None leaves only their number of channels to be checked.
             device: torch device of the head (and of the network, with ``flip``).
-            alpha: factor of the cosine before the softmax (paper: 2; DenseCRF does better with 10).
-            flip: average codes with those of the mirrored photo, as the paper does. The mirrored photo's features are
-                not among what `segment` is given: the segmenter then runs an extractor of its own, and labelling
-                stuff costs a second pass of the network for each photo.
-            blur: side in cells of the square that probabilities are averaged over; 1 is no smoothing (paper).
+            alpha: factor of the cosine before the softmax (official: 2; DenseCRF does better with 10).
+            flip: average codes with those of the mirrored photo, as the official evaluation does. The mirrored photo's
+                features are not among what `segment` is given: the segmenter then runs an extractor of its own, and
+                labelling stuff costs a second pass of the network for each photo.
+            blur: side in cells of the square that probabilities are averaged over; 1 is no smoothing (official).
             min_share: classes on less than this share of the photo are dropped in that photo, and their cells go to
-                the likeliest class that is left; 0 keeps all (paper).
+                the likeliest class that is left; 0 keeps all (official).
 
         Raises:
             UsageError: the file does not exist, or is for other features or another number of classes.

@@ -7,7 +7,8 @@ They are Lightning files: ``state_dict`` beside optimiser states, callbacks and 
 and plain containers, and puts an inert stand-in wherever the file names any other class or function: nothing of it is
 imported, and nothing of it is called. What is used: the head, the classes, and from the shapes of the backbone's
 weights which backbone it was. What is not: the backbone's weights themselves (give the same DINO to U2SEG.FEATURES),
-the linear probe, optimiser and config.
+the linear probe, optimiser and config. So a file trained on the keys of the last block (``dino_feat_type: KK``; the
+default is ``feat``) can't be told from one trained on its output.
 """
 
 from __future__ import annotations
