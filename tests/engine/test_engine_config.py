@@ -106,3 +106,13 @@ def test_fits_to_devices_and_says_so(world, gpu, norm, amp, device, caplog):
     assert (norm, norm) == (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM)
     assert (amp, device) == (cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE)
     assert (f"SyncBN becomes {norm}" in caplog.text) == (norm != "SyncBN")
+
+
+def test_a_prediction_does_not_speak_of_what_only_training_feels(caplog):
+    cfg = load_config(leaf("u2seg_R50_300.yaml"))
+    with caplog.at_level("INFO"):
+        fit_to_devices(cfg, 1, False, training=False)
+    assert (cfg.MODEL.RESNETS.NORM, cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE) == ("BN", False, "cpu")
+    assert "becomes cpu" in caplog.text
+    assert "SyncBN" not in caplog.text
+    assert "AMP" not in caplog.text

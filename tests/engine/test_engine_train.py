@@ -134,11 +134,20 @@ def test_a_nan_names_its_photo(options, tmp_path, monkeypatch):
     assert len(before)
 
 
-def test_batch_learning_rate_and_schedule_follow_the_processes(options, monkeypatch):
+def test_batch_learning_rate_and_schedule_follow_the_processes(options, caplog):
     from detectron2.utils import comm
 
-    cfg = setup(arguments([*options, "SOLVER.REFERENCE_WORLD_SIZE", "4", "SOLVER.IMS_PER_BATCH", "8"]))
-    scaled = Trainer.auto_scale_workers(cfg, 1)
+    more = ["SOLVER.REFERENCE_WORLD_SIZE", "4", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.STEPS", "(1,)"]
+    cfg = setup(arguments([*options, *more]))
+    logging.getLogger("u2seg").propagate = True
+    with caplog.at_level("INFO"):
+        scaled = Trainer.auto_scale_workers(cfg, 1)
+        Trainer.auto_scale_workers(scaled, 1)
+    told = [record.getMessage() for record in caplog.records if "REFERENCE_WORLD_SIZE" in record.getMessage()]
+    assert len(told) == 1
+    for part in ("1 process where", "IMS_PER_BATCH 8 -> 2", "BASE_LR 0.001 -> 0.00025", "MAX_ITER 2 -> 8"):
+        assert part in told[0]
+    assert "SOLVER.STEPS (1,) -> (4,)" in told[0]
     assert scaled.SOLVER.IMS_PER_BATCH == 2
     assert scaled.SOLVER.BASE_LR == cfg.SOLVER.BASE_LR / 4
     assert scaled.SOLVER.MAX_ITER == cfg.SOLVER.MAX_ITER * 4

@@ -138,6 +138,32 @@ def test_truncated_checkpoint(tmp_path):
         U2SegCheckpointer(make_model()).load(str(tmp_path / "a.pth"))
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_checkpoint_cut_off_anywhere_is_damaged_in_one_line(tmp_path, zipped):
+    file = tmp_path / "a.pth"
+    content = {"model": {"a.weight": torch.rand(40, 40), "b.bias": torch.rand(200)}}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    whole = file.read_bytes()
+    for length in {0, 1, 7, 100, *range(0, len(whole), 149), len(whole) - 1}:
+        file.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"^weights \S+ are damaged or no checkpoint: \S.*$") as caught:
+            read_checkpoint(file)
+        assert not set("\n\x1b") & set(str(caught.value))
+    file.write_bytes(whole)
+    assert read_checkpoint(file)["model"].keys() == content["model"].keys()
+
+
+def test_a_file_that_can_not_be_opened_is_not_called_damaged(tmp_path):
+    with pytest.raises(UsageError, match=r"can't be read: Is a directory"):
+        read_checkpoint(tmp_path)
+
+
+def test_refused_code_is_named_and_nobody_is_told_to_run_it(tmp_path):
+    torch.save({"model": {"x": Evil()}}, tmp_path / "a.pth")
+    with pytest.raises(DataError, match=r"it asks for \S*mkdir, which is no tensor$"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("key", ["MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"])
 def test_other_class_counts_are_refused(tmp_path, key):
     U2SegCheckpointer(make_model(), str(tmp_path)).save("a")
@@ -185,3 +211,18 @@ def test_unwritable_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
         checkpointer.save("a")
     assert (tmp_path / "a.pth").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "last_checkpoint"]
+
+
+def test_the_first_error_is_told_where_cleaning_up_fails_too(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def unlink(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    checkpointer = U2SegCheckpointer(make_model(), str(tmp_path))
+    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(type(tmp_path), "unlink", unlink)
+    with pytest.raises(UsageError, match=r"can't be written: .*No space left"):
+        checkpointer.save("a")
+    monkeypatch.undo()

@@ -82,8 +82,9 @@ def _replacing(file: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:
-        raise UsageError(
-            f"{file} can't be written: {str(error).splitlines()[0]}; earlier checkpoints are whole"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{file} can't be written: {reason}; earlier checkpoints are whole") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # where the disk is the trouble this fails too, and must not stand in for what went wrong first
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -131,20 +131,22 @@ def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     return found
 
 
-def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool) -> None:
+def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool = True) -> None:
     """Change in place what ``cfg`` asks for and this machine does not have, and log it.
 
     Args:
         cfg: the config.
         world_size: number of processes.
         has_gpu: whether each of them has one.
+        training: whether the model shall learn; else what makes no difference to a prediction is not logged.
     """
+    level = logging.INFO if training else logging.DEBUG
     if not has_gpu and cfg.MODEL.DEVICE != "cpu":
         logger.info("No GPU is used: MODEL.DEVICE %s becomes cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        logger.info("SOLVER.AMP.ENABLED becomes False: mixed precision is for GPUs")
+        logger.log(level, "SOLVER.AMP.ENABLED becomes False: mixed precision is for GPUs")
         cfg.SOLVER.AMP.ENABLED = False
     if world_size == 1 or on_cpu:
         # torch's SyncBN needs GPUs; Detectron2's slower one works on CPUs too, and has the same weights.
@@ -152,7 +154,7 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool) -> None:
         changed = _replace_norms(cfg, "SyncBN", norm)
         if changed:
             where = "a single device" if world_size == 1 else "CPUs"
-            logger.info("SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
+            logger.log(level, "SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
 
 
 def _replace_norms(node: CfgNode, old: str, new: str, prefix: str = "") -> list[str]:

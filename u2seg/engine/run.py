@@ -41,7 +41,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="u2seg")
     logging.getLogger("detectron2.engine.train_loop").addFilter(_has_traceback_to_show)
-    fit_to_devices(cfg, comm.get_world_size(), has_gpu=args.num_gpus > 0 and torch.cuda.is_available())
+    has_gpu = args.num_gpus > 0 and torch.cuda.is_available()
+    fit_to_devices(cfg, comm.get_world_size(), has_gpu, training=not args.eval_only)
     register_datasets(cfg, train=not args.eval_only)
     set_class_counts(cfg)
     if trainer_class(cfg).needs_class_counts:

@@ -50,7 +50,7 @@ def complete_config(cfg: CfgNode) -> CfgNode:
     if not full.MODEL.MASK_ON:
         raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment")
     _check_device(full.MODEL.DEVICE)
-    fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available())
+    fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available(), training=False)
     class_counts_from_weights(full)
     full.freeze()
     return full

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SCALED = ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
+"""Keys of ``SOLVER`` that follow the number of processes."""
+
 
 class Reseed(HookBase):
     """Seeds torch before each step by the run's seed, the step and the process, and nothing that happened before."""
@@ -84,6 +87,27 @@ class Trainer(DefaultTrainer):
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.register_hooks([Reseed(seed, loader), *self.build_hooks()])
 
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """Detectron2's rule for a number of processes other than ``SOLVER.REFERENCE_WORLD_SIZE``; says what it changed.
+
+        Batch and learning rate grow with the processes; iterations, steps, warm-up and periods shrink.
+        """
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        keys = [*(f"SOLVER.{key}" for key in SCALED), "TEST.EVAL_PERIOD"]
+        values = [(key, _value(cfg, key), _value(scaled, key)) for key in keys]
+        changes = [f"{key} {before} -> {after}" for key, before, after in values if before != after]
+        if changes:
+            reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+            logger.info(
+                "%d process%s where SOLVER.REFERENCE_WORLD_SIZE is %d, so: %s (REFERENCE_WORLD_SIZE 0 changes nothing)",
+                num_workers,
+                "" if num_workers == 1 else "es",
+                reference,
+                ", ".join(changes),
+            )
+        return scaled
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint of ``OUTPUT_DIR`` if asked to and there is one; else load the weights."""
         super().resume_or_load(resume)
@@ -122,3 +146,8 @@ class Trainer(DefaultTrainer):
 
             writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
         return writers
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    group, name = key.split(".")
+    return cfg[group][name]

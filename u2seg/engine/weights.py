@@ -41,16 +41,6 @@ _ARRAY_PARTS = {
     ("_codecs", "encode"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 }
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-)
 
 
 def local_file(uri: str) -> Path:
@@ -92,12 +82,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: it is damaged, holds code, or holds no weights.
     """
     try:
-        content = _read_pickle(path) if str(path).endswith(".pkl") else _read_torch(path)
+        with open(path, "rb"):
+            pass
     except OSError as error:
         raise UsageError(f"weights {path} can't be read: {error.strerror}") from error
-    except _DAMAGED as error:
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise DataError(f"weights {path} are damaged or no checkpoint: {reason}") from error
+    try:
+        content = _read_pickle(path) if str(path).endswith(".pkl") else _read_torch(path)
+    except Exception as error:  # half a file raises nearly anything, OSError (a seek beyond its end) included
+        raise DataError(f"weights {path} are damaged or no checkpoint: {_reason(error)}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"weights {path} hold no table of tensors")
     if str(path).endswith(".pkl"):
@@ -107,6 +99,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not checkpoint["model"] or not all(isinstance(v, torch.Tensor) for v in checkpoint["model"].values()):
         raise DataError(f"weights {path} hold no table of tensors")
     return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    """One line of what a reader raised, without torch's advice to run what the file carries."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (EOFError, OSError)) or "central directory" in text:
+        return "it ends too early"
+    asked = re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", text)
+    if asked:
+        return f"it asks for {asked[1]}, which is no tensor"
+    return text.partition(". ")[0][:200] or type(error).__name__
 
 
 def _read_torch(path: str | Path) -> Any:
