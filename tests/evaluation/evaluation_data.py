@@ -116,8 +116,11 @@ def random_pseudo(rng, truth, num_things=5, num_stuff=4, shift=3):
     return labels
 
 
-def relabelled(labels, class_of, things, class_categories):
-    """Obvious oracle: give each segment the class of its category (None: void), merge stuff of one class in a photo."""
+def relabelled(labels, class_of, things, class_categories, merge=True):
+    """Obvious oracle: give each segment the class of its category (None: void), merge stuff of one class in a photo.
+
+    Without ``merge``, stuff segments of one class stay what they are.
+    """
     result = Labels(class_categories)
     for ids, info, name in zip(labels.maps, labels.infos, labels.names, strict=True):
         new, found, stuff = np.zeros_like(ids), [], {}
@@ -126,7 +129,7 @@ def relabelled(labels, class_of, things, class_categories):
             if label is None:
                 continue
             target = len(found) + 1
-            if label not in things:
+            if merge and label not in things:
                 target = stuff.setdefault(label, target)
             new[ids == segment["id"]] = target
             if target > len(found):

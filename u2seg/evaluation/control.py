@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from u2seg.evaluation.fitting import Fit
+from u2seg.evaluation.matching import U2SEG_PAPER
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
@@ -53,14 +54,14 @@ def is_close(figure: float, control: float, deviation: float) -> bool:
 def score_policy(fit: Fit, policy: str, seeds: Sequence[int]) -> PolicyScores:
     """Match by ``policy``, score, and do the same with dealt ids once for each of ``seeds``."""
     classes = fit.classes(policy)
-    chance = [fit.scored.figures(fit.classes(policy, seed)) for seed in seeds]
+    chance = [fit.scored.figures(fit.classes(policy, seed), policy) for seed in seeds]
     columns = {name: np.array([figures[name] for figures in chance]) for name in chance[0]} if chance else {}
     return PolicyScores(
         policy=policy,
         fitted_on=fit.label,
         key=f"{policy}{fit.suffix}",
-        figures=fit.scored.figures(classes),
+        figures=fit.scored.figures(classes, policy, fit.of_cluster(policy) if policy == U2SEG_PAPER else None),
         control={name: float(values.mean()) for name, values in columns.items()},
         control_sd={name: float(values.std()) for name, values in columns.items()},
-        per_class=fit.scored.per_class(classes[: len(fit.scored.overlaps.pred)]),
+        per_class=fit.scored.per_class(classes[: len(fit.scored.overlaps.pred)], policy),
     )

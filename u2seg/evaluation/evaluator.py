@@ -26,12 +26,11 @@ from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison, VoteThresholds
 from u2seg.evaluation.config import add_evaluation_config
 from u2seg.evaluation.dataset import LabelledImage, read_panoptic
-from u2seg.evaluation.detections import Detections, ImageDetections, labelled_objects
+from u2seg.evaluation.detections import Detections, labelled_objects
 from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SelfFit
 from u2seg.evaluation.masks import score_objects
-from u2seg.evaluation.matching import RULES
-from u2seg.evaluation.outputs import OutputReader
-from u2seg.evaluation.overlap import ImageOverlap
+from u2seg.evaluation.matching import RULES, U2SEG_PAPER
+from u2seg.evaluation.outputs import ComparedImage, OutputReader
 from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report, as_json, render
 from u2seg.evaluation.saved import (
@@ -127,7 +126,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         self.gt = read_panoptic(panoptic_json, panoptic_root)
         self.taxonomy = Taxonomy.of(self.gt, things, stuff)
         self._labels: dict[Any, LabelledImage] = {label.image_id: label for label in self.gt.labels}
-        self._read = OutputReader(frozenset(self.gt.clusters(True)), space)
+        self._read = OutputReader(frozenset(self.gt.clusters(True)), space, U2SEG_PAPER in self.policies)
         self.reset()
 
     @classmethod
@@ -157,7 +156,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget every photo."""
-        self._done: list[tuple[Any, ImageOverlap, ImageDetections | None]] = []
+        self._done: list[ComparedImage] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take in the outputs of a panoptic model (``panoptic_seg`` and, if it has them, ``instances``)."""
@@ -165,7 +164,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             key = given["image_id"]
             if key not in self._labels:
                 raise DataError(f"{self.gt.name} has no labels of image id {key!r} ({given.get('file_name')})")
-            self._done.append((key, *self._read(self._labels[key], output)))
+            self._done.append(self._read(self._labels[key], output))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Match and score; on the main process, a dict of figures in percent for each policy, elsewhere None."""
@@ -177,7 +176,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 return None
         if not done:
             raise DataError(f"the model saw no photo of {self.name}")
-        comparison = self._comparison(sorted(done, key=lambda entry: (isinstance(entry[0], str), entry[0])))
+        comparison = self._comparison(sorted(done, key=lambda photo: (isinstance(photo.image_id, str), photo.image_id)))
         masks = None
         if comparison.detections:
             found = comparison.detections
@@ -199,14 +198,18 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             self._write(comparison, report, self.output_dir)
         return _as_results(report)
 
-    def _comparison(self, done: Sequence[tuple[Any, ImageOverlap, ImageDetections | None]]) -> Comparison:
-        overlaps, found = [entry[1] for entry in done], [entry[2] for entry in done if entry[2] is not None]
-        detections = None
+    def _comparison(self, done: Sequence[ComparedImage]) -> Comparison:
+        overlaps, detections = [photo.overlap for photo in done], None
+        found = [photo.detections for photo in done if photo.detections is not None]
+        regions = [photo.regions for photo in done if photo.regions is not None]
         if len(found) == len(done):
-            sizes = [(self._labels[key].height, self._labels[key].width) for key, *_ in done]
+            labels = [self._labels[photo.image_id] for photo in done]
+            sizes = [(label.height, label.width) for label in labels]
             codes = [code for overlap in overlaps for code in overlap.gt_runs]
             detections = Detections.join(found, codes, sizes)
-        return Comparison.of_space(overlaps, self.space, self.taxonomy, self.votes, detections)
+        return Comparison.of_space(
+            overlaps, self.space, self.taxonomy, self.votes, detections, regions if len(regions) == len(done) else None
+        )
 
     def _fits(self, comparison: Comparison) -> list[Fit]:
         if self.fit_on:

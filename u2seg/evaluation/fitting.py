@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.matching import match_kinds
@@ -41,6 +41,10 @@ class Fit(Protocol):
         """
         ...
 
+    def of_cluster(self, policy: str) -> np.ndarray | None:
+        """Class int64 (L,), -1 for void, of each cluster; None if it is not the same in all photos."""
+        ...
+
 
 def matched(comparison: Comparison, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
     """Class int64 (L,) of each cluster, fitted on the ``chosen`` segments, bool (U,), of ``comparison``."""
@@ -66,6 +70,9 @@ class SelfFit:
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
         cluster = _clusters(self.scored, seed)
         return matched(self.scored, policy, cluster)[cluster]
+
+    def of_cluster(self, policy: str) -> np.ndarray | None:
+        return matched(self.scored, policy, self.scored.cluster)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,9 @@ class FoldFit:
             found[own] = matched(self.scored, policy, cluster, ~own)[cluster[own]]
         return found
 
+    def of_cluster(self, policy: str) -> np.ndarray | None:
+        return None
+
 
 @dataclass(frozen=True)
 class OtherFit:
@@ -108,7 +118,7 @@ class OtherFit:
     suffix: ClassVar[str] = "_transferred"
 
     def __post_init__(self) -> None:
-        self.scored.require_same_clusters(self.fitted)
+        _require_same_clusters(self.scored, self.fitted)
 
     @property
     def label(self) -> str:
@@ -117,6 +127,24 @@ class OtherFit:
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
         of_cluster = matched(self.fitted, policy, _clusters(self.fitted, seed))
         return of_cluster[_clusters(self.scored, seed)]
+
+    def of_cluster(self, policy: str) -> np.ndarray | None:
+        return matched(self.fitted, policy, self.fitted.cluster)
+
+
+def _require_same_clusters(scored: Comparison, fitted: Comparison) -> None:
+    """Raise DataError unless both have the same clusters, so that a matching of one means something for the other."""
+    same = np.array_equal(scored.cluster_ids, fitted.cluster_ids)
+    if not same or not np.array_equal(scored.cluster_isthing, fitted.cluster_isthing):
+        raise DataError(
+            f"the set to fit on has {_describe(fitted)}, the one to score {_describe(scored)}: a matching can only be "
+            "carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
+        )
+
+
+def _describe(comparison: Comparison) -> str:
+    things = int(comparison.cluster_isthing.sum())
+    return f"{things} thing and {len(comparison.cluster_ids) - things} stuff clusters"
 
 
 @dataclass(frozen=True)
@@ -134,6 +162,9 @@ class SavedFit:
         return self.name
 
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
+        return self.of_cluster(policy)[_clusters(self.scored, seed)]
+
+    def of_cluster(self, policy: str) -> np.ndarray:
         if policy not in self.policies:
             raise UsageError(f"{self.name} holds no matching of policy {policy}; it has {', '.join(self.policies)}")
-        return self.policies[policy][_clusters(self.scored, seed)]
+        return self.policies[policy]

@@ -29,6 +29,9 @@ RULES = {
 }
 """Policy to the rule that turns its counts into classes; `u2seg_paper` differs in what it counts."""
 
+SEPARATE_STUFF = frozenset({U2SEG_PAPER})
+"""Policies whose PQ takes each stuff segment for itself, also where several of a photo have one class."""
+
 DEFAULT_POLICIES = (MANY_TO_ONE, ONE_TO_ONE, ONE_TO_ONE_THEN_MAJORITY)
 
 
@@ -70,7 +73,7 @@ class Evidence:
     """What speaks for giving the cluster of a predicted segment some class."""
 
     pred: np.ndarray
-    """int64 (E,), predicted segment, or P + n for detection n."""
+    """int64 (E,), predicted segment, or P + n for detection n, or P + N + r for region r."""
     target: np.ndarray
     """int64 (E,), class of the true segment that it meets."""
     weight: np.ndarray
@@ -86,6 +89,19 @@ class Evidence:
         """This evidence and ``other``."""
         columns = ("pred", "target", "weight")
         return Evidence(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns))
+
+    def shifted(self, start: int) -> Evidence:
+        """The same, of what is numbered from ``start``."""
+        return Evidence(self.pred + start, self.target, self.weight)
+
+    def heaviest(self, num_segments: int, num_classes: int) -> np.ndarray:
+        """int64 (num_segments,), for each predicted segment the class with most weight, -1 for none."""
+        keys, inverse = np.unique(self.pred * num_classes + self.target, return_inverse=True)
+        weight = np.bincount(inverse.reshape(-1), weights=self.weight, minlength=len(keys))
+        best = np.full(num_segments, VOID, np.int64)
+        order = np.argsort(weight, kind="stable")
+        best[keys[order] // num_classes] = keys[order] % num_classes  # the heaviest is written last
+        return best
 
     def only(self, chosen: np.ndarray) -> Evidence:
         """The evidence of those predicted segments that are ``chosen``, bool."""

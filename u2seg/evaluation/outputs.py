@@ -15,9 +15,21 @@ from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage
 from u2seg.evaluation.detections import ImageDetections
 from u2seg.evaluation.joined import VOID
-from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, image_overlap, read_ids
+from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, Segments, image_overlap, overlap_table, read_ids
 from u2seg.evaluation.runs import encode_mask, present_ids
 from u2seg.structures import LabelSpace
+
+
+@dataclass(frozen=True)
+class ComparedImage:
+    """One photo's outputs beside its human label."""
+
+    image_id: Any
+    overlap: ImageOverlap
+    detections: ImageDetections | None
+    """None if the model gives none."""
+    regions: ImageOverlap | None
+    """What the semantic head says, see `u2seg.evaluation.regions`; None if nobody asked or it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +41,17 @@ class OutputReader:
     space: LabelSpace
     """The model's classes."""
 
-    def __call__(self, label: LabelledImage, output: Mapping[str, Any]) -> tuple[ImageOverlap, ImageDetections | None]:
-        """The overlap with ``label``, and the detections if ``output`` has any.
+    with_regions: bool = False
+    """Also compare what the semantic head says."""
+
+    def __call__(self, label: LabelledImage, output: Mapping[str, Any]) -> ComparedImage:
+        """The overlap with ``label``, and the detections and regions if ``output`` has any.
 
         Args:
             label: the human label.
             output: ``panoptic_seg`` (ids int (H, W) tensor, 0 void, and segments with contiguous classes: things
-                0..K-1, stuff 1..S) and, if the model has them, ``instances``.
+                0..K-1, stuff 1..S) and, if the model has them, ``instances`` and ``sem_seg`` (scores (S+1, H, W),
+                channel 0 for things).
 
         Raises:
             DataError: there are no segments, or label and output differ in size; the message names the photo.
@@ -49,13 +65,25 @@ class OutputReader:
         info = [self._info(segment) for segment in visible]
         reader = OverlapReader(self.gt_things, frozenset(range(1, self.space.num_things + 1)))
         try:
-            overlap = image_overlap(read_ids(label.png), ids, label.segments, info, reader)
+            gt_ids = read_ids(label.png)
+            overlap = image_overlap(gt_ids, ids, label.segments, info, reader)
+            wanted = self.with_regions and output.get("sem_seg") is not None
+            regions = self._regions(gt_ids, label, overlap, output["sem_seg"]) if wanted else None
         except DataError as error:
             raise DataError(f"photo {label.stem!r}: {error}") from error
         if "instances" not in output:
-            return overlap, None
+            return ComparedImage(label.image_id, overlap, None, regions)
         detection = [segment.get("instance_id", VOID) if segment["isthing"] else VOID for segment in visible]
-        return overlap, self._detections(output["instances"], detection)
+        return ComparedImage(label.image_id, overlap, self._detections(output["instances"], detection), regions)
+
+    def _regions(self, gt_ids: np.ndarray, label: LabelledImage, overlap: ImageOverlap, scores: Any) -> ImageOverlap:
+        """The overlap with the head's map, of which stuff cluster s is segment s and a thing is void."""
+        classes = scores.argmax(dim=0).cpu().numpy()
+        stuff = sorted(present_ids(classes) - {0})
+        table = overlap_table(gt_ids, classes, [segment["id"] for segment in label.segments], stuff)
+        info = [{"category_id": self.space.stuff_category(index - 1)} for index in stuff]
+        regions = Segments.from_info(info, frozenset()).with_area(table[:, 1:].sum(axis=0))
+        return ImageOverlap(table, overlap.gt, regions)
 
     def _info(self, segment: Mapping[str, Any]) -> dict[str, Any]:
         index = int(segment["category_id"])

@@ -113,6 +113,7 @@ def count_matches(
     pred_class: np.ndarray,
     class_isthing: np.ndarray,
     merge_crowds: bool = False,
+    merge_stuff: bool = True,
 ) -> ClassCounts:
     """Match true and predicted segments class by class.
 
@@ -123,9 +124,10 @@ def count_matches(
         class_isthing: bool (C,).
         merge_crowds: make the crowds of one class in one image one crowd. Wanted where a class holds several
             categories; panopticapi, which knows no such classes, would heed only the last crowd.
+        merge_stuff: make the stuff segments of one class in one image one segment, on both sides.
     """
     gt, pred = overlaps.gt, overlaps.pred
-    stuff = ~class_isthing
+    stuff = ~class_isthing & merge_stuff
     gt_merge = np.where(gt.crowd, merge_crowds, stuff[gt_class])
     # A crowd never merges with what is no crowd: crowds get labels of their own while numbers are given.
     num_classes = len(class_isthing)

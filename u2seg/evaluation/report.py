@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from u2seg.evaluation.fitting import Fit
 from u2seg.evaluation.masks import MaskScores
 from u2seg.evaluation.taxonomy import Taxonomy
 
+SEMANTIC = {"pixel_accuracy": "PixAcc", "mIoU": "mIoU"}
 TABLES = (
     {name: name for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")},
     {
         **{"pixel_accuracy": "PixAcc", "mIoU": "mIoU", "pixel_accuracy_stuff": "PixAcc_st", "mIoU_stuff": "mIoU_st"},
+        **{f"{name}_{kind}": f"{head} {kind}" for kind in ("sem_seg", "released") for name, head in SEMANTIC.items()},
         **{f"{name}_{kind}": f"{name} {kind}" for kind in ("mask", "box") for name in ("AP", "AP50", "AR@100")},
     },
 )
@@ -140,16 +142,20 @@ def _tables(report: Report, rows: Sequence[PolicyScores]) -> str:
         title += f"; by chance: cluster ids dealt anew, mean and deviation of {report.seeds}"
     grids = []
     for table in TABLES:
-        names = [name for name in table if name in rows[0].figures]
+        names = [name for name in table if any(name in scores.figures for scores in rows)]
         cells = [["policy", *(table[name] for name in names)]]
         for scores in rows:
-            cells.append([scores.policy, *(number(scores.figures[name]) for name in names)])
+            cells.append([scores.policy, *_cells(scores.figures, names)])
             if scores.control:
-                cells.append(["  by chance", *(number(scores.control[name]) for name in names)])
-                cells.append(["  +-", *(number(scores.control_sd[name]) for name in names)])
-        cells.append(["best class each", *(number(report.perfect.get(name, math.nan)) for name in names)])
+                cells.append(["  by chance", *_cells(scores.control, names)])
+                cells.append(["  +-", *_cells(scores.control_sd, names)])
+        cells.append(["best class each", *_cells(report.perfect, names)])
         grids.append(_grid(cells))
     return "\n".join([title, *grids])
+
+
+def _cells(figures: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [number(figures.get(name, math.nan)) for name in names]
 
 
 def _warnings(scores: PolicyScores) -> list[str]:

@@ -1,8 +1,8 @@
 """Evidence as the U2Seg paper counts it (arXiv 2312.17243, section 4 and its released evaluation).
 
 A thing votes for the class of a human object that its box hits (IoU over 0.7) if its score is at least 0.6; a stuff
-region votes for a human stuff class if their masks in that photo have an IoU over 0.15; then the majority wins. What
-the labels' scores mean decides what 0.6 means, so both thresholds are arguments.
+region votes for a human stuff class if their masks in that photo have an IoU over 0.15; then the majority wins, of
+equals the first class. What the labels' scores mean decides what 0.6 means, so all thresholds are arguments.
 
 Shapes: ``G`` true segments of the set; ``V`` voters; ``B`` pairs of boxes in one photo.
 """
@@ -39,8 +39,8 @@ class Voters:
 def thing_votes(
     overlaps: OverlapSet, gt_class: np.ndarray, voters: Voters, box_iou: float = BOX_IOU, score: float = SCORE
 ) -> Evidence:
-    """A vote for each pair of a voter and a human thing (no crowd) whose boxes overlap enough."""
-    gt = np.flatnonzero(overlaps.gt.isthing & ~overlaps.gt.crowd)
+    """A vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough."""
+    gt = np.flatnonzero(overlaps.gt.isthing)
     pred = np.flatnonzero(voters.score >= score)
     left, right = _within_images(overlaps.gt_image[gt], voters.image[pred], overlaps.num_images)
     gt, pred = gt[left], pred[right]
