@@ -58,7 +58,7 @@ def model_outputs(pseudo, space, extra=None, head=False):
         given.append({"image_id": number, "file_name": f"{number}.jpg", "height": ids.shape[0], "width": ids.shape[1]})
         outputs.append({"panoptic_seg": (torch.from_numpy(ids.astype(np.int32)), segments), "instances": found})
         if head:
-            label = torch.from_numpy(semantic_map(ids, info, space, rng))
+            label = torch.from_numpy(semantic_map(ids, info, space, np.random.default_rng(number)))
             scores = torch.nn.functional.one_hot(label, space.num_stuff + 1).permute(2, 0, 1)
             outputs[-1]["sem_seg"] = scores.float()
     return given, outputs
