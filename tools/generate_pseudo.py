@@ -23,6 +23,10 @@ examples:
   # label new photos with the ids of an earlier run
   python tools/generate_pseudo.py --config-file ... --images new_photos --output out2 U2SEG.CLUSTERS.REUSE out
 
+  # a round of self-training: what a model that was trained on out is sure of, merged into out (docs/train.md)
+  python tools/generate_pseudo.py --config-file configs/pseudo/self_training.yaml --output out_1 \\
+      U2SEG.SELF_TRAINING.LABELS out U2SEG.SELF_TRAINING.MODEL output/model
+
 A run that was stopped goes on where it was when the same command is given again. What a photo's failure was is in the
 last lines and in run.json. Look at the result with tools/visualize_pseudo.py, score it with tools/evaluate_pseudo.py.
 """
@@ -34,26 +38,46 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", metavar="YAML", help="settings, such as configs/pseudo/quickstart.yaml")
-    parser.add_argument("--images", help="a folder, a 'pattern*', one photo, a .txt of paths, or a COCO .json")
+    parser.add_argument(
+        "--images",
+        help="a folder, a 'pattern*', one photo, a .txt of paths, or a COCO .json; self-training takes the photos of "
+        "its labels where this is left out",
+    )
     parser.add_argument("--image-root", help="the folder that file names in the dataset are relative to")
     parser.add_argument("--output", metavar="DIR", help="where the dataset goes; also where a stopped run goes on")
     parser.add_argument("--stages", default="masks,cluster,stuff,merge", help="those to run (default: %(default)s)")
     parser.add_argument("--redo", metavar="STAGE", help="throw away what this stage and those after it made, first")
     parser.add_argument("--strict", action="store_true", help="exit with code 1 if any photo has no label")
     parser.add_argument(
-        "--list-plugins", action="store_true", help="show every part that U2SEG.*.NAME can name, and stop"
+        "--list-plugins",
+        action="store_true",
+        help="show every part that U2SEG.*.NAME, and every label generator that U2SEG.GENERATOR can name, and stop",
     )
     parser.add_argument("--json", action="store_true", help="with --list-plugins: as JSON")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings over those of the YAML")
     return parser.parse_args(argv)
 
 
+def import_generators(name: str) -> None:
+    """Register the built-in label generators; where ``name`` is none of them, those of plugins too."""
+    import importlib.util
+
+    import u2seg.engine.self_training  # noqa: F401  registers its own
+    from u2seg.plugins.manager import register_detectron2
+    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
+
+    if name not in PSEUDO_LABEL_GENERATORS and importlib.util.find_spec("detectron2"):
+        register_detectron2()
+
+
 def list_plugins(as_json: bool) -> None:
     """Print every offer of every plugin."""
     from u2seg.plugins.manager import installed_plugins
+    from u2seg.pseudo.generator import generator_table
 
     plugins = installed_plugins()
-    rows = plugins.table()
+    import_generators("")
+    rows = [*generator_table(), *plugins.table()]
     broken = [str(plugin) for plugin in plugins.broken]
     if as_json:
         print(json.dumps({"parts": rows, "broken": broken, "disabled": plugins.disabled}, indent=1))
@@ -72,12 +96,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from u2seg.errors import UsageError, lookup
 
-    for name in ("images", "output"):
-        if not getattr(args, name):
-            raise UsageError(f"--{name} is missing; see --help")
+    if not args.output:
+        raise UsageError("--output is missing; see --help")
     from u2seg.config import get_pseudo_cfg, merge_config_file, merge_options
     from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
-    from u2seg.pseudo.photos import find_photos
     from u2seg.pseudo.store import STAGES, OutputDirectory
 
     cfg = get_pseudo_cfg()
@@ -87,8 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     stages = [name.strip() for name in args.stages.split(",") if name.strip()]
     for stage in [*stages, *([args.redo] if args.redo else [])]:
         lookup("stage", stage, dict.fromkeys(STAGES))
+    import_generators(cfg.U2SEG.GENERATOR)
     generator_class = lookup("label generator (U2SEG.GENERATOR)", cfg.U2SEG.GENERATOR, dict(PSEUDO_LABEL_GENERATORS))
-    photos = find_photos(args.images, args.image_root)
+    photos = generator_class.find_photos(cfg, args.images, args.image_root)
     generator = generator_class(cfg, photos, OutputDirectory(args.output))
     summary = generator.run(stages, args.redo)
     if summary is None:

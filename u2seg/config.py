@@ -43,7 +43,8 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     node = type(cfg)
     cfg.U2SEG = u2seg = node()
 
-    # Who makes the labels: a name in the registry u2seg.pseudo.generator.PSEUDO_LABEL_GENERATORS.
+    # Who makes the labels: a name in the registry u2seg.pseudo.generator.PSEUDO_LABEL_GENERATORS. "U2SegGenerator" is
+    # the recipe of parts below; "SelfTrainingGenerator" a model that was trained on earlier labels.
     u2seg.GENERATOR = "U2SegGenerator"
     # Seed of clustering, sampling and everything else that is drawn.
     u2seg.SEED = 0
@@ -100,6 +101,24 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     # Things with a lower score are not painted.
     u2seg.MERGE.MIN_SCORE = 0.0
 
+    # A round of self-training (CutLER, section 3.4). K and S come from the labels, INPUT, DEVICE, MERGE and EXECUTOR
+    # from their own keys; all others of this tree are of no account.
+    u2seg.SELF_TRAINING = node()
+    # Directory of the labels that the model was trained on; its confident predictions are merged into them.
+    u2seg.SELF_TRAINING.LABELS = ""
+    # The model: OUTPUT_DIR of tools/train_net.py, of which the last checkpoint is taken.
+    u2seg.SELF_TRAINING.MODEL = ""
+    # The model's YAML and its weights (a file or URI), instead of those in MODEL.
+    u2seg.SELF_TRAINING.CONFIG_FILE = ""
+    u2seg.SELF_TRAINING.WEIGHTS = ""
+    # In round t (1 is the first), things are taken over whose score is above SCORE - SCORE_STEP * t.
+    u2seg.SELF_TRAINING.SCORE = 0.75
+    u2seg.SELF_TRAINING.SCORE_STEP = 0.05
+    # A predicted thing drops earlier ones, and less confident predicted ones, whose mask IoU with it is above this.
+    u2seg.SELF_TRAINING.MAX_IOU = 0.5
+    # A pixel gets the model's stuff class where its probability is this or more, and keeps its label elsewhere.
+    u2seg.SELF_TRAINING.STUFF_SCORE = 0.5
+
     u2seg.EXECUTOR = node()
     # Who runs the shards: "process" (local workers), "inline" (this process) or "dask" (a cluster at ADDRESS).
     u2seg.EXECUTOR.NAME = "process"
@@ -151,7 +170,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         raise UsageError(f"config options come as KEY VALUE; {options[-1]!r} has no value")
     for key, text in zip(options[::2], options[1::2], strict=True):
         try:
-            value = yaml.safe_load(text)
+            value = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             value = text
         set_key(cfg, key, value, source="the command line")

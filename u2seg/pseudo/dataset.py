@@ -64,6 +64,7 @@ def write_dataset(
     settings: parts.Settings,
     weights: Sequence[Mapping[str, Any]],
     timings: Mapping[str, Mapping[str, Any]],
+    record: Mapping[str, Any] = {},
 ) -> Summary:
     """Write the JSON files of the dataset from what the merge stage left.
 
@@ -75,6 +76,7 @@ def write_dataset(
         settings: the ``U2SEG`` tree.
         weights: what the feature extractors said of their weights.
         timings: seconds by stage and part.
+        record: what ``run.json`` says besides, or instead of, its usual entries.
 
     Returns:
         The summary.
@@ -95,7 +97,8 @@ def write_dataset(
     names = {photo.id: photo.name for photo in given.photos}
     skipped = {names[key]: failures[key] for key in sorted(failures)}
     summary = _count(output, photos, skipped, timings)
-    output.write_json(output.root / "run.json", _record(given, summary, settings, weights, caveats))
+    usual = _record(given, summary, settings, weights, caveats)
+    output.write_json(output.root / "run.json", {**usual, **record})
     return summary
 
 

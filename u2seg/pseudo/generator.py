@@ -7,6 +7,7 @@ is whole on disk is skipped; one that was cut off goes on with the photos that a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import parts, shards
 from u2seg.pseudo.dataset import Summary, write_dataset
 from u2seg.pseudo.executors import bounded_threads, default_workers, make_executor, run_in_order, run_jobs
-from u2seg.pseudo.photos import Photo, PhotoSet
+from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.progress import Progress
 from u2seg.pseudo.settings import check_settings, photo_fingerprint, stage_settings
 from u2seg.pseudo.stage_files import mask_file
@@ -33,7 +34,11 @@ from u2seg.pseudo.store import STAGES, OutputDirectory, StageLedger
 logger = logging.getLogger(__name__)
 
 PSEUDO_LABEL_GENERATORS = Registry("PSEUDO_LABEL_GENERATORS")
-"""Whole label generators, by the name in ``U2SEG.GENERATOR``: classes called with (cfg, photos, output)."""
+"""Whole label generators, by the name in ``U2SEG.GENERATOR``: classes with the interface of `U2SegGenerator`.
+
+Each has ``find_photos(cfg, images, root) -> PhotoSet``, is called with (cfg, photos, output), and has
+``run(stages, redo) -> Summary | None``.
+"""
 
 NEEDS = {"masks": [], "cluster": ["masks"], "stuff": [], "merge": ["masks", "cluster", "stuff"]}
 """What must be whole before a stage can run."""
@@ -88,9 +93,32 @@ class U2SegGenerator:
         """
         self.settings: parts.Settings = plain(cfg.U2SEG)
         self.photos, self.output = photos, output
-        self.weights = check_settings(self.settings)
         self._executor = executor
         self.notes: dict[str, StageNotes] = {}
+        self.weights = self.check()
+
+    @classmethod
+    def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
+        """The photos to label, from what ``--images`` and ``--image-root`` say.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not images:
+            raise UsageError("--images is missing; see --help")
+        return find_photos(images, root)
+
+    def check(self) -> list[dict[str, Any]]:
+        """Check the settings; what the networks say of their weights: those of things, then those of stuff."""
+        return check_settings(self.settings)
+
+    def wanted(self) -> dict[str, dict[str, Any]]:
+        """For each stage, all that its files depend on."""
+        return stage_settings(self.settings, photo_fingerprint(self.photos), self.weights)
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` shall say besides, or instead of, what it says of every run."""
+        return {}
 
     def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
         """Run ``stages`` and return the summary of the dataset, or None where ``merge`` is not among them.
@@ -108,7 +136,7 @@ class U2SegGenerator:
             self.ledger = StageLedger(self.output)
             if redo:
                 self.ledger.forget_from(redo)
-            wanted = stage_settings(self.settings, photo_fingerprint(self.photos), self.weights)
+            wanted = self.wanted()
             ordered = [stage for stage in STAGES if stage in stages]
             for stage in ordered:
                 for checked in (*NEEDS[stage], stage):
@@ -177,7 +205,7 @@ class U2SegGenerator:
         self,
         executor: Executor,
         stage: str,
-        function: Callable[[shards.Shard], shards.Outcome],
+        function: Callable[[Any], shards.Outcome],
         jobs: Sequence[shards.Shard],
         notes: StageNotes,
     ) -> None:
@@ -260,11 +288,27 @@ class U2SegGenerator:
         timings = {stage: self._notes(stage).to_json() for stage in STAGES}
         for notes in timings.values():
             notes.pop("failures")
-        return write_dataset(self.output, self.photos, photos, skipped, self.settings, self.weights, timings)
+        return write_dataset(
+            self.output, self.photos, photos, skipped, self.settings, self.weights, timings, self.record()
+        )
 
     def _notes(self, stage: str) -> StageNotes:
         done = self.ledger.done(stage)
         return StageNotes.from_json(done) if done else StageNotes()
+
+
+def generator_table() -> list[dict[str, str]]:
+    """Rows as those of `u2seg.plugins.manager.Plugins.table`, for ``--list-plugins``: the registered generators."""
+    return [
+        {
+            "kind": "label generator",
+            "name": name,
+            "distribution": "u2seg (built in)" if found.__module__.startswith("u2seg.") else found.__module__,
+            "arguments": "U2SEG.GENERATOR",
+            "help": (inspect.getdoc(found) or "").split("\n")[0],
+        }
+        for name, found in sorted(PSEUDO_LABEL_GENERATORS)
+    ]
 
 
 def _read_embeddings(output: OutputDirectory, photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:

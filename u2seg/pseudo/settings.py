@@ -31,7 +31,7 @@ def check_settings(settings: parts.Settings) -> list[dict[str, Any]]:
         UsageError: a value is out of range, or a part refuses its arguments.
         PluginError: a part that is asked for may be in a broken plugin.
     """
-    _check_ranges(settings)
+    check_ranges(settings)
     device = worker_device(settings["DEVICE"])
     parts.build_mask_generator(settings, device)
     parts.build_clusterer(settings)
@@ -48,7 +48,7 @@ def check_settings(settings: parts.Settings) -> list[dict[str, Any]]:
     return weights
 
 
-def _check_ranges(settings: parts.Settings) -> None:
+def check_ranges(settings: parts.Settings) -> None:
     """Raise UsageError for a number out of range."""
     merge, executor = settings["MERGE"], settings["EXECUTOR"]
     rules = [

@@ -85,14 +85,14 @@ class Outcome:
             self.failures.update({photo.id: reason for photo in photos})
 
 
-def _unfinished(shard: Shard, files: Callable[[Photo], Sequence[Any]]) -> Iterator[Sequence[Photo]]:
+def unfinished(shard: Shard, files: Callable[[Photo], Sequence[Any]]) -> Iterator[Sequence[Photo]]:
     """Batches of ``shard`` of which a file is missing; a batch is done again as a whole, to give the same numbers."""
     for batch in batches(shard.photos, shard.settings["EXECUTOR"]["BATCH_SIZE"]):
         if not all(file.exists() for photo in batch for file in files(photo)):
             yield batch
 
 
-def _read(
+def read_batch(
     batch: Sequence[Photo], outcome: Outcome, max_pixels: int
 ) -> tuple[list[Photo], list[np.ndarray], list[tuple[int, int]]]:
     """Those of ``batch`` that can be read, their pixels to work on, and the sizes of the photos themselves."""
@@ -113,8 +113,8 @@ def run_masks(shard: Shard) -> Outcome:
         extractor = parts.build_extractor(settings, shard.device)
         generator = parts.build_mask_generator(settings, shard.device)
         refiner = parts.build_refiner(settings)
-        for batch in _unfinished(shard, lambda photo: [mask_file(shard.output, photo)]):
-            photos, images, sizes = _read(batch, outcome, settings["INPUT"]["MAX_PIXELS"])
+        for batch in unfinished(shard, lambda photo: [mask_file(shard.output, photo)]):
+            photos, images, sizes = read_batch(batch, outcome, settings["INPUT"]["MAX_PIXELS"])
             with outcome.guarded(photos):
                 with outcome.timed("features"):
                     features = extractor.extract(images) if photos else []
@@ -149,7 +149,7 @@ def run_features(shard: Shard) -> list[np.ndarray]:
         extractor = parts.build_extractor(shard.settings, shard.device, stuff=True)
         outcome, found = Outcome(), list[np.ndarray]()
         for batch in batches(shard.photos, shard.settings["EXECUTOR"]["BATCH_SIZE"]):
-            photos, images, _ = _read(batch, outcome, shard.settings["INPUT"]["MAX_PIXELS"])
+            photos, images, _ = read_batch(batch, outcome, shard.settings["INPUT"]["MAX_PIXELS"])
             with outcome.guarded(photos):
                 found += extractor.extract(images) if photos else []
         return found
@@ -163,8 +163,8 @@ def run_stuff(shard: Shard) -> Outcome:
         state = shard.output.root / "stuff.npz"
         segmenter = _fitted_segmenter(json.dumps(settings), shard.device, str(state), state.stat().st_mtime_ns)
         refiner = parts.build_refiner(settings, stuff=True)
-        for batch in _unfinished(shard, lambda photo: [stuff_file(shard.output, photo)]):
-            photos, images, _ = _read(batch, outcome, settings["INPUT"]["MAX_PIXELS"])
+        for batch in unfinished(shard, lambda photo: [stuff_file(shard.output, photo)]):
+            photos, images, _ = read_batch(batch, outcome, settings["INPUT"]["MAX_PIXELS"])
             with outcome.guarded(photos):
                 with outcome.timed("features"):
                     features = extractor.extract(images) if photos else []

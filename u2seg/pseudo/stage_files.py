@@ -22,9 +22,17 @@ def mask_file(output: OutputDirectory, photo: Photo) -> Path:
 
 
 def write_masks(
-    output: OutputDirectory, photo: Photo, masks: MaskSet, embeddings: np.ndarray, size: tuple[int, int]
+    output: OutputDirectory,
+    photo: Photo,
+    masks: MaskSet,
+    embeddings: np.ndarray,
+    size: tuple[int, int],
+    **more: np.ndarray,
 ) -> None:
-    """Write masks bool (N, H, W), their embeddings float32 (N, E), and the photo's own height and width ``size``."""
+    """Write masks bool (N, H, W), their embeddings float32 (N, E), and the photo's own height and width ``size``.
+
+    ``more`` are further arrays that a generator keeps for a stage of its own.
+    """
     from pycocotools import mask as coco
 
     rles = coco.encode(np.asfortranarray(masks.masks.transpose(1, 2, 0).astype(np.uint8))) if len(masks) else []
@@ -34,6 +42,7 @@ def write_masks(
         "counts": np.array([rle["counts"] for rle in rles], dtype=bytes),
         "scores": masks.scores,
         "embeddings": embeddings.astype(np.float32),
+        **more,
     }
     output.write_arrays(mask_file(output, photo), arrays)
 

@@ -1,0 +1,361 @@
+"""tools/generate_pseudo.py with a model as its label source: two rounds, a crash, and everything that does not fit."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+from PIL import Image
+from synthetic_panoptic import TINY_CONFIG, read_json, write_dataset, write_json
+
+from u2seg.command import run_tool
+from u2seg.engine import run as run_module
+from u2seg.engine import self_training, teacher
+from u2seg.engine.run import setup
+from u2seg.engine.self_training import SelfTrainingGenerator, run_round
+from u2seg.engine.trainer import Trainer
+from u2seg.pseudo.store import encode_ids
+from u2seg.structures import LabelSpace, MaskSet
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "pseudo" / "self_training.yaml"
+SCORE = 0.5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Labels, and the OUTPUT_DIR of a model for them, which was not trained: its heads are wild, so it sees things."""
+    root = tmp_path_factory.mktemp("round")
+    labels = write_dataset(root / "labels", photos=3)
+    options = ["DATASETS.TRAIN", str(labels), "OUTPUT_DIR", str(root / "model"), "MODEL.DEVICE", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "register_detectron2", lambda: None)
+        arguments = ["--num-gpus", "0", "--config-file", str(TINY_CONFIG), *options]
+        trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+        torch.manual_seed(3)
+        with torch.no_grad():
+            trainer.model.sem_seg_head.predictor.weight.normal_(std=1.0)
+            for stage in trainer.model.roi_heads.box_predictor:
+                stage.cls_score.weight.normal_(std=0.5)
+        trainer.checkpointer.save("model_final", iteration=1)
+    return types.SimpleNamespace(labels=labels, model=root / "model")
+
+
+@pytest.fixture
+def case(made, tmp_path):
+    """The same in a place where it may be spoilt; ``.options`` names both."""
+    shutil.copytree(made.labels, tmp_path / "labels")
+    shutil.copytree(made.model, tmp_path / "model")
+    found = types.SimpleNamespace(labels=tmp_path / "labels", model=tmp_path / "model", out=tmp_path / "out")
+    found.options = ["U2SEG.SELF_TRAINING.LABELS", str(found.labels), "U2SEG.SELF_TRAINING.MODEL", str(found.model)]
+    found.options += ["U2SEG.SELF_TRAINING.SCORE", str(SCORE), "U2SEG.EXECUTOR.NAME", "inline"]
+    return found
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("generate_pseudo", ROOT / "tools" / "generate_pseudo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def generate(output, options, *flags):
+    """Run the tool: exit code, stdout, stderr."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    command = ["--config-file", str(CONFIG), "--output", str(output), *flags, *options]
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = run_tool(lambda: tool().main(command))
+    return types.SimpleNamespace(code=code, out=stdout.getvalue(), err=stderr.getvalue())
+
+
+def result(output):
+    files = [output / "panoptic.json", output / "instances.json", *sorted((output / "panoptic").iterdir())]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_round_makes_a_dataset_of_the_same_kind_and_the_next_round_takes_it(case, tmp_path):
+    from pycocotools.coco import COCO
+
+    done = generate(case.out, case.options)
+    assert done.code == 0, done.err
+    assert "labelled 3 photos" in done.out
+    before, after = read_json(case.labels), read_json(case.out)
+    assert after["categories"] == LabelSpace(3, 2).categories()
+    assert [(i["id"], i["file_name"]) for i in after["images"]] == [(i["id"], i["file_name"]) for i in before["images"]]
+    for annotation in after["annotations"]:
+        ids = np.asarray(Image.open(case.out / "panoptic" / annotation["file_name"])).astype(int) @ [1, 256, 65536]
+        assert {s["id"]: s["area"] for s in annotation["segments_info"]} == {
+            i: int((ids == i).sum()) for i in np.unique(ids) if i
+        }
+    coco = COCO(str(case.out / "instances.json"))
+    assert all(coco.annToMask(entry).sum() == entry["area"] > 0 for entry in coco.anns.values())
+    run = json.loads((case.out / "run.json").read_text())
+    noted = run["self_training"]
+    assert (run["generator"], noted["round"], noted["labels"]) == ("SelfTrainingGenerator", 1, str(case.labels))
+    assert noted["min_score"] == pytest.approx(SCORE - 0.05)
+    assert len(noted["weights_sha256"]) == len(noted["labels_sha256"]["panoptic.json"]) == 64
+    assert noted["things"]["predicted"] > 0
+    assert noted["things"]["kept"] > 0
+    total = noted["things"]["predicted"] + noted["things"]["kept"]
+    assert total == len(coco.anns) == run["counts"]["masks"]
+    assert noted["things"]["kept"] + noted["things"]["replaced"] == count_things(case.labels)
+    assert run["config"]["U2SEG"]["NUM_THINGS"] == 3
+    assert "FEATURES" not in run["config"]["U2SEG"]
+    case.options[1] = str(case.out)
+    assert generate(tmp_path / "second", case.options).code == 0
+    second = json.loads((tmp_path / "second" / "run.json").read_text())["self_training"]
+    assert (second["round"], second["labels"]) == (2, str(case.out))
+    assert second["min_score"] == pytest.approx(SCORE - 0.10)
+
+
+def count_things(labels):
+    return sum(segment["isthing"] for a in read_json(labels)["annotations"] for segment in a["segments_info"])
+
+
+def test_evaluation_gallery_and_training_read_it(case, tmp_path):
+    from u2seg.data.datasets import load_pseudo_dataset
+    from u2seg.data.mapper import read_label
+    from u2seg.report.gallery import write_gallery
+
+    assert generate(case.out, case.options).code == 0
+    records = load_pseudo_dataset(case.out)
+    assert len(records) == 3
+    for record in records:
+        read_label(record["pan_seg_file_name"], (record["height"], record["width"]))
+        assert Path(record["file_name"]).is_file()
+    assert write_gallery(str(case.out), str(tmp_path / "gallery"), workers=1).is_file()
+    page = (tmp_path / "gallery" / "run.html").read_text()
+    assert "SelfTrainingGenerator" in page
+
+
+def test_it_goes_on_after_a_crash_and_gives_the_same(case, tmp_path, monkeypatch):
+    assert generate(case.out, case.options).code == 0
+    calls = []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    write = self_training.write_round
+    monkeypatch.setattr(self_training, "write_round", dies)
+    again = tmp_path / "again"
+    assert generate(again, case.options).code == 130
+    assert not (again / "panoptic.json").exists()
+    assert generate(again, case.options).code == 0
+    assert len(calls) == 4  # two before the crash, and the two photos that were missing
+    assert result(again) == result(case.out)
+    assert generate(again, case.options).code == 0
+    assert len(calls) == 4
+    other = generate(again, [*case.options, "U2SEG.SELF_TRAINING.MAX_IOU", "0.3"])
+    assert other.code == 2
+    assert "was made with other settings" in other.err
+    assert generate(again, case.options, "--redo", "stuff").code == 0
+    assert len(calls) == 7
+    assert result(again) == result(case.out)
+
+
+def test_workers_give_what_one_process_gives(case, tmp_path):
+    assert generate(case.out, case.options).code == 0
+    jobs = [*case.options, "U2SEG.EXECUTOR.SHARD_SIZE", "1"]
+    assert generate(tmp_path / "shards", jobs).code == 0
+    assert result(tmp_path / "shards") == result(case.out)
+    assert getattr(sys.modules[run_round.__module__], run_round.__qualname__) is run_round  # can travel to a worker
+
+
+@pytest.mark.slow
+def test_worker_processes_give_what_one_process_gives(case, tmp_path):
+    assert generate(case.out, case.options).code == 0
+    apart = [*case.options, "U2SEG.EXECUTOR.NAME", "process", "U2SEG.EXECUTOR.WORKERS", "2"]
+    assert generate(tmp_path / "two", apart).code == 0
+    assert result(tmp_path / "two") == result(case.out)
+
+
+def test_batches(case):
+    """A batch pads its photos, so its numbers may differ in the last digits; what is found must not."""
+    done = generate(case.out, [*case.options, "U2SEG.EXECUTOR.BATCH_SIZE", "2"])
+    assert done.code == 0, done.err
+    assert "labelled 3 photos" in done.out
+
+
+def test_the_labels_decide_which_photos_and_which_ids(case, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(case.labels / "images" / "2.png", one / "2.png")
+    assert generate(case.out, case.options, "--images", str(one)).code == 0
+    assert [image["id"] for image in read_json(case.out)["images"]] == [2]
+    assert [path.name for path in (case.out / "panoptic").iterdir()] == ["2.png"]
+    Image.new("RGB", (8, 8)).save(one / "new.png")
+    done = generate(tmp_path / "other", case.options, "--images", str(one))
+    assert done.code == 2
+    assert "1 of the 2 photos are not in U2SEG.SELF_TRAINING.LABELS" in done.err
+    assert "'new.png'" in done.err
+
+
+def answer_nothing(self, images):
+    return [
+        teacher.Answer(
+            MaskSet.empty(*image.shape[:2]),
+            np.zeros(0, np.int64),
+            np.zeros(image.shape[:2], np.uint8),
+            np.zeros(image.shape[:2], np.float32),
+        )
+        for image in images
+    ]
+
+
+def test_a_model_that_is_sure_of_nothing_leaves_the_labels_as_they_are(case, monkeypatch):
+    monkeypatch.setattr(teacher.Teacher, "answer", answer_nothing)
+    options = [*case.options, "U2SEG.MERGE.MIN_VISIBLE", "0", "U2SEG.MERGE.MIN_AREA", "0"]
+    options += ["U2SEG.MERGE.MAX_STUFF_OVERLAP", "1"]
+    assert generate(case.out, options).code == 0
+    for before, after in zip(read_json(case.labels)["annotations"], read_json(case.out)["annotations"], strict=True):
+        maps = [category_map(root, entry) for root, entry in ((case.labels, before), (case.out, after))]
+        assert np.array_equal(*maps)
+
+
+def category_map(root, annotation):
+    ids = np.asarray(Image.open(root / "panoptic" / annotation["file_name"])).astype(int) @ [1, 256, 65536]
+    table = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]} | {0: 0}
+    return np.vectorize(table.get)(ids)
+
+
+def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(case):
+    """A mask of which another one hides a part comes back whole, and one that was never painted does not."""
+    from pycocotools import mask as coco
+
+    from u2seg.engine.previous import read_previous
+
+    whole = np.zeros((48, 64), np.uint8)
+    whole[10:30, 10:40] = 1
+    rle = coco.encode(np.asfortranarray(whole))
+    segmentation = {"size": [48, 64], "counts": rle["counts"].decode()}
+    entry = {"image_id": 1, "category_id": 2, "segmentation": segmentation, "score": 0.4}
+    annotations = [{"id": 1, "segment_id": 3, **entry}, {"id": 2, "segment_id": 0, **entry}]
+    (case.labels / "instances.json").write_text(json.dumps({"annotations": annotations}))
+    masks, clusters, _ = read_previous(str(case.labels)).labels[1].read(48, 64)
+    assert np.array_equal(masks.masks, whole[None].astype(bool))
+    assert (clusters.tolist(), masks.scores.tolist()) == ([1], [np.float32(0.4)])
+    halved, _, stuff = read_previous(str(case.labels)).labels[1].read(24, 32)
+    assert np.array_equal(halved.masks[0], whole[1::2, 1::2].astype(bool))
+    assert stuff.shape == (24, 32)
+
+
+def lose_weights(case):
+    (case.model / "model_final.pth").unlink()
+
+
+def lose_model(case):
+    shutil.rmtree(case.model)
+
+
+def lose_labels(case):
+    (case.labels / "panoptic.json").unlink()
+
+
+def lose_checkpoint_note(case):
+    (case.model / "last_checkpoint").unlink()
+
+
+def cut_weights(case):
+    file = case.model / "model_final.pth"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def add_a_class(case):
+    content = read_json(case.labels)
+    write_json(case.labels, {**content, "categories": LabelSpace(3, 3).categories()})
+
+
+def number_otherwise(case):
+    content = read_json(case.labels)
+    write_json(case.labels, {**content, "categories": [c | {"id": 10 + c["id"]} for c in content["categories"]]})
+
+
+def use_a_strange_category(case):
+    content = read_json(case.labels)
+    content["annotations"][0]["segments_info"][0]["category_id"] = 9
+    write_json(case.labels, content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "more", "words"),
+    [
+        (lose_weights, [], "holds no model_final.pth"),
+        (lose_model, [], "is no folder; it is the OUTPUT_DIR of tools/train_net.py"),
+        (lose_checkpoint_note, [], "has it saved a checkpoint yet?"),
+        (cut_weights, [], "are damaged or no checkpoint: it ends too early"),
+        (lose_labels, [], "holds no panoptic.json"),
+        (add_a_class, [], "knows 3 thing and 2 stuff classes"),
+        (number_otherwise, [], "categories are not numbered"),
+        (use_a_strange_category, [], "of a category that the file does not list"),
+        (None, ["U2SEG.SELF_TRAINING.LABELS", ""], "LABELS is empty"),
+        (None, ["U2SEG.SELF_TRAINING.MODEL", ""], "no trained model is named"),
+        (None, ["U2SEG.SELF_TRAINING.WEIGHTS", "gone.pth"], "'gone.pth' do not exist"),
+        (None, ["U2SEG.SELF_TRAINING.CONFIG_FILE", "gone.yaml"], "'gone.yaml' does not exist"),
+        (None, ["U2SEG.SELF_TRAINING.SCORE", "1.5"], "SCORE must be from 0 to 1"),
+        (None, ["U2SEG.SELF_TRAINING.SCORE_STEP", "0.8"], "which is no score"),
+        (None, ["U2SEG.NUM_THINGS", "7"], "U2SEG.NUM_THINGS is 7, but"),
+        (None, ["U2SEG.GENERATOR", "SelfTrainingGenerater"], "Did you mean 'SelfTrainingGenerator'"),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_line(case, spoil, more, words):
+    if spoil:
+        spoil(case)
+    done = generate(case.out, [*case.options, *more])
+    assert done.code == 2
+    line = done.err.strip().splitlines()[-1]
+    assert words in line
+    assert "Traceback" not in done.err
+    assert not (case.out / "panoptic.json").exists()
+
+
+def test_the_labels_are_never_overwritten(case):
+    before = case.labels / "panoptic.json"
+    text = before.read_bytes()
+    done = generate(case.labels, case.options)
+    assert done.code == 2
+    assert "--output is U2SEG.SELF_TRAINING.LABELS itself" in done.err
+    assert before.read_bytes() == text
+    assert not (case.labels / "stages").exists()
+
+
+def test_a_photo_that_can_not_be_labelled_costs_the_others_nothing(case):
+    (case.labels / "images" / "1.png").write_bytes(b"no photo")
+    Image.fromarray(encode_ids(np.zeros((5, 5), np.int32))).save(case.labels / "panoptic" / "2.png")
+    done = generate(case.out, case.options, "--strict")
+    assert done.code == 1
+    assert "labelled 1 photos" in done.out
+    assert "1.png: not an image" in done.out
+    assert "2.png: label" in done.out
+    assert [image["id"] for image in read_json(case.out)["images"]] == [3]
+
+
+def test_weights_alone_and_caveats(case):
+    (case.labels / "run.json").write_text(json.dumps({"caveats": ["its features have seen labels"]}))
+    options = [*case.options[:2], *case.options[4:], "U2SEG.SELF_TRAINING.CONFIG_FILE", str(TINY_CONFIG)]
+    options += ["U2SEG.SELF_TRAINING.WEIGHTS", str(case.model / "model_final.pth")]
+    assert generate(case.out, options).code == 0
+    assert json.loads((case.out / "run.json").read_text())["caveats"] == ["its features have seen labels"]
+    assert read_json(case.out)["info"]["caveats"] == ["its features have seen labels"]
+
+
+def test_the_name_is_listed_and_the_factory_needs_images(capsys):
+    assert tool().main(["--list-plugins"]) == 0
+    listed = capsys.readouterr().out
+    assert "SelfTrainingGenerator" in listed
+    assert "U2SegGenerator" in listed
+    assert SelfTrainingGenerator.__doc__.splitlines()[0] in listed
+    logging.getLogger("u2seg").setLevel(logging.INFO)
+    assert run_tool(lambda: tool().main(["--output", "nowhere"])) == 2
+    assert "--images is missing" in capsys.readouterr().err
