@@ -116,7 +116,7 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     u2seg.SELF_TRAINING.SCORE_STEP = 0.05
     # A predicted thing drops earlier ones, and less confident predicted ones, whose mask IoU with it is above this.
     u2seg.SELF_TRAINING.MAX_IOU = 0.5
-    # A pixel gets the model's stuff class where its probability is this or more, and keeps its label elsewhere.
+    # A pixel gets the model's stuff class where its probability is this or more, and keeps its stuff label elsewhere.
     u2seg.SELF_TRAINING.STUFF_SCORE = 0.5
 
     u2seg.EXECUTOR = node()

@@ -103,15 +103,15 @@ def test_stuff_is_merged_pixel_by_pixel(seed, threshold):
     found = merge_stuff(classes, confidence, before, threshold)
     assert found.dtype == np.uint8
     for place in np.ndindex(5, 6):
-        if confidence[place] < threshold:
+        if confidence[place] < threshold or classes[place] == 0:
             assert found[place] == before[place]
         else:
-            assert found[place] == (255 if classes[place] == 0 else classes[place] - 1)
+            assert found[place] == classes[place] - 1
 
 
 def test_the_last_stuff_class_that_fits():
     classes = np.array([[254, 0]], np.uint8)
-    assert merge_stuff(classes, np.ones((1, 2)), np.zeros((1, 2), np.uint8), 0.5).tolist() == [[253, 255]]
+    assert merge_stuff(classes, np.ones((1, 2)), np.zeros((1, 2), np.uint8), 0.5).tolist() == [[253, 0]]
 
 
 def test_the_threshold_goes_down_by_the_round():

@@ -23,6 +23,7 @@ from u2seg.engine import self_training, teacher
 from u2seg.engine.run import setup
 from u2seg.engine.self_training import SelfTrainingGenerator, run_round
 from u2seg.engine.trainer import Trainer
+from u2seg.errors import UsageError
 from u2seg.pseudo.store import encode_ids
 from u2seg.structures import LabelSpace, MaskSet
 
@@ -348,6 +349,20 @@ def test_weights_alone_and_caveats(case):
     assert generate(case.out, options).code == 0
     assert json.loads((case.out / "run.json").read_text())["caveats"] == ["its features have seen labels"]
     assert read_json(case.out)["info"]["caveats"] == ["its features have seen labels"]
+
+
+def test_a_plugin_can_bring_a_generator_of_its_own(case, monkeypatch):
+    from u2seg.plugins import manager
+    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
+
+    class Elsewhere(SelfTrainingGenerator):
+        def run(self, stages, redo=None):
+            raise UsageError(f"Elsewhere was asked for {len(self.photos)} photos")
+
+    monkeypatch.setattr(PSEUDO_LABEL_GENERATORS, "_obj_map", dict(PSEUDO_LABEL_GENERATORS))
+    monkeypatch.setattr(manager, "register_detectron2", lambda: PSEUDO_LABEL_GENERATORS.register(Elsewhere))
+    done = generate(case.out, [*case.options, "U2SEG.GENERATOR", "Elsewhere"])
+    assert "Elsewhere was asked for 3 photos" in done.err
 
 
 def test_the_name_is_listed_and_the_factory_needs_images(capsys):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from u2seg.structures import STUFF_VOID, MaskSet
+from u2seg.structures import MaskSet
 
 
 def score_threshold(start: float, step: float, round_number: int) -> float:
@@ -68,7 +68,7 @@ def _encode(masks: np.ndarray) -> list[dict[str, object]]:
 def merge_stuff(classes: np.ndarray, confidence: np.ndarray, before: np.ndarray, min_confidence: float) -> np.ndarray:
     """Stuff uint8 (H, W) in [0, S), 255 for none: the model's where it is confident, the label's elsewhere.
 
-    A confident "a thing" gives 255: either a mask covers the pixel, or model and label contradict each other.
+    "A thing" is no stuff, so where the model says that, the label stays: either a mask covers it, or nothing is known.
 
     Args:
         classes: int (H, W), the model's class, 0 for "a thing", 1..S for stuff.
@@ -76,5 +76,5 @@ def merge_stuff(classes: np.ndarray, confidence: np.ndarray, before: np.ndarray,
         before: uint8 (H, W) in [0, S), 255 for none.
         min_confidence: in [0, 1].
     """
-    found = np.where(classes == 0, STUFF_VOID, classes.astype(np.int64) - 1).astype(np.uint8)
-    return np.where(confidence >= min_confidence, found, before)
+    sure = (confidence >= min_confidence) & (classes > 0)
+    return np.where(sure, classes.astype(np.int64) - 1, before).astype(np.uint8)

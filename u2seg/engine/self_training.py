@@ -191,7 +191,10 @@ class SelfTrainingGenerator(U2SegGenerator):
 
 @lru_cache(maxsize=1)
 def load_teacher(rule: Rule, device: str) -> Teacher:
-    """The model of ``rule`` on ``device``, once in each process."""
+    """The model of ``rule`` on ``device``, once in each process, and without torch's notes to its own developers."""
+    from u2seg.engine.demo import quiet
+
+    quiet()
     return Teacher(rule.config_file, rule.weights, device, rule.min_score)
 
 
