@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from u2seg.engine import config
 from u2seg.engine.config import add_train_config, fit_to_devices, get_cfg, load_config
 from u2seg.errors import UsageError
 
@@ -99,7 +100,8 @@ def test_wrong_files(tmp_path, text, words):
         (8, True, "SyncBN", True, "cuda"),
     ],
 )
-def test_fits_to_devices_and_says_so(world, gpu, norm, amp, device, caplog):
+def test_fits_to_devices_and_says_so(world, gpu, norm, amp, device, caplog, monkeypatch):
+    monkeypatch.setattr(config, "cpu_has_bfloat16", lambda: False)
     cfg = load_config(leaf("u2seg_R50_300.yaml"))
     with caplog.at_level("INFO"):
         fit_to_devices(cfg, world, gpu)
@@ -108,7 +110,18 @@ def test_fits_to_devices_and_says_so(world, gpu, norm, amp, device, caplog):
     assert (f"SyncBN becomes {norm}" in caplog.text) == (norm != "SyncBN")
 
 
-def test_a_prediction_does_not_speak_of_what_only_training_feels(caplog):
+@pytest.mark.parametrize("supported", [False, True])
+def test_mixed_precision_on_a_cpu_that_is_made_for_it(supported, caplog, monkeypatch):
+    monkeypatch.setattr(config, "cpu_has_bfloat16", lambda: supported)
+    cfg = load_config(leaf("u2seg_R50_300.yaml"))
+    with caplog.at_level("INFO"):
+        fit_to_devices(cfg, 1, False)
+    assert supported == cfg.SOLVER.AMP.ENABLED
+    assert ("bfloat16" in caplog.text) == supported
+
+
+def test_a_prediction_does_not_speak_of_what_only_training_feels(caplog, monkeypatch):
+    monkeypatch.setattr(config, "cpu_has_bfloat16", lambda: False)
     cfg = load_config(leaf("u2seg_R50_300.yaml"))
     with caplog.at_level("INFO"):
         fit_to_devices(cfg, 1, False, training=False)

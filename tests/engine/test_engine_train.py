@@ -218,8 +218,11 @@ def test_checkpoints_that_do_not_fit_end_in_one_line(options, tmp_path, capsys):
     assert "number of classes is unknown" in fails(options, capsys, "--eval-only")
 
 
-def test_loss_goes_down(options, labels):
-    noted = losses([*options, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"], 12, total=12)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_loss_goes_down(options, labels, mixed, monkeypatch):
+    monkeypatch.setattr("u2seg.engine.config.cpu_has_bfloat16", lambda: True)  # slower where it is not so, but the same
+    options = [*options, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0", "SOLVER.AMP.ENABLED", str(mixed)]
+    noted = losses(options, 12, total=12)
     total = [sum(value for key, value in step.items() if key != "total_loss") for step in noted]
     assert np.mean(total[-3:]) < 0.8 * np.mean(total[:2])
 

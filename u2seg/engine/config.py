@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from fvcore.common.config import CfgNode
 
@@ -21,6 +22,8 @@ from u2seg.errors import UsageError, closest
 logger = logging.getLogger(__name__)
 
 DATASET_KEYS = {"TRAIN", "TEST"}
+STUFF_HEADS = ("STEGO", "CAUSE")
+"""Meta-architectures that learn a stuff segmenter, not a panoptic model."""
 _CONFIG_ERRORS = (KeyError, ValueError, AssertionError, AttributeError, TypeError)
 
 
@@ -146,8 +149,11 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        logger.log(level, "SOLVER.AMP.ENABLED becomes False: mixed precision is for GPUs")
-        cfg.SOLVER.AMP.ENABLED = False
+        if cpu_has_bfloat16() and cfg.MODEL.META_ARCHITECTURE not in STUFF_HEADS:
+            logger.log(level, "SOLVER.AMP: bfloat16, which this CPU has instructions for")
+        else:
+            logger.log(level, "SOLVER.AMP.ENABLED becomes False: no gain on this CPU")
+            cfg.SOLVER.AMP.ENABLED = False
     if world_size == 1 or on_cpu:
         # torch's SyncBN needs GPUs; Detectron2's slower one works on CPUs too, and has the same weights.
         norm = "BN" if world_size == 1 else "naiveSyncBN"
@@ -155,6 +161,12 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
         if changed:
             where = "a single device" if world_size == 1 else "CPUs"
             logger.log(level, "SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether bfloat16 is faster than float32 on this CPU, and not only possible."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it
+    return bool(supported and supported())
 
 
 def _replace_norms(node: CfgNode, old: str, new: str, prefix: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.config import fit_to_devices, load_config
+from u2seg.engine.config import STUFF_HEADS, fit_to_devices, load_config
 from u2seg.engine.weights import class_counts, local_file, read_checkpoint
 from u2seg.errors import U2SegError, UsageError
 from u2seg.plugins.manager import register_detectron2
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from u2seg.engine.trainer import Trainer
 
 FAILED, INTERRUPTED = 2, 130
-STUFF_HEADS = ("STEGO", "CAUSE")
-"""Meta-architectures that learn a stuff segmenter, not a panoptic model."""
 _OURS = f"{U2SegError.__module__}."
 
 

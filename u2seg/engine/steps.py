@@ -52,3 +52,11 @@ class PlainSteps(_NamesPhotos, SimpleTrainer):
 
 class MixedPrecisionSteps(_NamesPhotos, AMPTrainer):
     """Steps in mixed precision, on GPUs."""
+
+
+class BFloat16Steps(PlainSteps):
+    """Steps in mixed precision on a CPU: bfloat16 has float32's range, so no loss is scaled; weights stay float32."""
+
+    def run_step(self) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            super().run_step()

@@ -19,7 +19,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import DATASET_MAPPERS
 from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.steps import MixedPrecisionSteps, PlainSteps
+from u2seg.engine.steps import BFloat16Steps, MixedPrecisionSteps, PlainSteps
 from u2seg.errors import UsageError, lookup
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Trainer(DefaultTrainer):
         on_gpu = next(model.parameters()).is_cuda
         ddp_options = {} if on_gpu else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
-        steps = MixedPrecisionSteps if cfg.SOLVER.AMP.ENABLED else PlainSteps
+        mixed = MixedPrecisionSteps if on_gpu else BFloat16Steps
+        steps = mixed if cfg.SOLVER.AMP.ENABLED else PlainSteps
         self._trainer = steps(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = U2SegCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
