@@ -2,9 +2,9 @@
 
 Both sides get the same outputs in memory, as a model gives them: a panoptic map, its segments, overlapping detections.
 The reference does what Detectron2's evaluators do: PNGs to a temporary folder, panopticapi on them, run-length codes by
-pycocotools, its COCOeval for masks and boxes. It is given clusters that are matched already (that matching comes from
-our run, not counted), so it is one policy, once, without chance control. Ours matches by itself. Drawing the outputs is
-not counted on either side.
+pycocotools, its COCOeval for masks and boxes, a confusion matrix against semantic PNGs. It is given clusters that are
+matched already (that matching comes from our run, not counted), so it is one policy, once, without chance control. Ours
+matches by itself. Drawing the outputs, and preparing the semantic PNGs, is not counted on either side.
 
     python tests/benchmarks/evaluation.py --images 5000 --clusters 800
     python tests/benchmarks/evaluation.py --gt panoptic.json --gt-dir panoptic      (real human labels, moved a little)
@@ -138,6 +138,26 @@ class Reference:
         self.folder, self.gt_json, self.gt_dir, self.taxonomy = folder / "pred", gt_json, gt_dir, taxonomy
         self.folder.mkdir()
         self.annotations, self.results = [], []
+        self.class_of = self.taxonomy.class_of
+        side = len(taxonomy) + 1  # one more on both sides: void of the truth, no class of the prediction
+        self.confusion = np.zeros((side, side), np.int64)
+
+    def count_pixels(self, label, merged, info, parts):
+        """Add a photo to the confusion matrix; its semantic label is made as Detectron2's preparation script does."""
+        from u2seg.evaluation.png import read_ids
+
+        none = len(self.taxonomy)
+        ids, semantic = read_ids(label.png), np.full(merged.shape, none, np.uint8)
+        for segment in label.segments:
+            semantic[ids == segment["id"]] = self.class_of[segment["category_id"]]
+        Image.fromarray(semantic).save(self.folder.parent / "semantic.png")
+        own = np.full(merged.shape, none, np.int64)
+        for segment in info:
+            own[merged == segment["id"]] = self.class_of[segment["category_id"]]
+        with parts.timed("confusion matrix, one semantic PNG read"):
+            truth = np.asarray(Image.open(self.folder.parent / "semantic.png")).astype(np.int64)
+            flat = (none + 1) * own.reshape(-1) + truth.reshape(-1)
+            self.confusion += np.bincount(flat, minlength=self.confusion.size).reshape(self.confusion.shape)
 
     def process(self, label, output, classes, of_detections, parts):
         from pycocotools import mask as coco_mask
@@ -157,6 +177,7 @@ class Reference:
         with parts.timed("PNG writing"):
             write_png(self.folder / label.png.name, merged)
         self.annotations.append({"image_id": label.image_id, "file_name": label.png.name, "segments_info": info})
+        self.count_pixels(label, merged, info, parts)
         found = output["instances"]
         with parts.timed("run-length codes"):
             masks = [
@@ -183,12 +204,14 @@ class Reference:
         with contextlib.redirect_stdout(io.StringIO()):
             with parts.timed("panopticapi"):
                 counts = pq_compute_single_core(0, pairs, str(self.gt_dir), str(self.folder), known)
-                figures["PQ"] = 100 * counts.pq_average(known, None)[0]["pq"]
+                for suffix, isthing in (("", None), ("_th", True), ("_st", False)):
+                    figures[f"PQ{suffix}"] = 100 * counts.pq_average(known, isthing)[0]["pq"]
+            with parts.timed("pycocotools, reading the human things"):
+                gt = COCO()
+                gt.dataset = json.loads(truth)
+                gt.createIndex()
             for kind, name in (("segm", "AP_mask"), ("bbox", "AP_box")):
                 with parts.timed(f"pycocotools {kind}"):
-                    gt = COCO()
-                    gt.dataset = json.loads(json.dumps(truth))
-                    gt.createIndex()
                     keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
                     found = gt.loadRes([{key: entry[key] for key in keys} for entry in self.results])
                     evaluator = COCOeval(gt, found, kind)
@@ -196,12 +219,17 @@ class Reference:
                     evaluator.accumulate()
                     evaluator.summarize()
                     figures[name] = 100 * evaluator.stats[0]
+        right, count = np.diagonal(self.confusion)[:-1], self.confusion[:, :-1]
+        true, guessed = count.sum(axis=0), count.sum(axis=1)[:-1]
+        figures["pixel_accuracy"] = 100 * right.sum() / true.sum()
+        present = true > 0
+        figures["mIoU"] = 100 * (right[present] / (true + guessed - right)[present]).mean()
         return figures
 
 
 def coco_truth(evaluator):
     """The human things as COCO instances, for pycocotools."""
-    from u2seg.evaluation.overlap import read_ids
+    from u2seg.evaluation.png import read_ids
     from u2seg.evaluation.runs import encode_segments
 
     things = set(evaluator.gt.clusters(True))
@@ -229,7 +257,7 @@ def megabytes():
 def run(args, folder):
     """Time both sides; returns figures of both, parts of both, and peak memory of ours."""
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-    from u2seg.evaluation.overlap import read_ids
+    from u2seg.evaluation.png import read_ids
     from u2seg.evaluation.saved import load_matching
     from u2seg.structures import LabelSpace
 
@@ -278,7 +306,7 @@ def run(args, folder):
     one._write(*_for_writing(one, done), one.output_dir)
     of_cluster = load_matching(folder / "out" / "matching.json", one._comparison(done))["one_to_one"]
     category_of = {index: category for category, index in one.taxonomy.class_of.items()}
-    truth = coco_truth(one)
+    truth = json.dumps(coco_truth(one))
     reference = Reference(folder, gt_json, gt_dir, one.taxonomy)
     for label, output in outputs():
         segments = output["panoptic_seg"][1]

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import DataError
-from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table, read_ids
-from u2seg.evaluation.runs import encode_mask, encode_segments
+from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table
+from u2seg.evaluation.png import read_ids
+from u2seg.evaluation.runs import encode_masks, encode_segments
 
 LARGE = 256**3 - 1
 
@@ -77,10 +78,10 @@ def test_run_lengths_equal_pycocotools(seed, height, width):
     for segment, code in zip(wanted, encode_segments(ids, wanted), strict=True):
         expected = coco_mask.encode(np.asfortranarray(ids == segment).astype(np.uint8))
         assert np.array_equal(coco_mask.decode(code), coco_mask.decode(expected))
-        assert encode_mask(ids == segment) == expected
+        assert encode_masks((ids == segment)[None]) == [expected]
         assert code == expected
 
 
 def test_run_lengths_of_full_columns_and_nothing():
     for mask in (np.ones((4, 5), bool), np.zeros((4, 5), bool), np.eye(5, dtype=bool), np.tri(6, 6, -5) > 0):
-        assert encode_mask(mask) == coco_mask.encode(np.asfortranarray(mask).astype(np.uint8))
+        assert encode_masks(mask[None])[0] == coco_mask.encode(np.asfortranarray(mask).astype(np.uint8))

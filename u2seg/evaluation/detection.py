@@ -60,15 +60,23 @@ def detection_scores(objects: DetectionSet, kind: str = "segm", backend: str | N
 def _evaluate(objects: DetectionSet, kind: str, backend: str) -> dict[str, np.ndarray]:
     """``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q); -1 where undefined."""
     coco_class, evaluator_class = _library(backend)
-    categories = sorted({int(entry["category_id"]) for entry in (*objects.truth, *objects.found)})
+    categories = sorted({entry["category_id"] for part in (objects.truth, objects.found) for entry in part})
     truth = {
         "info": {},
         "images": [dict(image) for image in objects.images],
         "categories": [{"id": index, "name": str(index)} for index in categories],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(objects.truth, start=1)],
     }
-    keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
-    found = [{key: entry[key] for key in keys} for entry in objects.found]
+    shape = "bbox" if kind == "bbox" else "segmentation"
+    found = [
+        {
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "score": entry["score"],
+            shape: entry[shape],
+        }
+        for entry in objects.found
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         if backend == "hotcoco":
             gt = coco_class(truth)

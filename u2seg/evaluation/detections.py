@@ -96,22 +96,25 @@ def labelled_objects(
         label: int64 (N,), -1 for detections to leave out.
     """
     gt = overlaps.gt
+    columns = (overlaps.gt_image, gt_label + 1, gt.area, gt.box, gt.crowd.astype(np.int64))
     truth = [
         {
-            "image_id": int(overlaps.gt_image[index]),
-            "category_id": int(gt_label[index]) + 1,
+            "image_id": image,
+            "category_id": own,
             "segmentation": code,
-            "area": int(gt.area[index]),
-            "bbox": gt.box[index].tolist(),
-            "iscrowd": int(gt.crowd[index]),
+            "area": area,
+            "bbox": box,
+            "iscrowd": crowd,
         }
-        for index, code in enumerate(detections.gt_runs)
+        for code, image, own, area, box, crowd in zip(
+            detections.gt_runs, *(column.tolist() for column in columns), strict=True
+        )
         if code is not None
     ]
-    columns = (detections.image.tolist(), label.tolist(), detections.runs, detections.box.tolist())
+    given = (detections.image, label, detections.box, detections.score)
     found = [
         {"image_id": image, "category_id": own + 1, "segmentation": code, "bbox": box, "score": score}
-        for image, own, code, box, score in zip(*columns, detections.score.tolist(), strict=True)
+        for code, image, own, box, score in zip(detections.runs, *(column.tolist() for column in given), strict=True)
         if own != VOID
     ]
     sizes = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(detections.sizes)]

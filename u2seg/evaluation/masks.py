@@ -10,7 +10,8 @@ from typing import Any
 from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage, read_json
 from u2seg.evaluation.detection import DetectionSet, check_size, detection_scores
-from u2seg.evaluation.overlap import ImageOverlap, read_ids
+from u2seg.evaluation.overlap import ImageOverlap
+from u2seg.evaluation.png import read_ids
 from u2seg.evaluation.runs import encode_segments
 
 OBJECT = 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage
 from u2seg.evaluation.detections import ImageDetections
 from u2seg.evaluation.joined import VOID
-from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, Segments, image_overlap, overlap_table, read_ids
-from u2seg.evaluation.runs import encode_mask, present_ids
+from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, Segments, described_overlap, overlap_table
+from u2seg.evaluation.png import read_ids
+from u2seg.evaluation.runs import changes, encode_masks
 from u2seg.structures import LabelSpace
 
 
@@ -60,13 +62,15 @@ class OutputReader:
             raise DataError(f"photo {label.stem!r}: the model gives no panoptic_seg with segments")
         panoptic, listed = output["panoptic_seg"]
         ids = panoptic.cpu().numpy()
-        present = present_ids(ids)
-        visible = [segment for segment in listed if segment["id"] in present]
-        info = [self._info(segment) for segment in visible]
-        reader = OverlapReader(self.gt_things, frozenset(range(1, self.space.num_things + 1)))
         try:
             gt_ids = read_ids(label.png)
-            overlap = image_overlap(gt_ids, ids, label.segments, info, reader)
+            named = [segment["id"] for segment in listed]
+            table = overlap_table(gt_ids, ids, [segment["id"] for segment in label.segments], named)
+            seen = np.flatnonzero(table[:, 1:].any(axis=0))  # others were painted over
+            visible = [listed[index] for index in seen]
+            table = table[:, np.append(0, seen + 1)]
+            info = [self._info(segment) for segment in visible]
+            overlap = described_overlap(table, gt_ids, label.segments, info, self._reader)
             wanted = self.with_regions and output.get("sem_seg") is not None
             regions = self._regions(gt_ids, label, overlap, output["sem_seg"]) if wanted else None
         except DataError as error:
@@ -79,11 +83,15 @@ class OutputReader:
     def _regions(self, gt_ids: np.ndarray, label: LabelledImage, overlap: ImageOverlap, scores: Any) -> ImageOverlap:
         """The overlap with the head's map, of which stuff cluster s is segment s and a thing is void."""
         classes = scores.argmax(dim=0).cpu().numpy()
-        stuff = sorted(present_ids(classes) - {0})
+        stuff = sorted(set(np.unique(classes.ravel()[changes(classes)]).tolist()) - {0})
         table = overlap_table(gt_ids, classes, [segment["id"] for segment in label.segments], stuff)
         info = [{"category_id": self.space.stuff_category(index - 1)} for index in stuff]
         regions = Segments.from_info(info, frozenset()).with_area(table[:, 1:].sum(axis=0))
         return ImageOverlap(table, overlap.gt, regions)
+
+    @cached_property
+    def _reader(self) -> OverlapReader:
+        return OverlapReader(self.gt_things, frozenset(range(1, self.space.num_things + 1)))
 
     def _info(self, segment: Mapping[str, Any]) -> dict[str, Any]:
         index = int(segment["category_id"])
@@ -99,6 +107,6 @@ class OutputReader:
             category=instances.pred_classes.cpu().numpy().astype(np.int64) + self.space.thing_category(0),
             box=boxes,
             score=instances.scores.cpu().numpy().astype(float),
-            runs=tuple(encode_mask(mask) for mask in masks),
+            runs=tuple(encode_masks(masks)),
             segment=np.array(segment, np.int64),
         )

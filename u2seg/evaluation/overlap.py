@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage
-from u2seg.evaluation.runs import changes, encode_segments
-
-LARGEST_ID = 256**3 - 1
-"""A panoptic PNG codes ids as R + 256 G + 65536 B."""
+from u2seg.evaluation.png import LARGEST_ID, read_ids
+from u2seg.evaluation.runs import changes, encode_segments, places
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,8 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
         raise DataError(f"its label is {_size(pred_ids)} pixels, the ground truth {_size(gt_ids)}")
     starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted as one
     lengths = np.diff(starts, append=gt_ids.size)
-    rows, columns = _index_of(gt)[gt_ids.ravel()[starts]], _index_of(pred)[pred_ids.ravel()[starts]]
-    flat = rows * np.int64(len(pred) + 2) + columns
+    rows, columns = _rows(gt_ids.ravel()[starts], gt), _rows(pred_ids.ravel()[starts], pred)
+    flat = rows * (len(pred) + 2) + columns
     counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
     counts = counts.reshape(len(gt) + 2, len(pred) + 2)
     for side, unknown, ids, known in (("ground truth", counts[0], gt_ids, gt), ("label", counts[:, 0], pred_ids, pred)):
@@ -112,39 +109,15 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
     return counts[1:, 1:].astype(np.int64)
 
 
-def _index_of(segments: Sequence[int]) -> np.ndarray:
-    """int16 (2^24,): 1 for void, 2.. for ``segments``, 0 for any other id. Untouched pages cost no memory."""
+def _rows(values: np.ndarray, segments: Sequence[int]) -> np.ndarray:
+    """int64, for each of ``values``: 1 for void, 2.. for ``segments``, 0 for any other id."""
     if len(set(segments)) != len(segments) or not all(0 < segment <= LARGEST_ID for segment in segments):
         raise DataError(f"its segment ids are not distinct numbers in 1..{LARGEST_ID}")
-    index = np.zeros(LARGEST_ID + 1, np.int16)
-    index[0] = 1
-    index[np.array(segments, np.int64)] = np.arange(2, len(segments) + 2)
-    return index
+    return places(values, [0, *segments]) + 1
 
 
 def _size(ids: np.ndarray) -> str:
     return f"{ids.shape[1]} x {ids.shape[0]}"
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """Segment ids int32 (H, W) of a panoptic PNG.
-
-    Raises:
-        DataError: the file is missing, broken, or no RGB image.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                raise DataError(f"{path} is no panoptic PNG: its mode is {image.mode}, not RGB")
-            raw = image.tobytes("raw", "RGBX")
-            height, width = image.height, image.width
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}, which the JSON names") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} can't be read: {error}") from error
-    return (np.frombuffer(raw, "<i4") & LARGEST_ID).astype(np.int32, copy=False).reshape(height, width)
 
 
 @dataclass(frozen=True)
@@ -183,19 +156,31 @@ def image_overlap(
     """
     gt_list, pred_list = [s["id"] for s in gt_info], [s["id"] for s in pred_info]
     table = overlap_table(gt_ids, pred_ids, gt_list, pred_list)
-    gt = Segments.from_info(gt_info, reader.gt_things)
-    pred = Segments.from_info(pred_info, reader.pred_things)
     counted = table[:, 1:].sum(axis=0)
     if not counted.all():
         missing = pred_list[int(np.flatnonzero(counted == 0)[0])]
         raise DataError(f"its label has no pixel of segment id {missing}, which the JSON lists")
+    return described_overlap(table, gt_ids, gt_info, pred_info, reader)
+
+
+def described_overlap(
+    table: np.ndarray,
+    gt_ids: np.ndarray,
+    gt_info: Sequence[Mapping[str, Any]],
+    pred_info: Sequence[Mapping[str, Any]],
+    reader: OverlapReader,
+) -> ImageOverlap:
+    """A table int64 (G+1, P+1) with what the ``segments_info`` of both sides say, and the codes of true things."""
+    gt_list = [segment["id"] for segment in gt_info]
+    gt = Segments.from_info(gt_info, reader.gt_things)
+    pred = Segments.from_info(pred_info, reader.pred_things)
     runs: tuple[dict[str, Any] | None, ...] = ()
     if reader.with_runs:
         things = [segment for segment, isthing in zip(gt_list, gt.isthing, strict=True) if isthing]
         codes = dict(zip(things, encode_segments(gt_ids, things), strict=True))
         runs = tuple(codes.get(segment) for segment in gt_list)
     gt = gt.with_area(np.where(gt.area < 0, table[1:].sum(axis=1), gt.area))
-    return ImageOverlap(table, gt, pred.with_area(counted), runs)
+    return ImageOverlap(table, gt, pred.with_area(table[:, 1:].sum(axis=0)), runs)
 
 
 def measure(

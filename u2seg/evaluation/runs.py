@@ -1,6 +1,9 @@
-"""Run-length codes of all segments of a panoptic map at once, and of single masks by what they cover.
+"""COCO's run-length codes of many masks in one pass, and where a map changes.
 
-Shapes: ``H, W`` image pixels. Codes are COCO's: runs down the columns, first the zeros.
+A mask is read down its columns; it is told by its *turns*, the positions at which it becomes one or becomes zero. Its
+code is the distances between turns, written as ``pycocotools`` writes them, to the byte.
+
+Shapes: ``H, W`` image pixels; ``N`` masks; ``T`` turns of all of them.
 """
 
 from __future__ import annotations
@@ -18,58 +21,108 @@ def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, An
 
     Args:
         ids: integer (H, W), segment ids.
-        wanted: ids to encode; one that no pixel has gives an empty mask.
+        wanted: distinct ids to encode; one that no pixel has gives an empty mask.
 
     Returns:
         ``{"size": [H, W], "counts": bytes}`` for each of ``wanted``.
     """
     height, width = ids.shape
-    flat = ids.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    ends = np.concatenate([starts[1:], [flat.size]])
-    values = flat[starts]
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    codes = []
-    for segment in wanted:
-        own = order[np.searchsorted(ordered, segment, "left") : np.searchsorted(ordered, segment, "right")]
-        codes.append(_encode(starts[own], ends[own], height, width))
-    return codes
+    row, column = np.divmod(np.flatnonzero(ids[1:] != ids[:-1]), width)
+    tops = np.append(0, np.flatnonzero(ids[0, 1:] != ids[-1, :-1]) + 1)  # where a column starts a new run
+    starts = np.concatenate([column * height + row + 1, tops * height])
+    starts.sort(kind="stable")
+    column, row = np.divmod(starts, height)
+    owner = places(ids[row, column], wanted)
+    own = owner >= 0
+    wall = height * width
+    begin, end, first = starts[own], np.append(starts[1:], wall)[own], owner[own] * wall
+    turns = np.concatenate([first + begin, (first + end)[end < wall]])
+    return _encode(np.sort(turns, kind="stable"), len(wanted), height, width)
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run-length code of one mask, bool (H, W), as ``pycocotools.mask.encode`` gives it, faster."""
-    height, width = mask.shape
-    row, column = np.divmod(np.flatnonzero(mask[1:] != mask[:-1]), width)
-    top, bottom = np.flatnonzero(mask[0]), np.flatnonzero(mask[-1])
-    bounds = np.concatenate([column * height + row + 1, top * height, (bottom + 1) * height])
-    bounds.sort()  # start, end, start, end, ...
-    double = bounds[1:] == bounds[:-1]  # a run ends with its column, and one starts with the next
-    keep = ~(np.append(double, False) | np.append(False, double)) if len(bounds) else np.zeros(0, bool)
-    bounds = bounds[keep]
-    return _encode(bounds[::2], bounds[1::2], height, width)
+def places(values: np.ndarray, listed: Sequence[int]) -> np.ndarray:
+    """int64, for each of ``values``, integers, its place in ``listed``, distinct integers; -1 if it is not there."""
+    if not listed:
+        return np.full(len(values), -1, np.int64)
+    known = np.array(listed, np.int64)
+    order = np.argsort(known)
+    place = order[np.searchsorted(known, values.astype(np.int64), sorter=order).clip(max=len(known) - 1)]
+    return np.where(known[place] == values, place, -1)
 
 
-def _encode(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> dict[str, Any]:
-    """The code of runs [start, end) of ones, positions down the columns."""
-    from pycocotools import mask as coco_mask
+def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's compressed run-length codes of masks bool (N, H, W), as ``pycocotools.mask.encode`` gives them, faster."""
+    count, height, width = masks.shape
+    if not masks.size:
+        return _encode(np.zeros(0, np.int64), count, height, width)
+    bits = np.packbits(masks, axis=-1)  # (N, H, B), eight pixels a byte
+    words = np.zeros(-(-bits.size // 8), np.uint64)
+    turned = words.view(np.uint8)[: bits.size].reshape(bits.shape)
+    np.bitwise_xor(bits[:, 1:], bits[:, :-1], out=turned[:, 1:])
+    before = np.zeros((count, width), bool)  # the pixel read before the top of a column
+    before[:, 1:] = masks[:, -1, :-1]
+    turned[:, 0] = np.packbits(masks[:, 0] != before, axis=-1)
+    found = np.flatnonzero(words != 0)
+    single = np.flatnonzero(np.unpackbits(words[found].view(np.uint8)).view(bool))
+    line, column = np.divmod(found[single >> 6] * 64 + (single & 63), bits.shape[2] * 8)
+    owner, row = np.divmod(line, height)
+    turns = (owner * width + column) * height + row
+    turns.sort(kind="stable")  # much of it is in order
+    return _encode(turns, count, height, width)
 
-    bounds = np.stack([starts, ends], axis=1).ravel()
-    counts = np.diff(bounds, prepend=0, append=height * width).tolist()
-    if len(counts) > 1 and counts[-1] == 0:
-        del counts[-1]
-    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+def _encode(turns: np.ndarray, count: int, height: int, width: int) -> list[dict[str, Any]]:
+    """Codes of N masks from their turns int64 (T,), rising: mask * H * W + position."""
+    if not count:
+        return []
+    walls = np.arange(1, count + 1) * (height * width)  # where each mask ends
+    cuts = np.searchsorted(turns, walls)
+    lengths = np.diff(np.insert(turns, cuts, walls), prepend=0).astype(np.int32)
+    ends = cuts + np.arange(1, count + 1)
+    text, bounds = _compress(lengths, ends)
+    return [
+        {"size": [height, width], "counts": text[start:stop]}
+        for start, stop in zip([0, *bounds[:-1]], bounds, strict=True)
+    ]
+
+
+def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
+    """COCO's letters: from the third length on the difference to the last but one, in groups of five bits and a flag.
+
+    Args:
+        lengths: int32, of all masks.
+        ends: int64 (N,), where each mask's lengths end.
+
+    Returns:
+        All letters, and where each mask's letters end.
+    """
+    value = lengths.copy()
+    value[2:] -= lengths[:-2]
+    firsts = np.append(0, ends[:-1])
+    plain = (firsts[:, None] + np.arange(3))[np.arange(3) < (ends - firsts)[:, None]]
+    value[plain] = lengths[plain]
+    size = np.ones(len(value), np.int64)  # letters
+    beyond = (value ^ (value >> 31)) >> 4  # five bits hold -16..15, ten bits -512..511, ...
+    while beyond.any():
+        size += beyond > 0
+        beyond >>= 5
+    stops = np.cumsum(size)
+    text = np.empty(stops[-1], np.uint8)
+    place, letter = stops - size, 1
+    while len(value):
+        more = size > letter
+        text[place] = (value & 31) + 48 + 32 * more
+        value, place, size, letter = value[more] >> 5, place[more] + 1, size[more], letter + 1
+    return text.tobytes(), stops[ends - 1].tolist()
 
 
 def changes(*maps: np.ndarray) -> np.ndarray:
     """Positions int64, row by row and from 0, at which any of the ``maps``, integer (H, W), has another value."""
-    different = np.zeros(maps[0].size - 1, bool)
-    for each in maps:
+    different = np.ones(maps[0].size, bool)
+    for number, each in enumerate(maps):
         flat = each.ravel()
-        different |= flat[1:] != flat[:-1]
-    return np.concatenate([[0], np.flatnonzero(different) + 1])
-
-
-def present_ids(ids: np.ndarray) -> set[int]:
-    """The values of a map, integer (H, W), that changes seldom from pixel to pixel."""
-    return set(np.unique(ids.ravel()[changes(ids)]).tolist())
+        if number == 0:
+            np.not_equal(flat[1:], flat[:-1], out=different[1:])
+        else:
+            different[1:] |= flat[1:] != flat[:-1]
+    return np.flatnonzero(different)
