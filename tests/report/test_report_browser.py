@@ -47,7 +47,12 @@ def page(browser):
     troubles = []
     tab.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: troubles.append(str(error)))
-    tab.on("requestfailed", lambda request: troubles.append(f"failed: {request.url}"))
+    # Turning a page while its images still load breaks those loads off, which is no failure of the page.
+    aborted = "net::ERR_ABORTED"
+    tab.on(
+        "requestfailed",
+        lambda request: troubles.append(f"failed: {request.url}") if request.failure != aborted else None,
+    )
     outside = []
     tab.on(
         "request", lambda request: None if request.url.startswith(("file:", "data:")) else outside.append(request.url)

@@ -12,6 +12,7 @@ from u2seg.report.plots import draw_charts
 TABLES = (
     ("Counts", "counts"),
     ("Photos", "photos"),
+    ("Self-training", "self_training"),
     ("Time", "timings"),
     ("Parts", "parts"),
     ("Weights", "weights"),
