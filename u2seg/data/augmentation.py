@@ -77,15 +77,15 @@ def copy_paste(
         return target
     photo, rows = _shrink(source, rng.uniform(*scale))
     into, out_of = _place(target.image.shape[:2], rows.shape, rng)
-    rank = np.full(len(source.segments.ids) + 1, -1)
+    rank = np.full(len(source.segments.ids) + 1, -1, np.int32)
     rank[things] = np.arange(len(things))
     pasted = rank[rows[out_of]]
     inside = pasted >= 0
 
     first = max(int(target.segment_ids.max(initial=0)), int(target.segments.ids.max(initial=0))) + 1
     image, ids = target.image.copy(), target.segment_ids.copy()
-    image[into][inside] = photo[out_of][inside]
-    ids[into][inside] = (pasted[inside] + first).astype(np.int32)
+    np.copyto(image[into], photo[out_of], where=inside[:, :, None])
+    np.copyto(ids[into], pasted + np.int32(first), where=inside)
     segments = source.segments.take(things)
     added = Segments(
         np.arange(first, first + len(things)), segments.classes, segments.isthing, segments.crowd, segments.scores
