@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import DataError
+from u2seg.evaluation import png
 from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table
 from u2seg.evaluation.png import read_ids
 from u2seg.evaluation.runs import encode_masks, encode_segments
@@ -57,7 +58,21 @@ def test_png_ids_survive_the_round_trip(tmp_path):
     assert np.array_equal(read_ids(tmp_path / "a.png"), ids)
 
 
-def test_bad_pngs_are_told_in_words(tmp_path):
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (480, 640), (7, 31)])
+def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
+    pytest.importorskip("kornia_rs")
+    ids = np.random.default_rng(1).integers(0, LARGE + 1, size)
+    write_png(tmp_path / "a.png", ids)
+    fast = png.read_ids(tmp_path / "a.png")
+    monkeypatch.setattr(png, "_fast_reader", lambda: None)
+    assert np.array_equal(fast, png.read_ids(tmp_path / "a.png"))
+    assert np.array_equal(fast, ids)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bad_pngs_are_told_in_words(fast, tmp_path, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(png, "_fast_reader", lambda: None)
     from PIL import Image
 
     Image.new("L", (3, 3)).save(tmp_path / "grey.png")
@@ -80,6 +95,14 @@ def test_run_lengths_equal_pycocotools(seed, height, width):
         assert np.array_equal(coco_mask.decode(code), coco_mask.decode(expected))
         assert encode_masks((ids == segment)[None]) == [expected]
         assert code == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.integers(1, 20), st.integers(1, 70))
+def test_run_lengths_of_many_masks_at_once_equal_pycocotools(seed, count, height, width):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, height, width)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
+    assert encode_masks(masks) == [coco_mask.encode(np.asfortranarray(mask).astype(np.uint8)) for mask in masks]
 
 
 def test_run_lengths_of_full_columns_and_nothing():
