@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation_data import compare, random_pseudo, random_truth
 from evaluation_model import evaluator, model_outputs, oracle_figures
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.matching import MANY_TO_ONE, U2SEG_PAPER
+from u2seg.evaluation.outputs import _largest_channel
 from u2seg.evaluation.regions import renamed_in_place
 from u2seg.structures import LabelSpace
 
@@ -137,3 +139,9 @@ def test_stuff_segments_of_one_class_stay_several_in_the_papers_pq():
     stuff = int((classes != VOID).sum())
     assert (several.tp + several.fp).sum() > (joined.tp + joined.fp).sum()
     assert (several.tp + several.fp)[-1] <= stuff
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_the_heads_map_is_the_first_largest_channel(dtype):
+    scores = torch.randint(0, 4, (6, 9, 11), generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert np.array_equal(_largest_channel(scores), scores.float().numpy().argmax(axis=0))
