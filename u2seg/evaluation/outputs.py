@@ -117,7 +117,7 @@ def _largest_channel(scores: Any) -> np.ndarray:
 
     On a CPU this is channel by channel, since torch's argmax along the first axis takes three times as long.
     """
-    if scores.device.type != "cpu" or not len(scores):
+    if scores.device.type != "cpu" or not len(scores) or not scores[0].is_contiguous():
         found: np.ndarray = scores.argmax(dim=0).cpu().numpy()
         return found
     channels = (scores.float() if scores.is_floating_point() else scores).numpy()
