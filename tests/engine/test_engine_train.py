@@ -140,7 +140,7 @@ def test_batch_learning_rate_and_schedule_follow_the_processes(options, caplog):
     more = ["SOLVER.REFERENCE_WORLD_SIZE", "4", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.STEPS", "(1,)"]
     cfg = setup(arguments([*options, *more]))
     logging.getLogger("u2seg").propagate = True
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="u2seg"):
         scaled = Trainer.auto_scale_workers(cfg, 1)
         Trainer.auto_scale_workers(scaled, 1)
     told = [record.getMessage() for record in caplog.records if "REFERENCE_WORLD_SIZE" in record.getMessage()]
