@@ -87,7 +87,7 @@ def normalized_cut(
     """
     if isinstance(graph, TriangleGraph):
         one = active[0].to(torch.float64).numpy()
-        return _cut_one(graph, one, eps, keep_painted, tolerance=tolerance, max_steps=max_steps)
+        return _cut_one(graph, one, eps, keep_painted, tolerance, max_steps)
     nodes = torch.ones_like(active) if keep_painted else active
     degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
     root = nodes * degree.to(torch.float64).sqrt()
@@ -105,13 +105,15 @@ def normalized_cut(
     return Cut(x / x.norm(dim=1, keepdim=True), found.affinity, found.steps, found.residual)
 
 
-def _cut_one(graph: TriangleGraph, active: np.ndarray, eps: float, keep_painted: bool, **limits: float) -> Cut:
+def _cut_one(
+    graph: TriangleGraph, active: np.ndarray, eps: float, keep_painted: bool, tolerance: float, max_steps: int
+) -> Cut:
     """`normalized_cut` of one graph, ``active`` float64 (n,)."""
     nodes = np.ones_like(active) if keep_painted else active
     degree = eps * nodes.sum() + (1 - eps) * graph.matvec(active.astype(np.float32)).astype(np.float64) * active
     root, inverse = nodes * np.sqrt(degree), nodes / np.sqrt(degree)
-    limits["max_steps"] = min(limits["max_steps"], nodes.sum() - 1)
-    found = second_pair(graph, root, inverse, active, eps, **limits)
+    steps = min(max_steps, int(nodes.sum()) - 1)
+    found = second_pair(graph, root, inverse, active, eps=eps, tolerance=tolerance, max_steps=steps)
     x = inverse * found.vector
     single = torch.from_numpy(x / max(float(np.linalg.norm(x)), _TINY))[None]
     return Cut(single, np.array([found.affinity]), np.array([found.steps]), np.array([found.residual]))

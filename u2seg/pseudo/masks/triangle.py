@@ -57,7 +57,14 @@ class TriangleGraph:
 
 
 def second_pair(
-    graph: TriangleGraph, root: np.ndarray, inverse: np.ndarray, active: np.ndarray, eps: float, **limits: float
+    graph: TriangleGraph,
+    root: np.ndarray,
+    inverse: np.ndarray,
+    active: np.ndarray,
+    *,
+    eps: float,
+    tolerance: float,
+    max_steps: int,
 ) -> Pair:
     """Largest eigenpair of M = D^-1/2 W D^-1/2 orthogonal to its first eigenvector, by Lanczos.
 
@@ -67,9 +74,9 @@ def second_pair(
         inverse: float64 (n,), its inverse, 0 where it is 0.
         active: float64 (n,), 1 for nodes in play and 0 for painted ones.
         eps: weight of all other pairs.
-        limits: ``tolerance`` of the residual and ``max_steps``.
+        tolerance: residual at which the pair is exact enough.
+        max_steps: Lanczos steps after which the best vector so far is taken.
     """
-    tolerance, max_steps = limits["tolerance"], int(limits["max_steps"])
     if max_steps < 1:  # a single node has no second pair
         return Pair(np.zeros_like(root), 0.0, 0, 0.0)
     inside = active * inverse
