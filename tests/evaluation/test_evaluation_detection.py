@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from u2seg.errors import UsageError
-from u2seg.evaluation.detection import DetectionSet, default_backend, detection_scores
+from u2seg.evaluation.detection import BRIEF, DetectionSet, default_backend, detection_scores
 
 SIZE = (200, 220)
 
@@ -78,6 +78,23 @@ def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
     found = detection_scores(given, kind, backend)
     assert 10 < found["AP"] < 90
     assert [found[name] for name in NAMES] == pytest.approx((100 * expected).tolist(), rel=0, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_brief_figures_are_those_of_the_whole_summary(kind, backend):
+    if backend == "hotcoco":
+        pytest.importorskip("hotcoco")
+    given = objects(3)
+    crowded = [{**given.found[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
+    mixed = [
+        [{**entry, "category_id": 1 + number % 3} for number, entry in enumerate(part)]
+        for part in (given.truth, [*given.found, *crowded])
+    ]
+    given = DetectionSet(given.images, *mixed)
+    whole, brief = (detection_scores(given, kind, backend, brief=brief) for brief in (False, True))
+    assert tuple(brief) == BRIEF
+    assert brief == {name: whole[name] for name in BRIEF}
 
 
 def test_recall50_by_hand():

@@ -21,6 +21,22 @@ BACKENDS = ("hotcoco", "pycocotools")
 AREAS = ("", "_small", "_medium", "_large")
 """COCO's: all, up to 32 x 32, up to 96 x 96, above; pixels."""
 
+FIGURES: dict[str, tuple[str, Any]] = {
+    "AP": ("precision", np.s_[..., 0, -1]),
+    "AP50": ("precision", np.s_[0, ..., 0, -1]),
+    "AP75": ("precision", np.s_[5, ..., 0, -1]),
+    **{f"AP{name}": ("precision", np.s_[..., area, -1]) for area, name in enumerate(AREAS) if name},
+    "AR@1": ("recall", np.s_[..., 0, 0]),
+    "AR@10": ("recall", np.s_[..., 0, 1]),
+    "AR@100": ("recall", np.s_[..., 0, -1]),
+    **{f"AR@100{name}": ("recall", np.s_[..., area, -1]) for area, name in enumerate(AREAS) if name},
+    "recall50": ("recall", np.s_[0, ..., 0, -1]),
+}
+"""COCO's twelve and recall at IoU 0.5: which curves are averaged, and which part of them."""
+
+BRIEF = ("AP", "AP50", "AP75", "AR@100", "recall50")
+"""Of `FIGURES`, those over all sizes and 100 detections."""
+
 
 @dataclass(frozen=True)
 class DetectionSet:
@@ -39,26 +55,34 @@ def default_backend() -> str:
     return BACKENDS[0] if importlib.util.find_spec("hotcoco") else BACKENDS[1]
 
 
-def detection_scores(objects: DetectionSet, kind: str = "segm", backend: str | None = None) -> dict[str, float]:
+def detection_scores(
+    objects: DetectionSet, kind: str = "segm", backend: str | None = None, *, brief: bool = False
+) -> dict[str, float]:
     """COCO's figures, averaged over the categories that ``objects`` names.
 
     Args:
         objects: all with one category for class-agnostic figures.
         kind: ``segm`` (masks) or ``bbox``.
         backend: one of `BACKENDS`; the fastest installed if None.
+        brief: leave out the figures of some sizes and of fewer than 100 detections, which cost most of the time where
+            there are many categories.
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``AP_small`` ..., ``AR@1``, ``AR@10``, ``AR@100``, ``AR@100_small`` ... and
         ``recall50`` (at IoU 0.5, 100 detections) in percent; nan where there is no object of that size.
     """
+    names = BRIEF if brief else tuple(FIGURES)
     if not objects.found:
-        return _summary(None, None, bool(objects.truth))
-    curves = _evaluate(objects, kind, backend or default_backend())
-    return _summary(curves["precision"], curves["recall"], True)
+        return dict.fromkeys(names, 0.0 if objects.truth else np.nan)
+    curves = _evaluate(objects, kind, backend or default_backend(), brief)
+    return {name: _mean(curves[FIGURES[name][0]][FIGURES[name][1]]) for name in names}
 
 
-def _evaluate(objects: DetectionSet, kind: str, backend: str) -> dict[str, np.ndarray]:
-    """``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q); -1 where undefined."""
+def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> dict[str, np.ndarray]:
+    """``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q); -1 where undefined.
+
+    ``brief`` leaves one area, all, and one limit, 100.
+    """
     coco_class, evaluator_class = _library(backend)
     categories = sorted({entry["category_id"] for part in (objects.truth, objects.found) for entry in part})
     truth = {
@@ -85,6 +109,11 @@ def _evaluate(objects: DetectionSet, kind: str, backend: str) -> dict[str, np.nd
             gt.dataset = truth
             gt.createIndex()
         evaluator = evaluator_class(gt, gt.loadRes(found), kind)
+        if brief:
+            params = evaluator.params
+            params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+            params.maxDets = params.maxDets[-1:]
+            evaluator.params = params
         evaluator.evaluate()
         evaluator.accumulate()
     return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
@@ -100,20 +129,6 @@ def _library(backend: str) -> tuple[Any, Any]:
     from pycocotools.cocoeval import COCOeval
 
     return COCO, COCOeval
-
-
-def _summary(precision: np.ndarray | None, recall: np.ndarray | None, any_truth: bool) -> dict[str, float]:
-    """COCO's twelve figures and recall at IoU 0.5; all zero without detections, nan without objects, too."""
-    names = ["AP", "AP50", "AP75", *(f"AP{area}" for area in AREAS[1:]), "AR@1", "AR@10", "AR@100"]
-    names += [*(f"AR@100{area}" for area in AREAS[1:]), "recall50"]
-    if precision is None or recall is None:
-        return dict.fromkeys(names, 0.0 if any_truth else np.nan)
-    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    values += [precision[..., area, 2] for area in (1, 2, 3)]
-    values += [recall[..., 0, limit] for limit in (0, 1, 2)]
-    values += [recall[..., area, 2] for area in (1, 2, 3)]
-    values += [recall[0, ..., 0, 2]]
-    return {name: _mean(array) for name, array in zip(names, values, strict=True)}
 
 
 def _mean(values: np.ndarray) -> float:

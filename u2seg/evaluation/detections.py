@@ -15,7 +15,7 @@ from u2seg.evaluation.detection import DetectionSet, detection_scores
 from u2seg.evaluation.joined import VOID, OverlapSet
 
 NAMES = ("AP", "AP50", "AR@100")
-"""Of `detection_scores`, those that are given for each policy."""
+"""Of `u2seg.evaluation.detection.BRIEF`, those that are given for each policy."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,6 @@ def matched_scores(objects: DetectionSet, backend: str | None = None) -> dict[st
     """
     scores = {}
     for suffix, kind in (("mask", "segm"), ("box", "bbox")):
-        found = detection_scores(objects, kind, backend)
+        found = detection_scores(objects, kind, backend, brief=True)
         scores.update({f"{name}_{suffix}": found[name] for name in NAMES})
     return scores

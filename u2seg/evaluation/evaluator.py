@@ -28,7 +28,7 @@ from u2seg.evaluation.config import add_evaluation_config
 from u2seg.evaluation.dataset import LabelledImage, read_panoptic
 from u2seg.evaluation.detections import Detections, labelled_objects
 from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SelfFit
-from u2seg.evaluation.masks import score_objects
+from u2seg.evaluation.masks import MaskScores, score_objects
 from u2seg.evaluation.matching import RULES, U2SEG_PAPER
 from u2seg.evaluation.outputs import ComparedImage, OutputReader
 from u2seg.evaluation.picture import draw_clusters
@@ -177,22 +177,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         if not done:
             raise DataError(f"the model saw no photo of {self.name}")
         comparison = self._comparison(sorted(done, key=lambda photo: (isinstance(photo.image_id, str), photo.image_id)))
-        masks = None
-        if comparison.detections:
-            found = comparison.detections
-            objects = labelled_objects(
-                comparison.overlaps, found, np.zeros_like(comparison.gt_class), np.zeros(len(found), np.int64)
-            )
-            masks = score_objects(objects, "the model's detections")
-        report = Report.of(
-            comparison,
-            self._fits(comparison),
-            self.policies,
-            self.seeds,
-            masks=masks,
-            name=self.name,
-            gt=self.gt.name,
-        )
+        report = self._report(comparison, self._class_agnostic(comparison))
         logger.info("%s", render(report, WORST_AND_BEST))
         if self.output_dir:
             self._write(comparison, report, self.output_dir)
@@ -209,6 +194,20 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             detections = Detections.join(found, codes, sizes)
         return Comparison.of_space(
             overlaps, self.space, self.taxonomy, self.votes, detections, regions if len(regions) == len(done) else None
+        )
+
+    def _class_agnostic(self, comparison: Comparison) -> MaskScores | None:
+        """How well the detections find things, whatever their class; None if the model gives none."""
+        found = comparison.detections
+        if not found:
+            return None
+        one = np.zeros_like(comparison.gt_class), np.zeros(len(found), np.int64)
+        objects = labelled_objects(comparison.overlaps, found, *one)
+        return score_objects(objects, "the model's detections")
+
+    def _report(self, comparison: Comparison, masks: MaskScores | None) -> Report:
+        return Report.of(
+            comparison, self._fits(comparison), self.policies, self.seeds, masks=masks, name=self.name, gt=self.gt.name
         )
 
     def _fits(self, comparison: Comparison) -> list[Fit]:

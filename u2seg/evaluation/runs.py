@@ -35,9 +35,11 @@ def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, An
     owner = places(ids[row, column], wanted)
     own = owner >= 0
     wall = height * width
-    begin, end, first = starts[own], np.append(starts[1:], wall)[own], owner[own] * wall
-    turns = np.concatenate([first + begin, (first + end)[end < wall]])
-    return _encode(np.sort(turns, kind="stable"), len(wanted), height, width)
+    owner = owner[own].astype(np.int16 if len(wanted) < 2**15 else np.int64)  # numpy sorts short integers by radix
+    order = np.argsort(owner, kind="stable")
+    spans = np.stack([starts[own], np.append(starts[1:], wall)[own]], axis=1)[order]  # first pixel, first beyond
+    turns = spans + (owner[order].astype(np.int64) * wall)[:, None]
+    return _encode(turns[spans < wall], len(wanted), height, width)
 
 
 def places(values: np.ndarray, listed: Sequence[int]) -> np.ndarray:
