@@ -5,7 +5,8 @@ The reference does what Detectron2's evaluators do: PNGs to a temporary folder, 
 pycocotools, its COCOeval for masks and boxes, a confusion matrix against semantic PNGs. It is given clusters that are
 matched already (that matching comes from our run, not counted), so it is one policy, once, without chance control and
 without the figures that need no classes. Ours does the same, and matches by itself; the rest of our report is timed
-apart. Human things are given to pycocotools as run-length codes; ours makes them from the PNGs. Importing libraries, drawing the outputs and preparing the semantic PNGs count on neither side.
+apart. Human things are given to pycocotools as run-length codes; ours makes them from the PNGs. Importing libraries,
+drawing the outputs and preparing the semantic PNGs count on neither side.
 
     python tests/benchmarks/evaluation.py --images 5000 --clusters 800
     python tests/benchmarks/evaluation.py --gt panoptic.json --gt-dir panoptic      (real human labels, moved a little)
