@@ -163,3 +163,30 @@ def test_shipped_configs_load(leaf):
     cfg.merge_from_file(str(CONFIGS / leaf))
     assert cfg.MODEL.META_ARCHITECTURE in ("STEGO", "CAUSE")
     assert len((CONFIGS / leaf).read_text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("method", ["STEGO", "CAUSE"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_and_gradients_in_mixed_precision_are_those_of_full_precision(world, tmp_path, method, dtype):
+    """The autocast of ``SOLVER.AMP``, on a CPU."""
+    from u2seg.modeling.stego_trainer import StuffTrainer
+
+    trainer = StuffTrainer(config(world, tmp_path, method))
+    trainer.resume_or_load(resume=False)
+    samples, model = next(iter(trainer.data_loader)), trainer.model.train()
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def step(mixed):
+        model.load_state_dict(start)
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=dtype, enabled=mixed):
+            losses = model(samples)
+        (sum(losses.values()) * 2.0**8).backward()  # scaled as on a GPU, where a scaler finds how far it can go
+        grads = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+        return {name: float(loss.detach()) for name, loss in losses.items()}, grads
+
+    (whole, full), (mixed, half) = step(False), step(True)
+    assert mixed == pytest.approx(whole, rel=0.03, abs=3e-3)
+    assert torch.isfinite(half).all()
+    assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98

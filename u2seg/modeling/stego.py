@@ -89,7 +89,7 @@ class CodeModel(nn.Module):
     def features_of(self, samples: list[Sample], prefix: str = "") -> torch.Tensor:
         """Features float32 (B, D, h, w) of the crops of ``samples``, or with prefix ``near_`` of those alike."""
         if f"{prefix}features" in samples[0]:
-            return torch.stack([sample[f"{prefix}features"] for sample in samples]).to(self.device).float()
+            return torch.stack([sample[f"{prefix}features"].to(self.device).float() for sample in samples])
         found = self.extractor.extract([np.ascontiguousarray(sample[f"{prefix}crop"]) for sample in samples])
         return torch.from_numpy(np.stack(found)).to(self.device)
 
