@@ -99,7 +99,7 @@ def stage_settings(
     sources = parts.distributions(settings)
     clusters, stuff = settings["CLUSTERS"], settings["STUFF"]
     embedding = {key: clusters[key] for key in ("EMBEDDING", "CROP_SIZE")}
-    reuse = {"REUSE": clusters["REUSE"], "REUSED": _digests(clusters["REUSE"])}
+    earlier = clusters["REUSE"]
     common = {"photos": dict(photos), "U2SEG.INPUT": settings["INPUT"], "U2SEG.EXECUTOR": executor}
     return {
         "masks": {
@@ -114,7 +114,7 @@ def stage_settings(
             "U2SEG.CLUSTERS": embedding,
         },
         "cluster": {
-            "U2SEG.CLUSTERS": {**_part(clusters, "clusterer", sources), **reuse},
+            "U2SEG.CLUSTERS": {**_part(clusters, "clusterer", sources), **_reused(earlier, "clusters.npz")},
             "U2SEG.NUM_THINGS": settings["NUM_THINGS"],
             "U2SEG.SEED": settings["SEED"],
         },
@@ -126,7 +126,7 @@ def stage_settings(
             "weights": weights[1],
             "U2SEG.NUM_STUFF": settings["NUM_STUFF"],
             "U2SEG.SEED": settings["SEED"],
-            "U2SEG.CLUSTERS": reuse,
+            "U2SEG.CLUSTERS": _reused(earlier, "stuff.npz"),
         },
         "merge": {"U2SEG.MERGE": settings["MERGE"]},
     }
@@ -137,15 +137,14 @@ def _part(node: parts.Settings, role: str, sources: Mapping[str, str]) -> dict[s
     return {"NAME": node["NAME"], "ARGS": {node["NAME"]: parts.own_args(node)}, "from": sources[role]}
 
 
-def _digests(directory: str) -> dict[str, str]:
-    """sha256 of what an earlier run fitted, where new labels take it over."""
-    found = {}
-    for name in ("clusters.npz", "stuff.npz") if directory else ():
-        try:
-            with open(os.path.join(directory, name), "rb") as file:
-                found[name] = hashlib.sha256(file.read()).hexdigest()
-        except OSError as error:
-            raise UsageError(
-                f"U2SEG.CLUSTERS.REUSE {directory!r} must be the --output of an earlier run: {name}: {error.strerror}"
-            ) from error
-    return found
+def _reused(directory: str, name: str) -> dict[str, str]:
+    """What of an earlier run a stage takes over, with the sha256 of that file."""
+    if not directory:
+        return {"REUSE": ""}
+    try:
+        with open(os.path.join(directory, name), "rb") as file:
+            return {"REUSE": directory, "sha256": hashlib.sha256(file.read()).hexdigest()}
+    except OSError as error:
+        raise UsageError(
+            f"U2SEG.CLUSTERS.REUSE {directory!r} must be the --output of an earlier run: {name}: {error.strerror}"
+        ) from error
