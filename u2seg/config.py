@@ -72,8 +72,11 @@ def add_u2seg_config(cfg: CfgNode) -> None:
 
     # Pseudo-classes over the whole set.
     u2seg.CLUSTERS = _part(node, "kmeans")
-    # Vector of a mask: "mean" of features inside it, "crop" (the masked crop's own embedding, as the paper), or "both".
-    u2seg.CLUSTERS.EMBEDDING = "mean"
+    # Vector of a mask: "crop" (the masked crop's own embedding, as the paper; one more pass of the network for each),
+    # "mean" of features inside it (costs nothing, and names worse: docs/masks.md), or "both".
+    u2seg.CLUSTERS.EMBEDDING = "crop"
+    # Masks with a lower score take no part in learning the clusters; they get the nearest.
+    u2seg.CLUSTERS.MIN_SCORE = 0.0
     # Side in pixels of that crop.
     u2seg.CLUSTERS.CROP_SIZE = 224
     # Output directory of an earlier run whose clusters and stuff classes new photos shall get; "" fits them anew.

@@ -24,8 +24,8 @@ def mask_embeddings(
     """Embeddings of the masks of one image.
 
     Args:
-        kind: "mean": features inside the mask (`mean_embeddings`); "crop": the embedding of the image cut to the mask
-            (`crop_embeddings`), as the paper; "both": the two, each with the same weight.
+        kind: "crop": the embedding of the image cut to the mask (`crop_embeddings`), as the paper; "mean": features
+            inside the mask (`mean_embeddings`); "both": the two, each with the same weight.
         extractor: the `FeatureExtractor` that made ``features``.
         image: uint8 (H, W, 3).
         features: float32 (D, h, w) of ``image``.

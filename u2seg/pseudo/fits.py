@@ -5,31 +5,41 @@ Shapes: ``M`` masks of all photos; ``D`` channels of an embedding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import parts
+from u2seg.pseudo.centres import count_distinct
 from u2seg.pseudo.executors import bounded_threads
 from u2seg.pseudo.photos import Photo
 from u2seg.pseudo.stage_files import mask_file
 from u2seg.pseudo.store import OutputDirectory
 
+logger = logging.getLogger(__name__)
 
-def read_embeddings(output: OutputDirectory, photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float32 (M, D) of all masks, and how many each photo has, int64."""
-    vectors = []
+
+def read_embeddings(output: OutputDirectory, photos: Sequence[Photo]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings float32 (M, D) of all masks, their scores float32 (M,), and how many each photo has, int64."""
+    vectors, scores = [], [np.zeros(0, np.float32)]
     for photo in photos:
         with np.load(mask_file(output, photo)) as file:
             vectors.append(file["embeddings"])
+            scores.append(file["scores"])
     counts = np.array([len(rows) for rows in vectors], np.int64)
     filled = [rows for rows in vectors if len(rows)]
-    return (np.concatenate(filled) if filled else np.zeros((0, 0), np.float32)), counts
+    return (np.concatenate(filled) if filled else np.zeros((0, 0), np.float32)), np.concatenate(scores), counts
 
 
-def cluster_masks(settings: parts.Settings, embeddings: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def cluster_masks(
+    settings: parts.Settings, embeddings: np.ndarray, scores: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Fit the clusterer on ``embeddings`` float32 (M, D), or take the centres of an earlier run.
+
+    Masks whose score, of ``scores`` float32 (M,), is under ``CLUSTERS.MIN_SCORE`` take no part in the fit, unless too
+    few would be left.
 
     Returns:
         What the clusterer has learnt, and the cluster of each mask, int64 (M,).
@@ -44,8 +54,24 @@ def cluster_masks(settings: parts.Settings, embeddings: np.ndarray) -> tuple[dic
         if settings["CLUSTERS"]["REUSE"]:
             clusterer.load_state(earlier_state(settings, "clusters.npz"))
         else:
-            clusterer.fit(embeddings)
+            clusterer.fit(embeddings[_worth_fitting(settings, embeddings, scores)])
         return clusterer.state(), clusterer.predict(embeddings)
+
+
+def _worth_fitting(settings: parts.Settings, embeddings: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """bool (M,)"""
+    wanted, lowest = settings["NUM_THINGS"], settings["CLUSTERS"]["MIN_SCORE"]
+    sure: np.ndarray = scores >= lowest
+    if sure.all() or count_distinct(embeddings[sure], wanted) >= wanted:
+        return sure
+    logger.warning(
+        "clusters: learnt from all %d masks, since only %d reach U2SEG.CLUSTERS.MIN_SCORE %g, too few for %d clusters",
+        len(sure),
+        sure.sum(),
+        lowest,
+        wanted,
+    )
+    return np.ones_like(sure)
 
 
 def sample_for_stuff(settings: parts.Settings, photos: Sequence[Photo]) -> list[Photo]:

@@ -203,8 +203,8 @@ class U2SegGenerator:
     def _cluster(self, executor: Executor, notes: StageNotes) -> None:
         """Fit the clusterer on the embeddings of all masks, or take the centres of an earlier run."""
         photos = self.readable("masks")
-        embeddings, counts = read_embeddings(self.output, photos)
-        state, ids = cluster_masks(self.settings, embeddings)
+        embeddings, scores, counts = read_embeddings(self.output, photos)
+        state, ids = cluster_masks(self.settings, embeddings, scores)
         self.output.write_arrays(self.output.root / "clusters.npz", state)
         path = self.output.stages / "cluster" / "ids.npz"
         self.output.write_arrays(path, {"ids": ids, "counts": counts, "photos": np.array([p.id for p in photos])})

@@ -114,7 +114,11 @@ def stage_settings(
             "U2SEG.CLUSTERS": embedding,
         },
         "cluster": {
-            "U2SEG.CLUSTERS": {**_part(clusters, "clusterer", sources), **_reused(earlier, "clusters.npz")},
+            "U2SEG.CLUSTERS": {
+                **_part(clusters, "clusterer", sources),
+                **_reused(earlier, "clusters.npz"),
+                "MIN_SCORE": clusters["MIN_SCORE"],
+            },
             "U2SEG.NUM_THINGS": settings["NUM_THINGS"],
             "U2SEG.SEED": settings["SEED"],
         },
