@@ -21,6 +21,8 @@ python tools/generate_pseudo.py --config-file configs/pseudo/quickstart.yaml --i
 gallery=("$output/labels" --output "$output/gallery")
 if [ "${U2SEG_QUICKSTART_TRAIN:-1}" != 0 ]; then
   config=configs/COCO-PanopticSegmentation/u2seg_R18_quickstart.yaml
+  # Threads that wait should sleep: where something else keeps a core busy, spinning ones make a step several times slower.
+  export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
   say "training a small model on these labels (a few minutes; $output/model/log.txt has everything)"
   PYTHONWARNINGS=ignore python tools/train_net.py --num-gpus 0 --resume --config-file "$config" \
     DATASETS.TRAIN "$output/labels" OUTPUT_DIR "$output/model" |
