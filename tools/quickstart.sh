@@ -30,7 +30,7 @@ if [ "${U2SEG_QUICKSTART_TRAIN:-1}" != 0 ]; then
   say "predictions"
   # So short a training makes timid scores; the usual threshold is 0.5.
   python tools/demo.py --config-file "$config" --input "$output/photos" --output "$output/predictions" \
-    --save-panoptic "$output/predicted_labels" --confidence-threshold 0.3 \
+    --save-panoptic "$output/predicted_labels" --confidence-threshold 0.2 \
     --opts MODEL.WEIGHTS "$output/model/model_final.pth" MODEL.DEVICE cpu
   gallery+=(--predictions "$output/predicted_labels")
 fi
