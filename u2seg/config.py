@@ -75,7 +75,7 @@ def add_u2seg_config(cfg: CfgNode) -> None:
     # Vector of a mask: "crop" (the masked crop's own embedding, as the paper; one more pass of the network for each),
     # "mean" of features inside it (costs nothing, and names worse: docs/masks.md), or "both".
     u2seg.CLUSTERS.EMBEDDING = "crop"
-    # Masks with a lower score take no part in learning the clusters; they get the nearest.
+    # Masks with a lower score take no part in learning the clusters, unless too few were left; they get the nearest.
     u2seg.CLUSTERS.MIN_SCORE = 0.0
     # Side in pixels of that crop.
     u2seg.CLUSTERS.CROP_SIZE = 224

@@ -64,15 +64,19 @@ def pycocotools_stats(given, kind):
     return evaluator.stats
 
 
+@pytest.fixture(params=["hotcoco", "pycocotools"])
+def backend(request):
+    """Each COCO library that is installed."""
+    pytest.importorskip(request.param)
+    return request.param
+
+
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR@1", "AR@10", "AR@100")
 NAMES += ("AR@100_small", "AR@100_medium", "AR@100_large")
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
-@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
-    if backend == "hotcoco":
-        pytest.importorskip("hotcoco")
     given = objects(0)
     expected = pycocotools_stats(given, kind)
     found = detection_scores(given, kind, backend)
@@ -81,10 +85,7 @@ def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
-@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_brief_figures_are_those_of_the_whole_summary(kind, backend):
-    if backend == "hotcoco":
-        pytest.importorskip("hotcoco")
     given = objects(3)
     crowded = [{**given.found[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
     mixed = [

@@ -68,8 +68,9 @@ def detection_scores(
             there are many categories.
 
     Returns:
-        ``AP``, ``AP50``, ``AP75``, ``AP_small`` ..., ``AR@1``, ``AR@10``, ``AR@100``, ``AR@100_small`` ... and
-        ``recall50`` (at IoU 0.5, 100 detections) in percent; nan where there is no object of that size.
+        `FIGURES`, or `BRIEF` of them, in percent: ``AP``, ``AP50``, ``AP75``, ``AP_small`` ..., ``AR@1``, ``AR@10``,
+        ``AR@100``, ``AR@100_small`` ... and ``recall50`` (at IoU 0.5, 100 detections); nan where there is no object of
+        that size.
     """
     names = BRIEF if brief else tuple(FIGURES)
     if not objects.found:

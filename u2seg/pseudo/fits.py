@@ -59,7 +59,7 @@ def cluster_masks(
 
 
 def _worth_fitting(settings: parts.Settings, embeddings: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """bool (M,)"""
+    """bool (M,), masks that clusters are learnt from: those of enough score, or all where these are too few."""
     wanted, lowest = settings["NUM_THINGS"], settings["CLUSTERS"]["MIN_SCORE"]
     sure: np.ndarray = scores >= lowest
     if sure.all() or count_distinct(embeddings[sure], wanted) >= wanted:
