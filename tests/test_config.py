@@ -2,7 +2,7 @@
 
 import pytest
 
-from u2seg.config import get_pseudo_cfg, merge_config_file, merge_options, part_args
+from u2seg.config import fill, get_pseudo_cfg, part_args
 from u2seg.errors import UsageError
 
 
@@ -10,7 +10,7 @@ def test_options_fill_known_keys_and_make_new_ones_under_args():
     cfg = get_pseudo_cfg()
     tau = ["U2SEG.MASKS.ARGS.maskcut.tau", "0.3"]
     theirs = ["U2SEG.MASKS.ARGS.theirs.deep.er", "[1, 2]", "U2SEG.MASKS.NAME", "theirs"]
-    merge_options(cfg, [*tau, *theirs, "U2SEG.NUM_THINGS", "12", "U2SEG.MERGE.MIN_AREA", "1e-3"])
+    fill(cfg, options=[*tau, *theirs, "U2SEG.NUM_THINGS", "12", "U2SEG.MERGE.MIN_AREA", "1e-3"])
     assert cfg.U2SEG.NUM_THINGS == 12
     assert cfg.U2SEG.MERGE.MIN_AREA == 1e-3
     assert part_args(cfg.U2SEG.MASKS) == {"deep": {"er": [1, 2]}}
@@ -33,7 +33,7 @@ def test_options_fill_known_keys_and_make_new_ones_under_args():
 )
 def test_a_wrong_option_is_one_clear_line(options, message):
     with pytest.raises(UsageError, match=message) as caught:
-        merge_options(get_pseudo_cfg(), options)
+        fill(get_pseudo_cfg(), options=options)
     assert "\n" not in str(caught.value)
 
 
@@ -41,7 +41,7 @@ def test_a_yaml_stands_on_its_base(tmp_path):
     (tmp_path / "base.yaml").write_text("U2SEG: {NUM_STUFF: 5, MASKS: {ARGS: {maskcut: {tau: 0.2, num_masks: 4}}}}")
     (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nU2SEG: {MASKS: {ARGS: {maskcut: {tau: 0.6}}}}")
     cfg = get_pseudo_cfg()
-    merge_config_file(cfg, str(tmp_path / "leaf.yaml"))
+    fill(cfg, str(tmp_path / "leaf.yaml"))
     assert cfg.U2SEG.NUM_STUFF == 5
     assert part_args(cfg.U2SEG.MASKS) == {"tau": 0.6, "num_masks": 4}
 
@@ -51,7 +51,7 @@ def test_a_wrong_yaml_is_one_clear_line(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"a\.yaml") as caught:
-        merge_config_file(get_pseudo_cfg(), str(path))
+        fill(get_pseudo_cfg(), str(path))
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="does not exist"):
-        merge_config_file(get_pseudo_cfg(), str(tmp_path / "none.yaml"))
+        fill(get_pseudo_cfg(), str(tmp_path / "none.yaml"))

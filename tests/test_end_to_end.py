@@ -69,7 +69,7 @@ def command_line(images, output, *options):
 
 def generate(images, output, *options):
     """Run the tool in this process, which spares the imports: exit code, stdout, stderr."""
-    from u2seg.command import run_tool
+    from u2seg.runtime import run_tool
 
     spec = importlib.util.spec_from_file_location("generate_pseudo", ROOT / "tools" / "generate_pseudo.py")
     tool = importlib.util.module_from_spec(spec)
@@ -301,7 +301,7 @@ def test_nothing_readable_and_unwritable_outputs(options, photos, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
-    from u2seg.command import run_tool
+    from u2seg.runtime import run_tool
 
     def fill():
         with open("/dev/full", "wb", buffering=0) as file:

@@ -65,7 +65,7 @@ def test_each_module_imports_only_what_it_may(path):
 
 def test_importing_the_package_and_listing_plugins_needs_no_torch():
     code = (
-        "import sys, u2seg; from u2seg.plugins.manager import load_plugins; load_plugins([], '').table();"
+        "import sys, u2seg; from u2seg.plugins.registry import load_plugins; load_plugins([], '').table();"
         "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'detectron2', 'cv2'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

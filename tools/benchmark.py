@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "benchmarks"
 

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 EXAMPLES = """
 examples:

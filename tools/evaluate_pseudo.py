@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 EXAMPLES = """
 The matching of clusters to classes is fitted on the photos that are scored, which flatters; so each figure stands
@@ -75,7 +75,7 @@ def main() -> int:
     from u2seg.evaluation.matching import DEFAULT_POLICIES
     from u2seg.evaluation.report import as_json, render
     from u2seg.evaluation.saved import write_json
-    from u2seg.pseudo.progress import Progress
+    from u2seg.runtime import Progress
 
     if not args.fit_on and (args.fit_gt or args.fit_gt_dir):
         raise UsageError("--fit-gt and --fit-gt-dir describe --fit-on, which is missing")

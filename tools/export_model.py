@@ -10,7 +10,7 @@ What the file takes and gives, and what can't be exported, is in docs/predict.md
 import argparse
 import sys
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 
 def main(argv: list[str] | None = None) -> int:

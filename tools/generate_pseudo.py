@@ -5,7 +5,7 @@ import argparse
 import json
 import sys
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 EXAMPLES = """
 examples:
@@ -63,7 +63,7 @@ def import_generators(name: str) -> None:
     import importlib.util
 
     import u2seg.engine.self_training  # noqa: F401  registers its own
-    from u2seg.plugins.manager import register_detectron2
+    from u2seg.plugins.registry import register_detectron2
     from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
 
     if name not in PSEUDO_LABEL_GENERATORS and importlib.util.find_spec("detectron2"):
@@ -72,7 +72,7 @@ def import_generators(name: str) -> None:
 
 def list_plugins(as_json: bool) -> None:
     """Print every offer of every plugin."""
-    from u2seg.plugins.manager import installed_plugins
+    from u2seg.plugins.registry import installed_plugins
     from u2seg.pseudo.generator import generator_table
 
     plugins = installed_plugins()
@@ -98,14 +98,15 @@ def main(argv: list[str] | None = None) -> int:
 
     if not args.output:
         raise UsageError("--output is missing; see --help")
-    from u2seg.config import get_pseudo_cfg, merge_config_file, merge_options
+    from u2seg.config import check_bounds, fill, get_pseudo_cfg
+    from u2seg.plugins.registry import add_plugin_config
     from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
     from u2seg.pseudo.store import STAGES, OutputDirectory
 
     cfg = get_pseudo_cfg()
-    if args.config_file:
-        merge_config_file(cfg, args.config_file)
-    merge_options(cfg, args.opts)
+    add_plugin_config(cfg)
+    fill(cfg, args.config_file or "", args.opts)
+    check_bounds(cfg)
     stages = [name.strip() for name in args.stages.split(",") if name.strip()]
     for stage in [*stages, *([args.redo] if args.redo else [])]:
         lookup("stage", stage, dict.fromkeys(STAGES))

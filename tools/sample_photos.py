@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from u2seg.errors import DataError, PluginError, U2SegError, UsageError
-from u2seg.plugins.hookspecs import hookimpl
+from u2seg.plugins.api import hookimpl
 from u2seg.structures import LabelSpace, MaskSet, PanopticLabel, Segment
 
 if TYPE_CHECKING:

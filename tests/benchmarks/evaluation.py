@@ -146,7 +146,7 @@ class Reference:
 
     def count_pixels(self, label, merged, info, parts):
         """Add a photo to the confusion matrix; its semantic label is made as Detectron2's preparation script does."""
-        from u2seg.evaluation.png import read_ids
+        from u2seg.panoptic import read_ids
 
         none = len(self.taxonomy)
         ids, semantic = read_ids(label.png), np.full(merged.shape, none, np.uint8)
@@ -231,8 +231,8 @@ class Reference:
 
 def coco_truth(evaluator):
     """The human things as COCO instances, for pycocotools."""
-    from u2seg.evaluation.png import read_ids
     from u2seg.evaluation.runs import encode_segments
+    from u2seg.panoptic import read_ids
 
     things = set(evaluator.gt.clusters(True))
     annotations = []
@@ -262,8 +262,8 @@ def run(args, folder):
 
     from u2seg.evaluation.detection import _library, default_backend
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-    from u2seg.evaluation.png import read_ids
     from u2seg.evaluation.saved import load_matching
+    from u2seg.panoptic import read_ids
     from u2seg.structures import LabelSpace
 
     _library(default_backend())

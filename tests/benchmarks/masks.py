@@ -36,7 +36,7 @@ def load_oracle():
 def load_photos(source, most):
     """Photos uint8 (H, W, 3): those of a folder, or those that scikit-image and scikit-learn ship."""
     if source:
-        from u2seg.pseudo.photos import find_photos, read_image
+        from u2seg.images import find_photos, read_image
 
         found = find_photos(source)
         return [read_image(photo.path) for photo in found.photos[:most]]

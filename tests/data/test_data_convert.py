@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from synthetic_panoptic import write_dataset
 
-from u2seg.data.augmentation import decode_ids
 from u2seg.data.convert import convert_panoptic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.data.mapper import read_label
 from u2seg.errors import UsageError
+from u2seg.panoptic import decode_ids
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [

@@ -6,12 +6,12 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from synthetic_panoptic import write_dataset
 
-from u2seg.data.augmentation import decode_ids
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.data.loader import seeded
 from u2seg.data.mapper import DATASET_MAPPERS, U2SegDatasetMapper, read_label
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError
+from u2seg.panoptic import decode_ids
 
 FIXED = ["INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MAX_SIZE_TRAIN", "64", "INPUT.FORMAT", "RGB"]
 

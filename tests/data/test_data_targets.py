@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from u2seg.data.augmentation import PanopticSample, copy_paste, decode_ids
+from u2seg.data.augmentation import PanopticSample, copy_paste
 from u2seg.data.targets import Segments, derive_targets, segment_rows
+from u2seg.panoptic import decode_ids
 
 
 def slow_targets(ids, info):

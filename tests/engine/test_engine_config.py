@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from u2seg.config import add_u2seg_config
 from u2seg.engine import config
-from u2seg.engine.config import add_train_config, fit_to_devices, get_cfg, load_config
+from u2seg.engine.config import fit_to_devices, get_cfg, load_config
 from u2seg.errors import UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,22 +50,22 @@ def test_the_papers_settings(clusters, kind):
     assert cfg.SOLVER.AMP.ENABLED
     assert (min(cfg.INPUT.MIN_SIZE_TRAIN), max(cfg.INPUT.MIN_SIZE_TRAIN)) == (240, 1024)
     off = cfg.MODEL.U2SEG
-    assert not any([off.DROP_LOSS_IOU, off.IGNORE_UNLABELLED, off.SCORE_WEIGHTED, cfg.INPUT.COPY_PASTE.ENABLED])
+    assert not any([off.DROP_LOSS_IOU, off.IGNORE_UNLABELLED, cfg.INPUT.COPY_PASTE.ENABLED])
 
 
 def test_adding_the_keys_again_changes_nothing():
     cfg = get_cfg()
     cfg.INPUT.COPY_PASTE.ENABLED = True
-    add_train_config(cfg)
+    add_u2seg_config(cfg)
     assert cfg.INPUT.COPY_PASTE.ENABLED
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["SOLVER.BASE_LRR", "1"], "no config key 'SOLVER.BASE_LRR'. Did you mean 'SOLVER.BASE_LR'"),
+        (["SOLVER.BASE_LRR", "1"], "no config key 'SOLVER.BASE_LRR' .*Did you mean 'BASE_LR'"),
         (["SOLVER.BASE_LR"], "'SOLVER.BASE_LR' has no value"),
-        (["SOLVER.BASE_LR", "fast"], "Type mismatch"),
+        (["SOLVER.BASE_LR", "fast"], "must be float"),
     ],
 )
 def test_wrong_options(options, words):
@@ -76,10 +77,10 @@ def test_wrong_options(options, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("MODEL: {WEIGHT: 1}", "no config key 'MODEL.WEIGHT'. Did you mean 'MODEL.WEIGHTS'"),
-        ("MODEL: [", "a.yaml: "),
+        ("MODEL: {WEIGHT: 1}", "no config key 'MODEL.WEIGHT' .*Did you mean 'WEIGHTS'"),
+        ("MODEL: [", "a.yaml "),
         ("_BASE_: gone.yaml", "gone.yaml"),
-        ("- 1", "a.yaml: "),
+        ("- 1", "a.yaml "),
     ],
 )
 def test_wrong_files(tmp_path, text, words):

@@ -18,14 +18,14 @@ from detectron2.engine import default_argument_parser
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG, read_json, write_dataset, write_json
 
-from u2seg.command import run_tool
 from u2seg.engine import run as run_module
 from u2seg.engine import self_training, teacher
 from u2seg.engine.run import setup
 from u2seg.engine.self_training import SelfTrainingGenerator, run_round
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import UsageError
-from u2seg.pseudo.store import encode_ids
+from u2seg.panoptic import encode_ids
+from u2seg.runtime import run_tool
 from u2seg.structures import LabelSpace, MaskSet
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from detectron2.engine import launch
 from evaluation_data import permuted, random_pseudo, random_truth
 from evaluation_model import evaluator, model_outputs, oracle_figures
 
+from u2seg.config.training import add_evaluation_keys
 from u2seg.engine.config import get_cfg
 from u2seg.errors import DataError, UsageError
-from u2seg.evaluation.config import add_evaluation_config
 from u2seg.evaluation.evaluator import build_evaluator
 from u2seg.evaluation.matching import RULES
 from u2seg.evaluation.saved import directory_name
@@ -105,7 +105,7 @@ def test_dealt_segments_follow_their_detections(truth, tmp_path):
 def registered(truth, tmp_path):
     """A config, and two registered sets of human labels."""
     cfg = get_cfg()
-    add_evaluation_config(cfg)
+    add_evaluation_keys(cfg)
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5, 5
     names = [f"{kind} {tmp_path.name}" for kind in ("first", "second")]

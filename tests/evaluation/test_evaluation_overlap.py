@@ -8,8 +8,8 @@ from pycocotools import mask as coco_mask
 from u2seg.errors import DataError
 from u2seg.evaluation import png
 from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table
-from u2seg.evaluation.png import read_ids
 from u2seg.evaluation.runs import encode_masks, encode_segments
+from u2seg.panoptic import read_ids
 
 LARGE = 256**3 - 1
 

@@ -7,7 +7,7 @@ import pytest
 from evaluation_data import Labels, permuted, write_pseudo
 
 from u2seg.evaluation.labels import LabelPaths, Request, evaluate_labels
-from u2seg.evaluation.png import read_ids
+from u2seg.panoptic import read_ids
 
 pytestmark = pytest.mark.data
 PHOTOS = 25

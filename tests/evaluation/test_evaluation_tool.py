@@ -23,7 +23,7 @@ def main(monkeypatch, capsys):
     """Call the tool in this process; returns exit code, stdout, stderr."""
     import importlib.util
 
-    from u2seg.command import run_tool
+    from u2seg.runtime import run_tool
 
     spec = importlib.util.spec_from_file_location("evaluate_pseudo", TOOL)
     module = importlib.util.module_from_spec(spec)

@@ -43,13 +43,11 @@ def test_equals_the_definition(seed, things):
     top = best.max(axis=1) if things else np.zeros(40)
     classes = np.where(top > 0.3, 1, 3)
     void = rng.random((50, 50)) < 0.4
-    weighting = RegionWeighting(0.1, 0.45, True)
+    weighting = RegionWeighting(0.1, 0.45)
     found = weighting.weigh(regions(boxes, classes), labels(truth, scores), 3, torch.from_numpy(void))
     for row, (x0, y0, x1, y1) in enumerate(boxes.astype(int)):
         wanted = 1.0
-        if classes[row] == 1:
-            wanted = scores[best[row].argmax()]
-        elif void[y0:y1, x0:x1].mean() > 0.45:
+        if classes[row] != 1 and void[y0:y1, x0:x1].mean() > 0.45:
             wanted = 0.0
         if top[row] <= 0.1:
             wanted = 0.0

@@ -11,7 +11,7 @@ from PIL import Image
 from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
 from synthetic_panoptic import write_dataset
 
-from u2seg.command import run_tool
+from u2seg.runtime import run_tool
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from u2seg.errors import U2SegError, UsageError
-from u2seg.pseudo.executors import (
+from u2seg.runtime import (
     InlineExecutor,
     bounded_threads,
     make_executor,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.photos import enlarge, find_photos, read_image, shrink
+from u2seg.images import enlarge, find_photos, read_image, shrink
 
 GRADIENT = np.linspace(0, 255, 24 * 32).reshape(24, 32).astype(np.uint8)
 

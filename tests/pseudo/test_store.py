@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.store import OutputDirectory, StageLedger, encode_ids
+from u2seg.panoptic import encode_ids
+from u2seg.pseudo.store import OutputDirectory, StageLedger
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from PIL import Image
 from u2seg.data.stego_cache import DONE, TOO_SMALL, UNREADABLE, CropSettings, cache_directory, fill
 from u2seg.data.stego_crops import check_ratio, five_crops
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.photos import find_photos
+from u2seg.images import find_photos
 
 SETTINGS = CropSettings(ratio=0.5, min_side=16, keep_features=True)
 

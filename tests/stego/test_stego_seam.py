@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from u2seg.plugins.manager import load_plugins
+from u2seg.plugins.registry import load_plugins
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "STEGO"
 

@@ -111,10 +111,8 @@ def test_whitening_goes_into_the_head_exactly(power):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "STEGO").glob("*coco27.yaml")))
 def test_published_shifts_come_with_the_centring_that_they_were_found_with(path):
     from u2seg.engine.config import get_cfg
-    from u2seg.modeling.stego_config import add_stego_config
 
     cfg = get_cfg()
-    add_stego_config(cfg)
     assert not cfg.STEGO.CHOOSE_SHIFTS
     assert cfg.STEGO.CENTRING == "row_keep_mean"
     cfg.merge_from_file(str(path))

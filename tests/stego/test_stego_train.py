@@ -31,10 +31,8 @@ def world(tmp_path_factory):
 def config(world, output, method="STEGO", **options):
     from u2seg.engine.config import get_cfg
     from u2seg.modeling import stego, stego_cause  # noqa: F401
-    from u2seg.modeling.stego_config import add_stego_config
 
     cfg = get_cfg()
-    add_stego_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "stego_quick.yaml"))
     for node in (cfg.U2SEG.FEATURES, cfg.U2SEG.STUFF.FEATURES):
         node.ARGS.vit.model, node.ARGS.vit.weights = "vit_tiny_patch16_224", str(world / "vit.pth")
@@ -156,10 +154,8 @@ def test_more_classes_than_patches_are_told(world, tmp_path):
 @pytest.mark.parametrize("leaf", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_shipped_configs_load(leaf):
     from u2seg.engine.config import get_cfg
-    from u2seg.modeling.stego_config import add_stego_config
 
     cfg = get_cfg()
-    add_stego_config(cfg)
     cfg.merge_from_file(str(CONFIGS / leaf))
     assert cfg.MODEL.META_ARCHITECTURE in ("STEGO", "CAUSE")
     assert len((CONFIGS / leaf).read_text().splitlines()) <= 25

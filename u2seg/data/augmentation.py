@@ -50,11 +50,6 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
     return chain
 
 
-def decode_ids(colours: np.ndarray) -> np.ndarray:
-    """Segment ids int32 (H, W) of the colours uint8 (H, W, 3) of a COCO panoptic PNG: R + 256 G + 65536 B."""
-    return colours @ np.array([1, 256, 65536], np.int32)
-
-
 def copy_paste(
     target: PanopticSample, source: PanopticSample, rng: np.random.Generator, scale: tuple[float, float] = (0.3, 1.0)
 ) -> PanopticSample:

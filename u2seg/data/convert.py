@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from u2seg.data.augmentation import decode_ids
 from u2seg.data.mapper import read_label
 from u2seg.data.targets import Segments, segment_rows
 from u2seg.errors import DataError, UsageError
+from u2seg.panoptic import decode_ids
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 

@@ -16,10 +16,11 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.registry import Registry
 from PIL import Image
 
-from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste, decode_ids
+from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
 from u2seg.data.targets import Segments, derive_targets
 from u2seg.errors import DataError
-from u2seg.pseudo.photos import read_image
+from u2seg.images import read_image
+from u2seg.panoptic import decode_ids
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode

@@ -25,8 +25,8 @@ from u2seg.data.stego_cache import CropFeatures, CropSettings, cache_directory, 
 from u2seg.data.stego_crops import NUM_PLACES, check_ratio, crop
 from u2seg.data.stego_neighbours import cached_neighbours
 from u2seg.errors import UsageError
+from u2seg.images import PhotoSet, find_photos, read_image
 from u2seg.pseudo import parts
-from u2seg.pseudo.photos import PhotoSet, find_photos, read_image
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode

@@ -27,10 +27,10 @@ import numpy as np
 
 from u2seg.data.stego_crops import NUM_PLACES, five_crops
 from u2seg.errors import DataError, UsageError
-from u2seg.plugins.contracts import FeatureExtractor
-from u2seg.pseudo.photos import PhotoSet, read_image
-from u2seg.pseudo.progress import Progress
+from u2seg.images import PhotoSet, read_image
+from u2seg.plugins.api import FeatureExtractor
 from u2seg.pseudo.settings import photo_fingerprint
+from u2seg.runtime import Progress
 
 logger = logging.getLogger(__name__)
 

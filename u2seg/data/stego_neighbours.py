@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.progress import Progress
+from u2seg.runtime import Progress
 
 logger = logging.getLogger(__name__)
 

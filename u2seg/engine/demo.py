@@ -15,8 +15,8 @@ import numpy as np
 
 from u2seg.engine import video
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
-from u2seg.pseudo.progress import Progress
+from u2seg.images import Photo, PhotoSet, find_photos
+from u2seg.runtime import Progress
 
 if TYPE_CHECKING:
     from u2seg.engine.predictor import Predictor

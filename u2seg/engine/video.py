@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from u2seg.engine.files import replacing
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.progress import Progress
+from u2seg.files import in_words, replacing
+from u2seg.runtime import Progress
 
 if TYPE_CHECKING:
     import cv2
@@ -92,7 +92,7 @@ def write_film(drawn: Iterator[np.ndarray], path: Path, rate: float, keep_interr
         UsageError: the file can't be written.
     """
     writer, count = None, 0
-    with replacing(path) as part:
+    with in_words(path), replacing(path) as part:
         try:
             for frame in drawn:
                 writer = writer or _open_writer(part, frame, rate)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from u2seg.engine.files import replacing
 from u2seg.engine.names import ClassNames
 from u2seg.errors import UsageError
+from u2seg.files import in_words, replacing
 from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
 
 if TYPE_CHECKING:
@@ -115,6 +115,6 @@ def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
     if kind is None or kind not in Image.SAVE:
         raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
     options = {"quality": 92} if kind == "JPEG" else {}
-    with replacing(path) as part:
+    with in_words(path), replacing(path) as part:
         Image.fromarray(picture).save(part, format=kind, **options)
     return path

@@ -22,9 +22,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
 
+from u2seg.config.training import add_evaluation_keys
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison, VoteThresholds
-from u2seg.evaluation.config import add_evaluation_config
 from u2seg.evaluation.dataset import LabelledImage, read_panoptic
 from u2seg.evaluation.detections import Detections, labelled_objects
 from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SelfFit
@@ -72,7 +72,7 @@ def _with_defaults(cfg: CfgNode) -> CfgNode:
         return cfg
     full = cfg.clone()
     full.defrost()
-    add_evaluation_config(full)
+    add_evaluation_keys(full)
     return full
 
 

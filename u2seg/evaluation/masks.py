@@ -11,8 +11,8 @@ from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage, read_json
 from u2seg.evaluation.detection import DetectionSet, check_size, detection_scores
 from u2seg.evaluation.overlap import ImageOverlap
-from u2seg.evaluation.png import read_ids
 from u2seg.evaluation.runs import encode_segments
+from u2seg.panoptic import read_ids
 
 OBJECT = 1
 """The one category of class-agnostic figures."""

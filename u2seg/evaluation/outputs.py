@@ -17,8 +17,8 @@ from u2seg.evaluation.dataset import LabelledImage
 from u2seg.evaluation.detections import ImageDetections
 from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.overlap import ImageOverlap, OverlapReader, Segments, described_overlap, overlap_table
-from u2seg.evaluation.png import read_ids
 from u2seg.evaluation.runs import changes, encode_masks
+from u2seg.panoptic import read_ids
 from u2seg.structures import LabelSpace
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.dataset import LabelledImage
-from u2seg.evaluation.png import LARGEST_ID, read_ids
 from u2seg.evaluation.runs import changes, encode_segments, places
+from u2seg.panoptic import LARGEST_ID, read_ids
 
 
 @dataclass(frozen=True)

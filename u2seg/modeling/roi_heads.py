@@ -80,7 +80,7 @@ class U2SegMaskHead(MaskRCNNConvUpsampleHead):
 
 @ROI_HEADS_REGISTRY.register()
 class U2SegCascadeROIHeads(CascadeROIHeads):
-    """`CascadeROIHeads` with DropLoss, ignored unlabelled regions and score weights as options, all off by default."""
+    """`CascadeROIHeads` with DropLoss and ignored unlabelled regions as options, all off by default."""
 
     @configurable
     def __init__(self, *, weighting: RegionWeighting = RegionWeighting(), **kwargs: Any) -> None:  # noqa: B008
@@ -99,7 +99,7 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         """Arguments from ``MODEL.ROI_*`` and ``MODEL.U2SEG``."""
         arguments = super().from_config(cfg, input_shape)
         keys = cfg.MODEL.U2SEG
-        weighting = RegionWeighting(keys.DROP_LOSS_IOU, keys.IGNORE_UNLABELLED, keys.SCORE_WEIGHTED)
+        weighting = RegionWeighting(keys.DROP_LOSS_IOU, keys.IGNORE_UNLABELLED)
         if weighting.is_used:
             box = cfg.MODEL.ROI_BOX_HEAD
             if box.BBOX_REG_LOSS_TYPE != "smooth_l1" or box.USE_SIGMOID_CE:

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from u2seg.config import plain
 from u2seg.errors import UsageError, lookup
 from u2seg.modeling.stego_loss import CENTRINGS, TERMS, Pair, all_pairs, correspondence_loss
-from u2seg.plugins.contracts import FeatureExtractor
+from u2seg.plugins.api import FeatureExtractor
 from u2seg.pseudo import parts
 from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint
 from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead, class_probabilities

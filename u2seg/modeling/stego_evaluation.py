@@ -115,8 +115,8 @@ def overlap_tables(
     labelled: LabelledPhotos, num_clusters: int, label: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Tables int64 (n, K + 1, C) of all photos; ``label`` turns a photo uint8 (H, W, 3) into a map uint8 (H, W)."""
-    from u2seg.pseudo.photos import read_image
-    from u2seg.pseudo.progress import Progress
+    from u2seg.images import read_image
+    from u2seg.runtime import Progress
 
     found = []
     with Progress("stuff evaluation", len(labelled)) as progress:

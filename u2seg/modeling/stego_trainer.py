@@ -194,9 +194,9 @@ class StuffTrainer(Trainer):
 
 def score_checkpoint(cfg: CfgNode, path: Path, name: str) -> dict[str, dict[str, float]]:
     """Cluster probe and linear probe of the checkpoint at ``path`` on the labelled dataset ``name``, in percent."""
+    from u2seg.images import read_image
     from u2seg.modeling.stego_evaluation import cluster_scores, count_overlap, linear_probe_scores, read_labelled
-    from u2seg.plugins.manager import installed_plugins
-    from u2seg.pseudo.photos import read_image
+    from u2seg.plugins.registry import installed_plugins
     from u2seg.pseudo.refine.masks import refine_stuff
     from u2seg.pseudo.stuff.code_checkpoint import read_checkpoint
 

@@ -19,13 +19,11 @@ class RegionWeighting:
     """Regions whose best IoU with a label is not above this get no loss (DropLoss; CutLER, section 3.3: 0.01)."""
     ignore_unlabelled: float = 0.0
     """Background regions of which more than this share is unlabelled get no loss; 0 is off."""
-    score_weighted: bool = False
-    """A region that matches a label weighs as much as the label's score."""
 
     @property
     def is_used(self) -> bool:
         """Whether any weight can differ from 1."""
-        return self.drop_loss_iou > 0 or self.ignore_unlabelled > 0 or self.score_weighted
+        return self.drop_loss_iou > 0 or self.ignore_unlabelled > 0
 
     @torch.no_grad()
     def weigh(
@@ -43,11 +41,9 @@ class RegionWeighting:
         weights = boxes.tensor.new_ones(len(regions), dtype=torch.float32)
         background = regions.gt_classes == num_classes
         if len(labels):
-            best, match = pairwise_iou(labels.gt_boxes, boxes).max(dim=0)
+            best = pairwise_iou(labels.gt_boxes, boxes).max(dim=0).values
         else:
-            best, match = weights.new_zeros(len(regions)), None
-        if self.score_weighted and match is not None:
-            weights = torch.where(background, weights, labels.gt_scores[match].to(weights.dtype))
+            best = weights.new_zeros(len(regions))
         if self.drop_loss_iou > 0:
             weights = weights * (best > self.drop_loss_iou)
         if self.ignore_unlabelled > 0 and unlabelled is not None:

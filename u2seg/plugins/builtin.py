@@ -5,7 +5,7 @@ The modules named here import nothing heavier than numpy at their top, so that l
 
 from __future__ import annotations
 
-from u2seg.plugins.hookspecs import Factories, hookimpl
+from u2seg.plugins.api import Factories, hookimpl
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 
-from u2seg.plugins.contracts import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
+from u2seg.plugins.api import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
 from u2seg.structures import STUFF_VOID, MaskSet
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import u2seg
-from u2seg.plugins.manager import installed_plugins
+from u2seg.images import Photo, PhotoSet
+from u2seg.plugins.registry import installed_plugins
 from u2seg.pseudo import parts
-from u2seg.pseudo.photos import Photo, PhotoSet
-from u2seg.pseudo.progress import readable_seconds
 from u2seg.pseudo.stage_files import merge_file
 from u2seg.pseudo.store import OutputDirectory
+from u2seg.runtime import readable_seconds
 from u2seg.structures import LabelSpace
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pycocotools", "pluggy")

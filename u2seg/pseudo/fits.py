@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.images import Photo
 from u2seg.pseudo import parts
 from u2seg.pseudo.centres import count_distinct
-from u2seg.pseudo.executors import bounded_threads
-from u2seg.pseudo.photos import Photo
 from u2seg.pseudo.stage_files import mask_file
 from u2seg.pseudo.store import OutputDirectory
+from u2seg.runtime import bounded_threads
 
 logger = logging.getLogger(__name__)
 

@@ -21,15 +21,14 @@ from fvcore.common.registry import Registry
 
 from u2seg.config import plain
 from u2seg.errors import DataError, UsageError
+from u2seg.images import Photo, PhotoSet, find_photos
 from u2seg.pseudo import parts, shards
 from u2seg.pseudo.dataset import Summary, write_dataset
-from u2seg.pseudo.executors import default_workers, make_executor, run_in_order, run_jobs
 from u2seg.pseudo.fits import cluster_masks, earlier_state, fit_stuff, read_embeddings, sample_for_stuff
 from u2seg.pseudo.notes import StageNotes
-from u2seg.pseudo.photos import Photo, PhotoSet, find_photos
-from u2seg.pseudo.progress import Progress
 from u2seg.pseudo.settings import check_settings, photo_fingerprint, stage_settings
 from u2seg.pseudo.store import STAGES, OutputDirectory, StageLedger
+from u2seg.runtime import Progress, default_workers, make_executor, run_in_order, run_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +256,7 @@ class U2SegGenerator:
 
 
 def generator_table() -> list[dict[str, str]]:
-    """Rows as those of `u2seg.plugins.manager.Plugins.table`, for ``--list-plugins``: the registered generators."""
+    """Rows as those of `u2seg.plugins.registry.Plugins.table`, for ``--list-plugins``: the registered generators."""
     return [
         {
             "kind": "label generator",

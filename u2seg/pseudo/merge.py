@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.pseudo.photos import enlarge
+from u2seg.images import enlarge
 from u2seg.structures import STUFF_VOID, LabelSpace, MaskSet, PanopticLabel, Segment
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from u2seg.plugins.manager import installed_plugins
+from u2seg.plugins.registry import installed_plugins
 
 Settings = dict[str, Any]
 """The ``U2SEG`` tree of a config as plain dicts: what travels to workers."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from u2seg.errors import UsageError, lookup
+from u2seg.images import PhotoSet
 from u2seg.pseudo import parts
-from u2seg.pseudo.executors import worker_device
-from u2seg.pseudo.photos import PhotoSet
+from u2seg.runtime import worker_device
 from u2seg.structures import MAX_STUFF, LabelSpace
 
 EMBEDDINGS = ("mean", "crop", "both")
@@ -61,7 +61,6 @@ def check_ranges(settings: parts.Settings) -> None:
         ("MERGE.MAX_STUFF_OVERLAP", merge["MAX_STUFF_OVERLAP"], 0, 1),
         ("MERGE.MIN_AREA", merge["MIN_AREA"], 0, 1),
         ("MERGE.MIN_VISIBLE", merge["MIN_VISIBLE"], 0, 1),
-        ("MERGE.MAX_THINGS", merge["MAX_THINGS"], 0, None),
         ("EXECUTOR.WORKERS", executor["WORKERS"], 0, None),
         ("EXECUTOR.THREADS", executor["THREADS"], 1, None),
         ("EXECUTOR.BATCH_SIZE", executor["BATCH_SIZE"], 1, None),

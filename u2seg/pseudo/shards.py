@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
+from u2seg.images import Photo, batches, enlarge, read_image, shrink
+from u2seg.panoptic import encode_ids
 from u2seg.pseudo import parts
 from u2seg.pseudo.embeddings import mask_embeddings
-from u2seg.pseudo.executors import bounded_threads, worker_device
 from u2seg.pseudo.merge import merge_segments
-from u2seg.pseudo.photos import Photo, batches, enlarge, read_image, shrink
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.pseudo.stage_files import mask_file, merge_file, read_masks, read_stuff, stuff_file, write_masks
-from u2seg.pseudo.store import OutputDirectory, encode_ids
+from u2seg.pseudo.store import OutputDirectory
+from u2seg.runtime import bounded_threads, worker_device
 from u2seg.structures import LabelSpace, MaskSet
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def _merge(
     node: parts.Settings, output: OutputDirectory, photo: Photo, clusters: np.ndarray, space: LabelSpace
 ) -> None:
     things, size = read_masks(output, photo)
-    chosen = _best(things.scores, node["MIN_SCORE"], node["MAX_THINGS"])
+    chosen = _best(things.scores, node["MIN_SCORE"])
     segment_of = np.zeros(len(things), np.int64)
     label, segment_of[chosen] = merge_segments(
         things.take(chosen),
@@ -226,11 +227,9 @@ def _merge(
     output.write_json(merge_file(output, photo), entries)
 
 
-def _best(scores: np.ndarray, smallest: float, most: int) -> np.ndarray:
-    """Indices int64 of the scores from ``smallest`` on, the best ``most`` of them (0: all), in their old order."""
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= smallest]
-    return np.sort(order[:most] if most else order)
+def _best(scores: np.ndarray, smallest: float) -> np.ndarray:
+    """Indices int64 of the scores from ``smallest`` on."""
+    return np.flatnonzero(scores >= smallest)
 
 
 def _instances(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from u2seg.pseudo.photos import Photo, enlarge
+from u2seg.images import Photo, enlarge
 from u2seg.pseudo.store import OutputDirectory
 from u2seg.structures import MaskSet
 

@@ -191,8 +191,3 @@ def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str,
 def _short(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def encode_ids(ids: np.ndarray) -> np.ndarray:
-    """Segment ids int32 (H, W) as the colours uint8 (H, W, 3) of a COCO panoptic PNG: id = R + 256 G + 65536 B."""
-    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.progress import Progress
 from u2seg.report.class_pages import Crop, class_page, class_table
 from u2seg.report.html import ASSETS, asset
 from u2seg.report.pages import Site, photo_page
@@ -23,6 +22,7 @@ from u2seg.report.run_page import run_page
 from u2seg.report.source import Entry, LabelledSet, read_set
 from u2seg.report.statistics import choose_crops, summarise
 from u2seg.report.work import PREDICTED, Painter, Sizes, Task, paint_all, write_whole
+from u2seg.runtime import Progress
 
 logger = logging.getLogger(__name__)
 

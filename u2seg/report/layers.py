@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from u2seg.errors import DataError
-from u2seg.pseudo.photos import enlarge
+from u2seg.images import enlarge
 from u2seg.report.draw import DIMMED, HATCHED, Layer, Region, draw_layer
 from u2seg.report.source import Category, Entry
 from u2seg.structures import STUFF_VOID

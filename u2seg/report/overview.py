@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.photos import read_image
+from u2seg.images import read_image
 from u2seg.report.draw import Layer
 from u2seg.report.layers import VIEWS, Labels
 from u2seg.report.source import Category, Entry, read_set

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from u2seg.errors import DataError, U2SegError
-from u2seg.pseudo.photos import read_image
+from u2seg.images import read_image
 from u2seg.report.draw import draw_crop, fit
 from u2seg.report.layers import VIEWS, Labels
 from u2seg.report.source import Category, Entry

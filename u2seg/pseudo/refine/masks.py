@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.plugins.contracts import Refiner
+from u2seg.plugins.api import Refiner
 from u2seg.pseudo.refine.resize import resize_scores
 from u2seg.structures import STUFF_VOID, MaskSet
 

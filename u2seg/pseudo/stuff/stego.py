@@ -189,7 +189,7 @@ class StegoStuff:
 
     def _own_extractor(self) -> Any:
         if self._extractor is None:
-            from u2seg.plugins.manager import installed_plugins
+            from u2seg.plugins.registry import installed_plugins
 
             args = dict(self.node["ARGS"].get(self.node["NAME"], {}))
             args.pop("device", None)

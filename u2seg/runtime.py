@@ -1,18 +1,22 @@
-"""Who runs the shards: this process, local worker processes, or a Dask cluster.
+"""How work is run: over processes or a cluster, on which device, with how many threads, and how a tool ends.
 
-Any `concurrent.futures.Executor` will do. What a shard gives does not depend on who runs it: photos are handled one
-by one (or in batches that are cut the same way everywhere) with the same number of threads.
+What a job gives does not depend on who runs it: photos are handled one by one (or in batches that are cut the same way
+everywhere) with the same number of threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
 from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, lookup
@@ -21,6 +25,10 @@ logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+DEBUG_VARIABLE = "U2SEG_DEBUG"
+"""Set to 1, errors come with their traceback."""
+SECONDS_BETWEEN_LINES = 10.0
+"""Of progress, where there is no terminal."""
 _RANK_VARIABLE = "_U2SEG_WORKER_RANK"
 
 
@@ -157,7 +165,7 @@ def run_jobs(
             done(futures[future], future.result())
     except BrokenProcessPool as error:
         raise U2SegError(
-            "a worker process died, most likely for want of memory; run the same command again to go on, "
+            "a worker process died, most likely for want of memory; run the same command again to resume, "
             "with fewer workers (U2SEG.EXECUTOR.WORKERS 1) if it happens again"
         ) from error
     finally:
@@ -176,3 +184,104 @@ def run_in_order(
             yield waiting.pop(0).result()
     while waiting:
         yield waiting.pop(0).result()
+
+
+class Progress:
+    """Counts photos of one stage; use as a context manager and call `advance`."""
+
+    def __init__(self, title: str, total: int, unit: str = "photo") -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0
+        self._started = self._said = time.monotonic()
+        self._bar = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, desc=self.title, unit=self.unit)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int = 1) -> None:
+        """Say that ``count`` more are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN_LINES and self.done:
+            self._said = now
+            left = (now - self._started) / self.done * (self.total - self.done)
+            rate = self.done / (now - self._started)
+            logger.info(
+                "%s: %d of %d %ss, %.2f a second, %s left",
+                self.title,
+                self.done,
+                self.total,
+                self.unit,
+                rate,
+                readable_seconds(left),
+            )
+
+
+def readable_seconds(seconds: float) -> str:
+    """``95.0`` as ``1 min 35 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def run_tool(main: Callable[[], int | None]) -> int:
+    """Call ``main`` and return the exit code.
+
+    0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C. What a run wrote before stays.
+    """
+    level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
+    logging.getLogger("u2seg").setLevel(level)
+    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(handler)
+    try:
+        return _call(main)
+    finally:
+        # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
+        root.removeHandler(handler)
+
+
+def _call(main: Callable[[], int | None]) -> int:
+    """The exit code of ``main``, errors said in one line."""
+    try:
+        return main() or 0
+    except U2SegError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("stopped; run the same command again to resume", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(f"{what}{where}; what is done stays; run the same command again to resume", 1)
+    except MemoryError:
+        return _complain("out of memory; run the same command again with fewer workers to resume", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        logging.getLogger(__name__).exception("traceback, since %s is set", DEBUG_VARIABLE)
+    name = os.path.basename(sys.argv[0])
+    sys.stderr.write(f"{name}: error: {' '.join(message.split())}\n")
+    return code

@@ -5,8 +5,8 @@ import types
 import pytest
 
 from u2seg.errors import PluginError, UsageError
-from u2seg.plugins.hookspecs import hookimpl
-from u2seg.plugins.manager import load_plugins
+from u2seg.plugins.api import hookimpl
+from u2seg.plugins.registry import load_plugins
 
 
 class EntryPoint:

@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -165,20 +165,19 @@ def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, ignored
     return PhotoSet(base, tuple(sorted(labelled, key=lambda p: p.id)), ignored, len(paths) - len(photos))
 
 
-def _name_labels(photos: Iterable[Photo]) -> list[Photo]:
-    """The label of ``a/b.jpg`` is ``a/b.png``, or ``a/b.jpg.png`` where another photo has that one."""
-    photos = list(photos)
-    taken: set[str] = set()
-    done = []
+def _name_labels(photos: Sequence[Photo]) -> list[Photo]:
+    """The label of ``a/b.jpg`` is ``a/b.png``, or ``a/b.jpg.png`` where another photo, or a folder, has that name."""
+    names = {str(folder).lower() for photo in photos for folder in PurePosixPath(photo.name).parents}
+    labelled = []
     for photo in photos:
         label = str(PurePosixPath(photo.name).with_suffix(".png"))
         copy = 1
-        while label.lower() in taken:
+        while label.lower() in names:
             label = f"{photo.name}.png" if copy == 1 else f"{photo.name}.{copy}.png"
             copy += 1
-        taken.add(label.lower())
-        done.append(replace(photo, label=label))
-    return done
+        names.add(label.lower())
+        labelled.append(replace(photo, label=label))
+    return labelled
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:

@@ -1,19 +1,79 @@
-"""What each swappable part must do.
+"""What a plugin may offer (the hooks), and what each part must do (the contracts).
+
+A plugin is a module (or object) in the entry-point group ``u2seg``. Provider hooks take nothing and return
+``{name: factory}``. They are called to list names, so they must import nothing heavy: do that inside the factory.
+A factory takes keyword arguments only; they come from the YAML (``U2SEG.<PART>.ARGS.<name>``) and are checked
+against its signature before it is called. All offers are collected; the YAML names the one that is used.
+
+Every part is deterministic for its seed, leaves its inputs as they were, and can be used in a worker process.
 
 Shapes: ``H, W`` image pixels; ``h, w`` any grid that covers the whole image; ``D`` feature channels; ``N`` masks;
 ``M`` vectors; ``K`` clusters; ``S`` stuff classes; ``C`` channels of scores.
-
-Every part is deterministic for its seed, leaves its inputs as they were, and can be used in a worker process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pluggy
 
 from u2seg.structures import MaskSet
+
+PROJECT = "u2seg"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Factories = dict[str, Callable[..., Any]]
+
+
+@hookspec
+def u2seg_feature_extractors() -> Factories:
+    """Offer factories of `FeatureExtractor`."""
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_mask_generators() -> Factories:
+    """Offer factories of `MaskGenerator`."""
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_clusterers() -> Factories:
+    """Offer factories of `Clusterer`; also given ``n_clusters`` and ``random_state``."""
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_stuff_segmenters() -> Factories:
+    """Offer factories of `StuffSegmenter`.
+
+    A factory that names them is also given ``num_classes``, ``random_state``, ``device`` and ``features``, the node
+    ``{NAME, ARGS}`` of the extractor whose features it will see.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_refiners() -> Factories:
+    """Offer factories of `Refiner`."""
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_add_config(cfg: Any) -> None:
+    """Add config keys with their defaults to ``cfg``, a `CfgNode`, such as those of a trainer or generator.
+
+    It is called for the config of the label factory too, which has no group but ``U2SEG``: look before you extend one.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def u2seg_register_detectron2() -> None:
+    """Register models, mappers, evaluators or datasets in Detectron2's registries. Called once, inside ``main``."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 
 from u2seg.errors import PluginError, UsageError, closest, lookup
-from u2seg.plugins import hookspecs
+from u2seg.plugins import api
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +179,8 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
     """
     from u2seg.plugins import builtin
 
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = pluggy.PluginManager(api.PROJECT)
+    manager.add_hookspecs(api)
     plugins = Plugins(manager)
     plugins.add("builtin", builtin, "u2seg (built in)")
     if plugins.broken:
@@ -214,6 +214,11 @@ def _distribution(entry_point: importlib.metadata.EntryPoint) -> str:
 def installed_plugins() -> Plugins:
     """The plugins of this process, found once."""
     return load_plugins()
+
+
+def add_plugin_config(cfg: Any) -> None:
+    """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`."""
+    installed_plugins().manager.hook.u2seg_add_config(cfg=cfg)
 
 
 def register_detectron2() -> None:

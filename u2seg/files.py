@@ -1,0 +1,149 @@
+"""Files that are written whole or not at all, and directories in which nothing of the user's is overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import UsageError
+
+MARKER = ".u2seg.json"
+"""File that every output directory of this package carries."""
+FORMAT = 2
+"""Of output directories; raise it when an older one could be misread."""
+_OLD_MARKS = ("stages/settings.json", "stages/masks.done")
+"""Files of output directories of format 1, which had no marker."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, with its ending, that becomes ``path`` when the block ends well.
+
+    The folder is made if need be. Where the block raises, or writes nothing, ``path`` stays as it was.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # where the disk is the trouble, it must not hide what went wrong first
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def in_words(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn what the system says against writing ``path`` into a `UsageError`; ``advice`` follows the reason.
+
+    Raises:
+        UsageError: the block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "what should be its folder is a file" if blocked else error.strerror or error
+        raise UsageError(f"{path} can't be written: {reason}{advice}") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, the same bytes for the same value."""
+    write_bytes(path, json.dumps(value, indent=1).encode("ascii"))
+
+
+def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
+    """Write ``{**head, **lists}`` as JSON, taking the entries of ``lists`` one at a time."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as text:
+        text.write("{")
+        for key, value in head.items():
+            text.write(f"{json.dumps(key)}: {json.dumps(value)},\n")
+        for index, (key, entries) in enumerate(lists.items()):
+            text.write((",\n" if index else "") + f"{json.dumps(key)}: [")
+            for position, entry in enumerate(entries):
+                text.write((",\n" if position else "\n") + json.dumps(entry))
+            text.write("\n]")
+        text.write("}\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an ``.npz``; the same bytes for the same arrays."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H, W) or (H, W, 3) as PNG."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=6)
+
+
+def claim_directory(path: str | os.PathLike[str], kind: str, option: str = "--output") -> Path:
+    """Make ``path`` an output directory of this package, or take up one that is.
+
+    Args:
+        path: a new or empty directory, or one that carries the marker of ``kind``.
+        kind: what it holds: "labels", "predictions", "gallery", ...
+        option: what the user typed it for, named in messages.
+
+    Raises:
+        UsageError: it holds files that this package did not write, or another kind of output, or can't be written.
+    """
+    root = Path(path).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _check_claim(root, kind, option)
+        if not (root / MARKER).exists():
+            write_json(root / MARKER, {"format": FORMAT, "kind": kind})
+        elif not os.access(root, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UsageError(f"{option} {str(root)!r} can't be written: {error.strerror}") from error
+    return root
+
+
+def _check_claim(root: Path, kind: str, option: str) -> None:
+    advice = f"give {option} a new or an empty directory"
+    if any((root / mark).exists() for mark in _OLD_MARKS):
+        raise UsageError(
+            f"{option} {str(root)!r} was made by an older u2seg, whose output this one does not read; {advice}"
+        )
+    if (root / MARKER).is_file():
+        found = _read_marker(root, option)
+        if found.get("format") != FORMAT:
+            raise UsageError(
+                f"{option} {str(root)!r} has format {found.get('format')}, and this u2seg reads {FORMAT}; {advice}"
+            )
+        if found.get("kind") != kind:
+            raise UsageError(f"{option} {str(root)!r} holds {found.get('kind')}, not {kind}; {advice}")
+        return
+    foreign = next((entry.name for entry in sorted(root.iterdir()) if not entry.name.endswith(".part.json")), None)
+    if foreign is not None:
+        raise UsageError(f"{option} {str(root)!r} holds files that u2seg did not write, such as {foreign!r}; {advice}")
+
+
+def _read_marker(root: Path, option: str) -> dict[str, Any]:
+    try:
+        found = json.loads((root / MARKER).read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{option} {str(root)!r}: {MARKER} is damaged; delete it if the directory is u2seg's own")
+    return found
