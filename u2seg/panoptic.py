@@ -2,7 +2,7 @@
 
 A dataset is a directory with ``panoptic.json`` (COCO panoptic) and ``panoptic/*.png``, whose colours code segment ids
 as R + 256 G + 65536 B; ``instances.json`` holds whole masks, which may overlap. ``info.image_root`` says where the
-photos lie (else ``images/``), ``info.panoptic_root`` where the PNGs lie (else ``panoptic/``), relative to the directory.
+photos lie (else ``images/``), ``info.panoptic_root`` where the PNGs lie (else ``panoptic/``), both relative to it.
 
 Shapes: ``H, W`` image pixels.
 """
@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.files import write_json_lists
 from u2seg.structures import LabelSpace, category_color
 
 PANOPTIC_JSON, INSTANCES_JSON, RUN_JSON = "panoptic.json", "instances.json", "run.json"
@@ -279,6 +280,95 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
             raise
         raise DataError(f"{file} is no COCO instances JSON: {type(error).__name__} {error}") from error
     return found
+
+
+class Entry(NamedTuple):
+    """What the JSON files say of one photo."""
+
+    image: Mapping[str, Any]
+    """Entry of ``images``: ``id``, ``file_name``, ``height``, ``width``."""
+    label: str
+    """The PNG below the panoptic root."""
+    segments: Sequence[Mapping[str, Any]]
+    """``segments_info``"""
+    instances: Sequence[Mapping[str, Any]] = ()
+    """Annotations for ``instances.json`` without ``id`` and ``image_id``, as `instance_entry` makes them."""
+
+
+def write_dataset(
+    root: Path,
+    info: Mapping[str, Any],
+    categories: Sequence[Mapping[str, Any]],
+    entries: Callable[[], Iterable[Entry]],
+    instances: bool = True,
+) -> Path:
+    """Write ``instances.json``, then ``panoptic.json``, whose presence says that the dataset is whole.
+
+    Args:
+        root: the dataset's directory, with the PNGs in it already.
+        info: ``image_root`` and whatever else there is to say of the set.
+        categories: as `LabelSpace.categories` gives them.
+        entries: called for each list that is written, so that they need not be in memory at once.
+        instances: whether to write ``instances.json``.
+
+    Returns:
+        ``panoptic.json``.
+    """
+    if instances:
+        things = [category for category in categories if category["isthing"]]
+        counter = itertools.count(1)
+        annotations = (
+            {"id": next(counter), "image_id": entry.image["id"], **instance}
+            for entry in entries()
+            for instance in entry.instances
+        )
+        lists = {"images": (entry.image for entry in entries()), "annotations": annotations}
+        write_json_lists(root / INSTANCES_JSON, {"info": info, "categories": things}, lists)
+    labels = (
+        {"image_id": entry.image["id"], "file_name": entry.label, "segments_info": entry.segments}
+        for entry in entries()
+    )
+    lists = {"images": (entry.image for entry in entries()), "annotations": labels}
+    write_json_lists(root / PANOPTIC_JSON, {"info": info, "categories": categories}, lists)
+    return root / PANOPTIC_JSON
+
+
+def instance_entry(mask: np.ndarray, category_id: int, score: float) -> dict[str, Any] | None:
+    """COCO annotation of ``mask`` bool (H, W) without its ids, or None where it is empty."""
+    from pycocotools import mask as coco
+
+    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    area = int(coco.area(code))
+    if not area:
+        return None
+    return {
+        "category_id": int(category_id),
+        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+        "area": area,
+        "bbox": [round(float(value), 1) for value in coco.toBbox(code)],
+        "iscrowd": 0,
+        "score": round(float(score), 6),
+    }
+
+
+def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
+    """Mask bool (H, W) of a run-length code, compressed or not.
+
+    Raises:
+        DataError: it is no run-length code.
+    """
+    from pycocotools import mask as coco
+
+    try:
+        height, width = (int(side) for side in segmentation["size"])
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            code = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        else:
+            code = {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+        return coco.decode(code).astype(bool)
+    except Exception as error:  # pycocotools raises what its C code happens to meet
+        raise DataError(f"a segmentation is no run-length code: {type(error).__name__} {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
