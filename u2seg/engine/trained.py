@@ -9,7 +9,7 @@ import torch
 
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import fit_to_devices, get_cfg
-from u2seg.engine.run import class_counts_from_weights
+from u2seg.engine.weights import class_counts_from_weights
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.registry import register_detectron2
 
