@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from u2seg.data.augmentation import PanopticSample, copy_paste
-from u2seg.data.targets import Segments, derive_targets, segment_rows
+from u2seg.data.targets import derive_targets, number_segments
 from u2seg.panoptic import decode_ids
+
+THING = [{"id": 1, "isthing": True, "category_id": 0}]
 
 
 def slow_targets(ids, info):
@@ -54,7 +56,7 @@ def labels(draw):
 @given(labels())
 def test_targets_equal_the_slow_way(label):
     ids, info = label
-    targets = derive_targets(ids, Segments.from_info(info))
+    targets = derive_targets(*number_segments(ids, info))
     sem_seg, found = slow_targets(ids, info)
     assert np.array_equal(targets.sem_seg, sem_seg)
     assert targets.sem_seg.dtype == np.uint8
@@ -70,23 +72,13 @@ def test_decode_ids():
     assert np.array_equal(decode_ids(colours), ids)
 
 
-def sample(rng, shape, segments=4, first=1, crowd=False):
-    ids = rng.integers(0, segments + 1, shape).astype(np.int32)
-    ids[ids > 0] += first - 1
-    info = [
-        {"id": first + n, "isthing": n % 2 == 0, "category_id": 1 + n, "iscrowd": int(crowd and n == 0)}
-        for n in range(segments)
-    ]
-    return PanopticSample(rng.integers(0, 256, (*shape, 3)).astype(np.uint8), ids, Segments.from_info(info))
-
-
 def as_masks(sample):
     """What the literal copy-paste starts from."""
-    targets = derive_targets(sample.segment_ids, sample.segments)
-    ids = sample.segments.ids[sample.segments.instances]
-    masks = np.array([sample.segment_ids == number for number in ids]).reshape(-1, *sample.segment_ids.shape)
+    numbers = np.flatnonzero(sample.segments.instances) + 1
+    masks = np.array([sample.segment_ids == number for number in numbers]).reshape(-1, *sample.segment_ids.shape)
+    sem_seg = derive_targets(sample.segment_ids, sample.segments).sem_seg
     classes = sample.segments.classes[sample.segments.instances]
-    return {"image": sample.image, "sem_seg": targets.sem_seg, "masks": masks, "classes": classes}
+    return {"image": sample.image, "sem_seg": sem_seg, "masks": masks, "classes": classes}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +97,11 @@ def blocks(rng, shape, things=3):
         ids[y : y + shape[0] // 2 + 1, x : x + shape[1] // 3 + 1] = number
         info.append({"id": number, "isthing": True, "category_id": number, "iscrowd": int(number == 4)})
     info = [segment for segment in info if (ids == segment["id"]).any()]
-    return PanopticSample(rng.integers(0, 256, (*shape, 3)).astype(np.uint8), ids, Segments.from_info(info))
+    return labelled(rng.integers(0, 256, (*shape, 3)).astype(np.uint8), ids, info)
+
+
+def labelled(image, ids, info):
+    return PanopticSample(image, *number_segments(ids, info))
 
 
 @pytest.mark.parametrize("shapes", [((20, 30), (20, 30)), ((9, 40), (30, 11)), ((30, 30), (7, 8)), ((1, 1), (5, 5))])
@@ -126,33 +122,31 @@ def test_copy_paste_equals_pasting_one_thing_after_another(shapes, seed, literal
 
 def test_copy_paste_pastes_a_random_subset():
     rng = np.random.default_rng(0)
-    target = PanopticSample(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.int32), Segments.from_info([]))
+    target = labelled(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.int32), [])
     source = blocks(rng, (40, 40), things=6)
     listed = int(source.segments.instances.sum())
-    counts = {len(copy_paste(target, source, np.random.default_rng(seed)).segments.ids) for seed in range(60)}
+    counts = {len(copy_paste(target, source, np.random.default_rng(seed)).segments.classes) for seed in range(60)}
     assert counts == set(range(1, listed + 1))
 
 
 def test_copy_paste_drops_what_would_overlap_an_existing_thing_by_half():
     """The whole frame is one thing: at full size a pasted one of the same extent has IoU 1 with it."""
     ids = np.ones((20, 20), np.int32)
-    everything = Segments.from_info([{"id": 1, "isthing": True, "category_id": 0}])
-    target = PanopticSample(np.zeros((20, 20, 3), np.uint8), ids, everything)
-    source = PanopticSample(np.full((20, 20, 3), 9, np.uint8), ids, everything)
+    target = labelled(np.zeros((20, 20, 3), np.uint8), ids, THING)
+    source = labelled(np.full((20, 20, 3), 9, np.uint8), ids, THING)
     same = copy_paste(target, source, np.random.default_rng(0), scale=(1.0, 1.0))
     assert np.array_equal(same.image, target.image)
-    assert len(same.segments.ids) == 1
+    assert len(same.segments.classes) == 1
     for factor, pasted in ((0.8, False), (0.7, True)):  # IoU 0.64 and 0.49
         result = copy_paste(target, source, np.random.default_rng(0), scale=(factor, factor))
-        assert (len(result.segments.ids) == 2) == pasted
+        assert (len(result.segments.classes) == 2) == pasted
         assert (result.image == 9).any() == pasted
 
 
 def test_copy_paste_brings_the_source_to_the_targets_frame():
     ids = np.ones((10, 40), np.int32)
-    thing = Segments.from_info([{"id": 1, "isthing": True, "category_id": 0}])
-    source = PanopticSample(np.full((10, 40, 3), 9, np.uint8), ids, thing)
-    target = PanopticSample(np.zeros((60, 20, 3), np.uint8), np.zeros((60, 20), np.int32), Segments.from_info([]))
+    source = labelled(np.full((10, 40, 3), 9, np.uint8), ids, THING)
+    target = labelled(np.zeros((60, 20, 3), np.uint8), np.zeros((60, 20), np.int32), [])
     result = copy_paste(target, source, np.random.default_rng(0), scale=(0.5, 0.5))
     rows, columns = np.nonzero(result.segment_ids)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (30, 10)
@@ -162,22 +156,31 @@ def test_copy_paste_brings_the_source_to_the_targets_frame():
 @given(st.integers(0, 10_000), st.tuples(*[st.integers(1, 40)] * 4))
 def test_copy_paste_keeps_a_partition(seed, sizes):
     rng = np.random.default_rng(seed)
-    target, source = sample(rng, sizes[:2]), sample(rng, sizes[2:])
+    target, source = blocks(rng, sizes[:2]), blocks(rng, sizes[2:])
     result = copy_paste(target, source, rng)
     assert result.image.shape == target.image.shape
     changed = result.segment_ids != target.segment_ids
     assert np.array_equal(result.image[~changed], target.image[~changed])
-    assert (result.segment_ids[changed] > target.segments.ids.max()).all()
-    assert (np.diff(result.segments.ids) > 0).all()
-    rows = segment_rows(result.segment_ids, result.segments)
-    assert result.segments.isthing[rows[changed]].all()
+    assert (result.segment_ids[changed] > len(target.segments.classes)).all()
+    assert result.segment_ids.max() <= len(result.segments.classes)
     targets = derive_targets(result.segment_ids, result.segments)
     assert (targets.masks.sum(axis=0) <= 1).all()
+    assert (targets.sem_seg[changed] == 0).all()
     assert (targets.sem_seg[targets.masks.any(axis=0)] == 0).all()
 
 
 def test_nothing_to_paste():
     rng = np.random.default_rng(0)
-    target = sample(rng, (8, 8))
-    source = PanopticSample(target.image, target.segment_ids, target.segments.take(~target.segments.isthing))
-    assert copy_paste(target, source, rng) is target
+    target = blocks(rng, (8, 8))
+    assert copy_paste(target, blocks(rng, (8, 8), things=0), rng) is target
+
+
+def test_more_segments_than_a_byte_counts():
+    ids = np.arange(300, dtype=np.int32).reshape(15, 20)
+    info = [{"id": number, "isthing": True, "category_id": 0} for number in range(1, 300)]
+    rng = np.random.default_rng(0)
+    many, few = labelled(np.zeros((15, 20, 3), np.uint8), ids, info), blocks(rng, (15, 20), things=5)
+    for target, source in ((many, few), (few, many)):
+        result = copy_paste(target, source, np.random.default_rng(1), scale=(1.0, 1.0))
+        assert len(result.segments.classes) > len(target.segments.classes)
+        assert len(derive_targets(result.segment_ids, result.segments).masks)

@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG, read_json, write_dataset, write_json
+from training_tool import setup, train_net
 
-from u2seg.engine import run as run_module
 from u2seg.engine import self_training, teacher
-from u2seg.engine.run import setup
 from u2seg.engine.self_training import SelfTrainingGenerator, run_round
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import UsageError
@@ -40,9 +38,8 @@ def made(tmp_path_factory):
     labels = write_dataset(root / "labels", photos=3)
     options = ["DATASETS.TRAIN", str(labels), "OUTPUT_DIR", str(root / "model"), "MODEL.DEVICE", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "register_detectron2", lambda: None)
-        arguments = ["--num-gpus", "0", "--config-file", str(TINY_CONFIG), *options]
-        trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+        patch.setattr(train_net, "register_detectron2", lambda: None)
+        trainer = Trainer(setup(options))
         torch.manual_seed(3)
         with torch.no_grad():
             trainer.model.sem_seg_head.predictor.weight.normal_(std=1.0)

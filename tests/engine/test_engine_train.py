@@ -1,7 +1,5 @@
 """tools/train_net.py from its arguments on: it learns, resumes exactly, and fails in one line."""
 
-import functools
-import importlib.util
 import json
 import logging
 import subprocess
@@ -15,25 +13,12 @@ import torch
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG as CONFIG
 from synthetic_panoptic import read_json, write_dataset, write_json
+from training_tool import TOOL, exit_code, setup, train_net
 
 from u2seg.engine.checkpoint import last_checkpoint
-from u2seg.engine.launch import launch
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError
 from u2seg.files import claim_directory
-from u2seg.runtime import run_tool
-
-TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("train_net_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train_net = load_tool()
 
 
 @pytest.fixture(autouse=True)
@@ -41,21 +26,6 @@ def _quiet(monkeypatch):
     """No plugins, and no complaint of loggers that hold an earlier test's standard output."""
     monkeypatch.setattr(train_net, "register_detectron2", lambda: None)
     monkeypatch.setattr(logging, "raiseExceptions", False)
-
-
-def arguments(options, *flags, config=CONFIG):
-    command = ["--num-gpus", "0", "--config-file", str(config), *flags, *options]
-    return train_net.argument_parser().parse_args(command)
-
-
-def setup(options, *flags, config=CONFIG):
-    return train_net.setup(arguments(options, *flags, config=config))
-
-
-def exit_code(options, *flags, config=CONFIG):
-    """What the tool ends with."""
-    args = arguments(options, *flags, config=config)
-    return run_tool(functools.partial(launch, train_net.main, args.num_gpus, args=(args,)))
 
 
 def train(options, *flags):
@@ -286,8 +256,6 @@ def test_only_the_forward_pass_is_in_mixed_precision(options, monkeypatch):
 NAN_ON_ONE_RANK = """
 import functools, sys
 from detectron2.utils import comm
-from u2seg.engine.launch import launch
-from u2seg.runtime import run_tool
 sys.path.insert(0, {folder!r})
 import train_net
 

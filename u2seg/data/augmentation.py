@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from u2seg.data.targets import Segments, segment_rows
+from u2seg.data.targets import Segments
 
 if TYPE_CHECKING:
     from detectron2.data.transforms import Augmentation
@@ -31,7 +31,7 @@ class PanopticSample:
     image: np.ndarray
     """uint8 (H, W, 3)"""
     segment_ids: np.ndarray
-    """int32 (H, W); 0, or any id that `segments` does not list, for nothing"""
+    """unsigned (H, W), numbered 1..n, 0 for nothing"""
     segments: Segments
 
 
@@ -72,40 +72,42 @@ def copy_paste(
         scale: smallest and largest factor.
 
     Returns:
-        A new sample of the target's size; ids of pasted things are larger than the target's.
+        A new sample of the target's size; pasted things are numbered after the target's segments.
     """
     things = np.flatnonzero(source.segments.instances)
     if not len(things):
         return target
     subset = np.sort(rng.choice(things, rng.integers(1, len(things) + 1), replace=False))
-    pasted = source.segments.take(subset)
     photo, ids = _resize(source, target.segment_ids.shape, rng.uniform(*scale))
     (height, width), frame = ids.shape, target.segment_ids.shape
     top, left = int(rng.integers(frame[0] - height + 1)), int(rng.integers(frame[1] - width + 1))
     place = np.s_[top : top + height, left : left + width]
-    rows = segment_rows(ids, pasted)
-    kept = _overlap(target, rows, place, len(subset)) < MAX_OVERLAP
+    pasted = _assign(len(source.segments.classes), subset, np.arange(1, len(subset) + 1))[ids]
+    kept = np.flatnonzero(_overlap(target, pasted, place, len(subset)) < MAX_OVERLAP)
 
-    first = max(int(target.segment_ids.max(initial=0)), int(target.segments.ids.max(initial=0))) + 1
-    new_ids = np.arange(first, first + kept.sum())
-    id_of_row = np.zeros(len(subset) + 1, np.int32)
-    id_of_row[:-1][kept] = new_ids
-    image, segment_ids = target.image.copy(), target.segment_ids.copy()
-    added = id_of_row[rows]
-    np.copyto(image[place], photo, where=(added > 0)[:, :, None])
-    np.copyto(segment_ids[place], added, where=added > 0)
-    before, new = target.segments, pasted.take(kept)
+    n, new = len(target.segments.classes), subset[kept]
+    numbers = _assign(len(subset), kept, np.arange(n + 1, n + 1 + len(kept)))[pasted]
+    image, segment_ids = target.image.copy(), target.segment_ids.astype(np.min_scalar_type(n + len(kept)))
+    np.copyto(image[place], photo, where=(numbers > 0)[:, :, None])
+    np.copyto(segment_ids[place], numbers, where=numbers > 0, casting="same_kind")
+    before, after = target.segments, source.segments
     segments = Segments(
-        np.concatenate([before.ids, new_ids]),
-        np.concatenate([before.classes, new.classes]),
-        np.concatenate([before.isthing, new.isthing]),
-        np.concatenate([before.crowd, new.crowd]),
+        np.append(before.classes, after.classes[new]),
+        np.append(before.isthing, after.isthing[new]),
+        np.append(before.crowd, after.crowd[new]),
     )
     return PanopticSample(image, segment_ids, segments)
 
 
+def _assign(count: int, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A table unsigned (count + 1,) from segment ids to ``numbers``, those of ``rows`` + 1; 0 for all others."""
+    table = np.zeros(count + 1, np.min_scalar_type(numbers.max(initial=0)))
+    table[rows + 1] = numbers
+    return table
+
+
 def _resize(sample: PanopticSample, frame: tuple[int, ...], factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8 (h, w, 3) and segment ids int32 (h, w) of ``sample`` at ``factor`` times ``frame`` (H, W)."""
+    """Photo uint8 (h, w, 3) and segment ids (h, w) of ``sample`` at ``factor`` times ``frame`` (H, W)."""
     h, w = (max(1, round(side * factor)) for side in frame)
     height, width = sample.segment_ids.shape
     photo = np.asarray(Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR))
@@ -114,20 +116,19 @@ def _resize(sample: PanopticSample, frame: tuple[int, ...], factor: float) -> tu
     return photo, sample.segment_ids[y[:, None], x]
 
 
-def _overlap(target: PanopticSample, rows: np.ndarray, place: tuple[slice, slice], count: int) -> np.ndarray:
+def _overlap(target: PanopticSample, pasted: np.ndarray, place: tuple[slice, slice], count: int) -> np.ndarray:
     """Largest IoU float64 (m,) of each of ``count`` things with a thing of ``target``.
 
     Args:
         target: the sample.
-        rows: int64 (h, w), which thing lies where; ``count`` for none.
+        pasted: unsigned (h, w), the things 1..m, 0 for none.
         place: where in the target that is.
         count: m.
     """
-    before = segment_rows(target.segment_ids, target.segments)
-    n = len(target.segments.ids)
-    pairs = before[place] * (count + 1) + rows
+    n = len(target.segments.classes)
+    pairs = target.segment_ids[place] * np.intp(count + 1) + pasted
     shared = np.bincount(pairs.ravel(), minlength=(n + 1) * (count + 1)).reshape(n + 1, count + 1)
-    areas = np.bincount(before.ravel(), minlength=n + 1)
+    areas = np.bincount(target.segment_ids.ravel(), minlength=n + 1)
     union = areas[:, None] + shared.sum(axis=0) - shared
     iou = shared / np.maximum(union, 1)
-    return iou[:n, :count][target.segments.instances].max(axis=0, initial=0)
+    return iou[1:, 1:][target.segments.instances].max(axis=0, initial=0)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from u2seg.data.targets import Segments, segment_rows
+from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory, write_png
 from u2seg.panoptic import Entry, encode_ids, instance_entry, read_ids, read_json_object, write_dataset
@@ -96,15 +96,14 @@ def _renumber(segments: list[Record], new_ids: dict[int, int]) -> list[Record]:
 def _merge(ids: np.ndarray, segments: list[Record], things: set[int]) -> tuple[np.ndarray, list[Record]]:
     """Segment ids int64 (H, W) with one segment for each stuff class, and its segments, from ``ids`` int32 (H, W)."""
     segments = sorted(segments, key=lambda segment: segment["id"])
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for row, segment in enumerate(segments):
         category = segment["category_id"]
         groups.setdefault((row if category in things else -1, category), []).append(row)
-    number_of_row = np.zeros(len(segments) + 1, np.int64)
+    group_of_segment = np.zeros(len(segments) + 1, np.int64)
     for number, rows in enumerate(groups.values(), start=1):
-        number_of_row[rows] = number
-    columns = Segments.from_info({**segment, "isthing": False} for segment in segments)
-    merged = number_of_row[segment_rows(ids, columns)]
+        group_of_segment[np.array(rows) + 1] = number
+    merged = group_of_segment[number_segments(ids, [{**segment, "isthing": False} for segment in segments])[0]]
     merged_segments = []
     for number, rows in enumerate(groups.values(), start=1):
         first = segments[rows[0]]

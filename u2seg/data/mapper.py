@@ -16,7 +16,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
 
 from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
-from u2seg.data.targets import Segments, derive_targets
+from u2seg.data.targets import derive_targets, number_segments
 from u2seg.errors import DataError, lookup
 from u2seg.images import read_image
 from u2seg.panoptic import decode_ids, encode_ids, read_ids
@@ -105,8 +105,8 @@ class U2SegDatasetMapper:
         self.augmentations(augmented)
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
-        segments = Segments.from_info(dataset_dict["segments_info"])
-        return self._finish(sample, PanopticSample(augmented.image, decode_ids(augmented.sem_seg), segments))
+        ids, segments = number_segments(decode_ids(augmented.sem_seg), dataset_dict["segments_info"])
+        return self._finish(sample, PanopticSample(augmented.image, ids, segments))
 
     def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
