@@ -12,13 +12,12 @@ import functools
 from typing import Any
 
 import torch
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from u2seg.engine.config import fit_to_devices, load_config
-from u2seg.engine.launch import launch
 from u2seg.engine.trainer import trainer_class
 from u2seg.files import claim_directory
 from u2seg.plugins.registry import register_detectron2
@@ -84,4 +83,4 @@ def main(args: argparse.Namespace) -> Any:
 if __name__ == "__main__":
     args = argument_parser().parse_args()
     run = functools.partial(launch, main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
-    raise SystemExit(run_tool(run))
+    raise SystemExit(run_tool(run, resume="run the same command with --resume to resume from the last checkpoint"))

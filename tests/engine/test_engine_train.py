@@ -255,7 +255,9 @@ def test_only_the_forward_pass_is_in_mixed_precision(options, monkeypatch):
 
 NAN_ON_ONE_RANK = """
 import functools, sys
+from detectron2.engine import launch
 from detectron2.utils import comm
+from u2seg.runtime import run_tool
 sys.path.insert(0, {folder!r})
 import train_net
 

@@ -4,9 +4,9 @@ import functools
 import importlib.util
 from pathlib import Path
 
+from detectron2.engine import launch
 from synthetic_panoptic import TINY_CONFIG
 
-from u2seg.engine.launch import launch
 from u2seg.runtime import run_tool
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"

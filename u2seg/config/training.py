@@ -25,7 +25,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.LARGE_SCALE_JITTER.MAX_SCALE = 2.0
     cfg.INPUT.LARGE_SCALE_JITTER.SIZE = 1024
 
-    # Things of another photo of the batch are pasted on, shrunk by a random factor (CutLER: 0.3 to 1.0).
+    # A random subset of the things of another photo of the batch is pasted on, brought to this photo's size times a
+    # random factor (CutLER: 0.3 to 1.0).
     cfg.INPUT.COPY_PASTE = node()
     cfg.INPUT.COPY_PASTE.ENABLED = False
     # Share of photos that get something pasted.
@@ -35,8 +36,8 @@ def add_training_keys(cfg: CfgNode) -> None:
 
     # Departures from the paper's losses; all off there.
     cfg.MODEL.U2SEG = node()
-    # DropLoss (CutLER, section 3.3; there 0.01): no loss for regions whose best IoU with a label is not above this;
-    # 0 is off.
+    # DropLoss (CutLER, section 3.3; there 0.01): no loss at a stage for regions whose predicted box has no IoU with a
+    # label above this; photos without labels have the plain loss. 0 is off.
     cfg.MODEL.U2SEG.DROP_LOSS_IOU = 0.0
     # No loss for background regions of which more than this share is unlabelled; 0 is off.
     cfg.MODEL.U2SEG.IGNORE_UNLABELLED = 0.0

@@ -66,7 +66,10 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
     if world_size == 1 or on_cpu:
         # torch's SyncBN needs GPUs; Detectron2's slower one works on CPUs too, and has the same weights.
         norm = "BN" if world_size == 1 else "naiveSyncBN"
-        changed = _replace_norms(cfg, "SyncBN", norm)
+        groups = {name: group for name, group in cfg.MODEL.items() if isinstance(group, CfgNode)}
+        changed = [f"MODEL.{name}.NORM" for name, group in groups.items() if group.get("NORM") == "SyncBN"]
+        for key in changed:
+            cfg.merge_from_list([key, norm])
         if changed:
             where = "a single device" if world_size == 1 else "CPUs"
             logger.log(level, "SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
@@ -76,14 +79,3 @@ def cpu_has_bfloat16() -> bool:
     """Whether bfloat16 is faster than float32 on this CPU, and not only possible."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it
     return bool(supported and supported())
-
-
-def _replace_norms(node: CfgNode, old: str, new: str, prefix: str = "") -> list[str]:
-    changed = []
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            changed += _replace_norms(value, old, new, f"{prefix}{key}.")
-        elif key == "NORM" and value == old:
-            node[key] = new
-            changed.append(f"{prefix}{key}")
-    return changed
