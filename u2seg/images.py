@@ -47,6 +47,8 @@ class PhotoSet:
     """Files of a folder whose ending is none of a photo."""
     repeated: int = 0
     """Entries of a list that name a file twice."""
+    numbered: bool = False
+    """Whether the ids are those of a list that brought its own, and must stay."""
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -162,7 +164,8 @@ def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, ignored
         seen.add(name)
         photos.append(Photo(ids[index] if ids else len(photos) + 1, name, full, ""))
     labelled = _name_labels(photos)
-    return PhotoSet(base, tuple(sorted(labelled, key=lambda p: p.id)), ignored, len(paths) - len(photos))
+    ordered = tuple(sorted(labelled, key=lambda photo: photo.id))
+    return PhotoSet(base, ordered, ignored, len(paths) - len(photos), numbered=ids is not None)
 
 
 def _name_labels(photos: Sequence[Photo]) -> list[Photo]:

@@ -131,6 +131,13 @@ def test_labels_never_collide(tmp_path):
     assert len(set(labels)) == len(labels) >= 4
 
 
+def test_a_folder_named_like_a_label_does_not_collide_with_it(tmp_path):
+    save(tmp_path / "a.jpg", picture())
+    save(tmp_path / "a.png" / "b.jpg", picture())
+    labels = {photo.name: photo.label for photo in find_photos(str(tmp_path)).photos}
+    assert labels == {"a.jpg": "a.jpg.png", "a.png/b.jpg": "a.png/b.png"}
+
+
 def test_a_loop_of_links_is_entered_once(tmp_path):
     save(tmp_path / "photos" / "a.jpg", picture())
     os.symlink(tmp_path / "photos", tmp_path / "photos" / "again")
