@@ -15,9 +15,9 @@ from detectron2.utils.logger import setup_logger
 
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.config import STUFF_HEADS, fit_to_devices, load_config
+from u2seg.engine.config import fit_to_devices, load_config
 from u2seg.engine.weights import class_counts, local_file, read_checkpoint
-from u2seg.errors import U2SegError, UsageError
+from u2seg.errors import U2SegError, UsageError, lookup
 from u2seg.plugins.registry import register_detectron2
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:
-    """The trainer of ``MODEL.META_ARCHITECTURE``: stuff heads have one of their own."""
-    if cfg.MODEL.META_ARCHITECTURE in STUFF_HEADS:
-        from u2seg.modeling.stego_trainer import StuffTrainer
+    """The trainer that ``SOLVER.TRAINER_NAME`` names.
 
-        return StuffTrainer
-    from u2seg.engine.trainer import Trainer
+    Raises:
+        UsageError: there is no such trainer.
+    """
+    from u2seg.engine.trainer import TRAINERS
 
-    return Trainer
+    return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
 
 
 def class_counts_from_weights(cfg: CfgNode) -> None:
