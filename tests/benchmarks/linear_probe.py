@@ -3,7 +3,7 @@
 A multinomial logistic regression of standardised codes is learnt on every other photo of a labelled set, with the class
 at the middle of each cell as target, and scored at pixels on the rest, both ways; the mean, in percent.
 
-    python tests/benchmarks/linear_probe.py --checkpoint output/stego/stuff_final.pth --labels coco_panoptic_100 \
+    python tools/benchmark.py linear_probe --checkpoint output/stego/stuff_final.pth --labels coco_panoptic_100 \
         --config-file configs/STEGO/stego_quick.yaml
 """
 
@@ -60,11 +60,11 @@ def linear_scores(codes, truths, num_classes):
     return {key: float(np.mean([fold[key] for fold in folds])) for key in folds[0]}
 
 
-def main():
+def main(options):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--checkpoint", "--labels", "--config-file"):
         parser.add_argument(option, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(options)
     stuff = load_config(args.config_file).U2SEG.STUFF
     extractor = installed_plugins().offer("feature extractor", stuff.FEATURES.NAME).build(part_args(stuff.FEATURES))
     trained = read_checkpoint(args.checkpoint)
@@ -79,7 +79,3 @@ def main():
         truths.append(read_classes(labels, photo, class_of))
     scores = linear_scores(codes, truths, len(set(class_of.values())))
     print(", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
-
-
-if __name__ == "__main__":
-    main()

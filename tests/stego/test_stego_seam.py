@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "STEGO"
 def test_the_config_names_the_trainer():
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from u2seg.engine.config import load_config
-    from u2seg.engine.run import trainer_class
+    from u2seg.engine.trainer import trainer_class
     from u2seg.errors import UsageError
 
     register_detectron2()

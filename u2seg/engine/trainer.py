@@ -32,6 +32,16 @@ logger = logging.getLogger(__name__)
 TRAINERS = Registry("TRAINERS")
 """Trainers by the name that ``SOLVER.TRAINER_NAME`` gives; a plugin adds its own in `u2seg_register_detectron2`."""
 
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """The trainer that ``SOLVER.TRAINER_NAME`` names.
+
+    Raises:
+        UsageError: there is no such trainer.
+    """
+    return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
+
+
 SCALED = ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
 """Keys of ``SOLVER`` that follow the number of processes."""
 

@@ -10,7 +10,7 @@ from u2seg_cause.model import _first_of_each
 from u2seg_cause.segmenter import CauseStuff
 
 from u2seg.engine.config import get_cfg
-from u2seg.engine.run import trainer_class
+from u2seg.engine.trainer import trainer_class
 from u2seg.plugins.checks import check_picklable, check_stuff_segmenter
 from u2seg.plugins.registry import installed_plugins, register_detectron2
 
