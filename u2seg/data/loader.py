@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +137,49 @@ class TrainLoader:
             yield batch
 
 
+def build_seeded_loader(
+    dicts: list[Sample],
+    mapper: Callable[[Sample], Sample],
+    cfg: CfgNode,
+    is_portrait: Sequence[bool] | None = None,
+    make: Callable[[DataLoader[Sample], BatchSampler], TrainLoader] = TrainLoader,
+) -> TrainLoader:
+    """The loader of any training set: ``mapper`` makes a sample of each of ``dicts``.
+
+    Args:
+        dicts: the training set, one entry a photo (or a crop).
+        mapper: called with an entry; numpy's and Python's global generators are seeded when it is.
+        cfg: ``SOLVER.IMS_PER_BATCH``, ``DATALOADER.NUM_WORKERS`` and ``SEED`` count.
+        is_portrait: for each entry, whether it is higher than wide; None does not tell them apart.
+        make: a subclass of `TrainLoader`, or what makes one.
+
+    Raises:
+        UsageError: the processes can't share a batch evenly.
+    """
+    world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if batch_size < 1 or batch_size % world_size:
+        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} can't be shared evenly among {world_size} processes")
+    sampler = BatchSampler(
+        len(dicts),
+        batch_size,
+        seed=max(cfg.SEED, 0),
+        is_portrait=is_portrait,
+        rank=comm.get_rank(),
+        world_size=world_size,
+    )
+    loader = DataLoader(
+        MappedDataset(dicts, mapper, sampler),
+        batch_sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_it_is,
+        worker_init_fn=_one_thread,
+        # without one of its own, making an iterator draws from the generator that the model samples with
+        generator=torch.Generator(),
+    )
+    logger.info("%d entries, %d per batch, %d workers", len(dicts), batch_size, cfg.DATALOADER.NUM_WORKERS)
+    return make(loader, sampler)
+
+
 def training_dicts(cfg: CfgNode) -> list[Sample]:
     """Dataset dicts of ``DATASETS.TRAIN``, without those that have no segment to learn from.
 
@@ -172,34 +215,13 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     dicts = training_dicts(cfg)
     name = cfg.INPUT.DATASET_MAPPER_NAME
     mapper = lookup("dataset mapper", name, dict(DATASET_MAPPERS))(cfg, is_train=True)
-    world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
-    if batch_size < 1 or batch_size % world_size:
-        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} can't be shared evenly among {world_size} processes")
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise UsageError(f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler, not {cfg.DATALOADER.SAMPLER_TRAIN!r}")
-    if cfg.INPUT.COPY_PASTE.ENABLED and batch_size // world_size < 2:
+    if cfg.INPUT.COPY_PASTE.ENABLED and cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() < 2:
         logger.warning("INPUT.COPY_PASTE pastes between photos of a batch and does nothing with one photo per process")
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    sampler = BatchSampler(
-        len(dicts),
-        batch_size,
-        seed=max(cfg.SEED, 0),
-        is_portrait=[entry["height"] > entry["width"] for entry in dicts] if grouped else None,
-        rank=comm.get_rank(),
-        world_size=world_size,
-    )
-    workers = cfg.DATALOADER.NUM_WORKERS
-    loader = DataLoader(
-        MappedDataset(dicts, mapper, sampler),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_one_thread,
-        # without one of its own, making an iterator draws from the generator that the model samples with
-        generator=torch.Generator(),
-    )
-    logger.info("%d photos, %d per batch, %d workers", len(dicts), batch_size, workers)
-    return TrainLoader(loader, sampler)
+    portraits = [entry["height"] > entry["width"] for entry in dicts] if grouped else None
+    return build_seeded_loader(dicts, mapper, cfg, portraits)
 
 
 def _as_it_is(batch: list[Sample]) -> list[Sample]:

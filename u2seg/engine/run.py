@@ -15,15 +15,14 @@ from detectron2.utils.logger import setup_logger
 
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.config import STUFF_HEADS, fit_to_devices, load_config
+from u2seg.engine.config import fit_to_devices, load_config
+from u2seg.engine.trainer import trainer_class
 from u2seg.engine.weights import class_counts, local_file, read_checkpoint
 from u2seg.errors import U2SegError, UsageError
 from u2seg.plugins.registry import register_detectron2
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
-
-    from u2seg.engine.trainer import Trainer
 
 FAILED, INTERRUPTED = 2, 130
 _OURS = f"{U2SegError.__module__}."
@@ -48,17 +47,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
-
-
-def trainer_class(cfg: CfgNode) -> type[Trainer]:
-    """The trainer of ``MODEL.META_ARCHITECTURE``: stuff heads have one of their own."""
-    if cfg.MODEL.META_ARCHITECTURE in STUFF_HEADS:
-        from u2seg.modeling.stego_trainer import StuffTrainer
-
-        return StuffTrainer
-    from u2seg.engine.trainer import Trainer
-
-    return Trainer
 
 
 def class_counts_from_weights(cfg: CfgNode) -> None:

@@ -15,6 +15,7 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
+from detectron2.utils.registry import Registry
 
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import DATASET_MAPPERS
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
+
+TRAINERS = Registry("TRAINERS")
+"""Trainers by the name that ``SOLVER.TRAINER_NAME`` gives; a plugin adds its own in `u2seg_register_detectron2`."""
+
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """The trainer that ``SOLVER.TRAINER_NAME`` names.
+
+    Raises:
+        UsageError: there is no such trainer.
+    """
+    return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
+
 
 SCALED = ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
 """Keys of ``SOLVER`` that follow the number of processes."""
@@ -53,6 +67,7 @@ class Reseed(HookBase):
         self.seed = self.loader.sampler.seed = int(state["seed"])
 
 
+@TRAINERS.register()
 class Trainer(DefaultTrainer):
     """Trains what a config describes; on a resumed run, batch and draws of each step are those of an unbroken run."""
 

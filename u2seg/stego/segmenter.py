@@ -1,4 +1,4 @@
-"""Stuff by a head that was trained beforehand: STEGO, CAUSE.
+"""Stuff by a head that was trained beforehand.
 
 Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``C`` channels of a code; ``S`` classes.
 """
@@ -6,25 +6,31 @@ Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from u2seg.config import part_args
 from u2seg.errors import DataError, UsageError
+from u2seg.plugins.registry import installed_plugins
+from u2seg.runtime import worker_device
 
 if TYPE_CHECKING:
-    from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint
+    import torch
 
-logger = logging.getLogger(__name__)
+    from u2seg.plugins.api import FeatureExtractor
+    from u2seg.stego.checkpoint import StuffCheckpoint
+    from u2seg.stego.head import ClusterProbe, CodeHead
 
 
-class StegoStuff:
-    """STEGO (ICLR 2022): codes distilled from feature correspondences, each patch to its nearest class by cosine."""
+class CodeStuff:
+    """What learned stuff segmenters share: a head's codes, each patch to its nearest class by cosine."""
 
-    method = "stego"
+    method = ""
+    """Name of the segmenter, which its checkpoints carry."""
 
     def __init__(
         self,
@@ -58,26 +64,24 @@ class StegoStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
-        from u2seg.pseudo.stuff.code_checkpoint import read_checkpoint
+        from u2seg.stego.checkpoint import read_checkpoint
 
         if not checkpoint:
-            name = f"U2SEG.STUFF.ARGS.{self.method}.checkpoint"
-            raise UsageError(f"stuff segmenter {self.method!r} needs a trained checkpoint: set {name}")
+            key = f"U2SEG.STUFF.ARGS.{self.method}.checkpoint"
+            raise UsageError(f"stuff segmenter {self.method!r} needs a trained checkpoint: set {key}")
         if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
             raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
         if not 0 <= min_share < 1:
             raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
-        self.num_classes, self.checkpoint = num_classes, str(checkpoint)
+        self.num_classes, self.checkpoint, self.device = num_classes, str(checkpoint), device
         self.alpha, self.flip, self.blur, self.min_share = float(alpha), bool(flip), blur, float(min_share)
-        self.device = device
-        self._networks: Any = None
-        self._extractor: Any = None
-        self.trained = read_checkpoint(checkpoint)
+        self._networks: tuple[CodeHead, ClusterProbe] | None = None
+        self._extractor: FeatureExtractor | None = None
+        self.trained = self._checked(read_checkpoint(checkpoint))
         self.sha256 = hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest()
-        self._check_method_and_classes(self.trained)
         self.node = dict(features or self.trained.extractor)
         if features is not None:
-            self.trained.check_features(self._features_info(), self.checkpoint)
+            self.trained.check_features(getattr(self._build_extractor(), "info", {}), self.checkpoint)
         if flip and not self.node:
             raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
 
@@ -86,7 +90,7 @@ class StegoStuff:
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
         return {"method": self.method, "checkpoint_sha256": self.sha256, "trained_on": self.trained.features}
 
-    def fit(self, features: Iterable[np.ndarray]) -> StegoStuff:
+    def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""
         return self
 
@@ -98,13 +102,12 @@ class StegoStuff:
         """
         import torch
 
-        from u2seg.pseudo.stuff.code_head import class_probabilities
         from u2seg.pseudo.stuff.patches import drop_small, smooth
 
         codes = self._tensor(self.codes(image, features))
         with torch.inference_mode():
-            found = class_probabilities(self._loaded()[1](codes), self.alpha)[0].cpu().numpy()
-        smoothed = smooth(found, self.blur)
+            scores = self._loaded()[1].probabilities(codes, self.alpha)[0].cpu().numpy()
+        smoothed = smooth(scores, self.blur)
         return drop_small(smoothed, self.min_share) if self.min_share else np.clip(smoothed, 0, 1)
 
     def codes(self, image: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -122,18 +125,17 @@ class StegoStuff:
             )
         head, _ = self._loaded()
         with torch.inference_mode():
-            found = head(self._tensor(features))
+            codes = head(self._tensor(features))
             if self.flip:
-                found = (found + head(self._tensor(self._mirrored(image, features.shape))).flip(3)) / 2
-        return found[0].cpu().numpy()
+                codes = (codes + head(self._tensor(self._mirrored(image, features.shape))).flip(3)) / 2
+        return codes[0].cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights of the head (``head.*``) and the classes, float32 (S, C)."""
-        from u2seg.pseudo.stuff.code_checkpoint import to_arrays
+        tensors = {f"head.{name}": tensor for name, tensor in self.trained.head.items()}
+        return {name: tensor.numpy() for name, tensor in {**tensors, "centres": self.trained.centres}.items()}
 
-        return to_arrays(self.trained)
-
-    def load_state(self, state: dict[str, np.ndarray]) -> StegoStuff:
+    def load_state(self, state: dict[str, np.ndarray]) -> CodeStuff:
         """Take up what `state` gave, and return itself.
 
         Raises:
@@ -141,19 +143,17 @@ class StegoStuff:
         """
         import torch
 
-        from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint, head_arrays
-
-        centres = torch.from_numpy(np.array(state["centres"], np.float32))
-        old = self.trained
-        loaded = StuffCheckpoint(old.method, head_arrays(state), centres, old.features, old.extractor)
-        self._check_method_and_classes(loaded)
-        self.trained, self._networks = loaded, None
+        tensors = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in state.items()}
+        head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
+        self.trained = self._checked(replace(self.trained, head=head, centres=tensors["centres"]))
+        self._networks = None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_networks": None, "_extractor": None}
 
-    def _check_method_and_classes(self, trained: StuffCheckpoint) -> None:
+    def _checked(self, trained: StuffCheckpoint) -> StuffCheckpoint:
+        """``trained``, or a UsageError where it is another method's or has another number of classes."""
         if trained.method != self.method:
             raise UsageError(
                 f"checkpoint {self.checkpoint} was trained by {trained.method!r}: set U2SEG.STUFF.NAME to "
@@ -164,53 +164,44 @@ class StegoStuff:
                 f"checkpoint {self.checkpoint} has {trained.num_classes} classes, and U2SEG.NUM_STUFF asks for "
                 f"{self.num_classes}"
             )
+        return trained
 
-    def _loaded(self) -> tuple[Any, Any]:
+    def _loaded(self) -> tuple[CodeHead, ClusterProbe]:
         """Head and probe on their device, built the first time that they are needed in this process."""
         if self._networks is None:
-            from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead
+            from u2seg.stego.head import ClusterProbe, CodeHead
 
-            head = CodeHead(self.trained.dim, self.trained.code_dim)
+            head, probe = CodeHead(self.trained.dim, self.trained.code_dim), ClusterProbe(1, 1)
             head.load_state_dict(self.trained.head)
-            probe = ClusterProbe(self.trained.code_dim, self.num_classes)
-            probe.load_state_dict({"centres": self.trained.centres})
-            self._networks = tuple(part.to(self._place()).eval() for part in (head, probe))
+            probe.centres.data = self.trained.centres
+            place = worker_device(self.device)
+            self._networks = head.to(place).eval(), probe.to(place).eval()
         return self._networks
 
-    def _place(self) -> str:
+    def _tensor(self, features: np.ndarray) -> torch.Tensor:
+        """``features`` (D, h, w) as a batch of one, float32 (1, D, h, w), where the head is."""
         import torch
 
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch.from_numpy(np.array(features, np.float32))[None].to(worker_device(self.device))
 
-    def _tensor(self, features: np.ndarray) -> Any:
-        import torch
-
-        return torch.from_numpy(np.array(features, np.float32))[None].to(self._place())
-
-    def _own_extractor(self) -> Any:
+    def _build_extractor(self) -> FeatureExtractor:
         if self._extractor is None:
-            from u2seg.plugins.registry import installed_plugins
-
-            args = dict(self.node["ARGS"].get(self.node["NAME"], {}))
-            args.pop("device", None)
+            args = {name: value for name, value in part_args(self.node).items() if name != "device"}
             offer = installed_plugins().offer("feature extractor", self.node["NAME"])
             self._extractor = offer.build(args, {"device": self.device})
         return self._extractor
 
-    def _features_info(self) -> Mapping[str, Any]:
-        return getattr(self._own_extractor(), "info", {})
-
     def _mirrored(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Features float32 (D, h, w) of the mirrored ``image``."""
-        found = self._own_extractor().extract([np.ascontiguousarray(image[:, ::-1])])[0]
-        if found.shape != shape:
+        features = self._build_extractor().extract([np.ascontiguousarray(image[:, ::-1])])[0]
+        if features.shape != shape:
             raise DataError(
-                f"flip: the segmenter's own features are {found.shape}, those of the run {shape}; give both one size"
+                f"flip: the segmenter's own features are {features.shape}, those of the run {shape}; use one size"
             )
-        return found
+        return features
 
 
-class CauseStuff(StegoStuff):
-    """CAUSE-MLP (2023): codes by contrast of concepts, each patch to its nearest class by cosine."""
+class StegoStuff(CodeStuff):
+    """STEGO (ICLR 2022): codes distilled from feature correspondences, each patch to its nearest class by cosine."""
 
-    method = "cause"
+    method = "stego"

@@ -1,15 +1,8 @@
 """Meta-architecture CAUSE: a code head that contrasts concepts (Kim, Lee, Ro: arXiv 2310.07379).
 
 Shapes: ``B`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``R`` channels that codes are projected to;
-``K`` concepts; ``P`` patches of a crop; ``A`` anchors; ``J`` patches that they are compared with.
-
-Built from the paper, as its MLP variant, whose head is STEGO's. What the authors' released code does otherwise, by its
-text: features are not centred, here they are by their mean over the set before they are compared with concepts (those
-of DINOv2 share a large constant, and every concept would be close to every other); concepts start at random and two
-patches share one by the largest tanh of a product of cosines, here they start from spherical k-means and an
-assignment is a softmax; one patch of every 4 x 4 is an anchor, up to 100 codes of a concept are banked, 2,048 channels
-are contrasted, and the batch and the bank have a loss each; gradients are clipped; the slow head is the one that
-labels; the classes are learnt in a third step, by modularity, here by the cosine probe and k-means at the end.
+``K`` concepts; ``P`` patches of a crop; ``A`` anchors; ``J`` patches that they are compared with. The README says what
+the authors' code does otherwise.
 """
 
 from __future__ import annotations
@@ -23,51 +16,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn.functional import normalize
 
-from u2seg.modeling.stego import CodeModel, Sample
-from u2seg.modeling.stego_shifts import spherical_kmeans
+from u2seg.stego.head import spherical_kmeans
+from u2seg.stego.model import CodeModel, DrawFeatures, Sample
+from u2seg_cause.loss import contrast, modularity, split_pairs
 
-SHARPNESS = 0.05
-"""Temperature of the softmax over concepts."""
-BOOK_BATCH = 8
-
-
-def modularity(features: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
-    """How much better concepts group patches than chance would, a scalar below 1.
-
-    Patches are nodes of a graph whose edges weigh the cosine, where positive; the sum goes over pairs of patches, of
-    (weight - weight expected from the degrees) * (chance that both are of one concept), over the sum of weights.
-
-    Args:
-        features: float32 (P, D) of unit length.
-        concepts: float32 (K, D) of unit length.
-    """
-    affinity = (features @ features.T).clamp(min=0)
-    degree = affinity.sum(dim=1)
-    total = degree.sum()
-    surplus = affinity - degree[:, None] * degree[None] / total
-    assigned = torch.softmax(features @ concepts.T / SHARPNESS, dim=1)
-    return (surplus * (assigned @ assigned.T)).sum() / total
-
-
-def contrast(
-    anchors: torch.Tensor, others: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Mean InfoNCE of each positive against all negatives of its anchor; 0 where no anchor has both.
-
-    Args:
-        anchors: float32 (A, R) of unit length.
-        others: float32 (J, R) of unit length.
-        positive: bool (A, J).
-        negative: bool (A, J).
-        temperature: divides the cosine.
-    """
-    logits = anchors @ others.T / temperature
-    against = logits.masked_fill(~negative, -torch.inf).logsumexp(dim=1, keepdim=True)
-    valid = (positive.any(dim=1) & negative.any(dim=1)).float()
-    against = torch.where(valid[:, None] > 0, against, torch.zeros_like(against))
-    each = torch.logaddexp(logits, against) - logits  # (A, J)
-    mean = (each * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
-    return (mean * valid).sum() / valid.sum().clamp(min=1)
+BOOK_CROPS, BOOK_PATCHES, BOOK_BATCH = 1500, 20_000, 8
+"""Most crops that the concepts are learnt from, most patches that they start from, and crops of a step."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -119,12 +73,12 @@ class CAUSE(CodeModel):
         self.register_buffer("book", normalize(torch.randn(num_concepts, self.head.dim), dim=1))
         self.register_buffer("bank", torch.zeros(num_concepts, bank, projection))
         self.register_buffer("banked", torch.zeros(num_concepts, dtype=torch.long))
-        self.to(self._device)
+        self.to(self.start_device)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from the trees ``STEGO`` and ``U2SEG``."""
-        cause = cfg.STEGO.CAUSE
+        """Arguments from the trees ``CAUSE``, ``STEGO`` and ``U2SEG``."""
+        cause = cfg.CAUSE
         return {
             **super().from_config(cfg),
             "num_concepts": cause.NUM_CONCEPTS,
@@ -144,18 +98,18 @@ class CAUSE(CodeModel):
         self.slow_head.eval()
         return self
 
-    def prepare(self, features: torch.Tensor, seed: int) -> None:
-        """Learn the mean and the concepts from ``features`` float32 (n, D, h, w): first step of the paper."""
-        patches = features.flatten(2).transpose(1, 2)  # (n, P, D)
+    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+        """Learn the mean and the concepts: first step of the paper."""
+        patches = draw(BOOK_CROPS, "").to(self.device).flatten(2).transpose(1, 2)  # (n, P, D)
         self.mean.copy_(patches.mean(dim=(0, 1)))
-        vectors = normalize(patches.to(self.device) - self.mean, dim=2)
-        flat = vectors.reshape(-1, vectors.shape[2])
-        sample = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[:20_000]]
+        vectors = normalize(patches - self.mean, dim=2)
+        generator = torch.Generator().manual_seed(seed)
+        flat = vectors.flatten(0, 1)
+        sample = flat[torch.randperm(len(flat), generator=generator)[:BOOK_PATCHES]]
         book = spherical_kmeans(sample, min(len(self.book), len(sample)), seed, starts=1, steps=5)
         self.book[: len(book)] = book
         concepts = nn.Parameter(self.book.clone())
         optimizer = torch.optim.Adam([concepts], lr=self.book_lr)
-        generator = torch.Generator().manual_seed(seed)
         for _ in range(self.book_steps):
             chosen = torch.randint(len(vectors), (BOOK_BATCH,), generator=generator)
             unit = normalize(concepts, dim=1)
@@ -164,8 +118,9 @@ class CAUSE(CodeModel):
             loss.backward()
             optimizer.step()
         self.book.copy_(normalize(concepts.detach(), dim=1))
+        return {}
 
-    def losses(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+    def forward(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """``loss_contrast`` and ``loss_cluster``."""
         self._follow()
         features = self.features_of(samples)
@@ -173,17 +128,21 @@ class CAUSE(CodeModel):
         with torch.no_grad():
             slow = self._project(self.slow_projection, self.slow_head(features))  # (B, P, R)
             concept = self._concepts(features)  # (B, P)
-        chosen = torch.stack([torch.randperm(slow.shape[1], device=slow.device)[: self.anchors] for _ in samples])
-        rows = torch.arange(len(samples), device=slow.device)[:, None]
-        anchors = self._project(self.projection, codes)[rows, chosen].flatten(0, 1)
-        own = concept[rows, chosen].flatten()
-        banked, bank_concept = self._draw()
-        others = torch.cat([slow.flatten(0, 1), banked])
-        closeness = (self.book[own] @ self.book.T)[:, torch.cat([concept.flatten(), bank_concept])]  # (A, J)
-        positive, negative = closeness > self.thresholds[0], closeness < self.thresholds[1]
-        loss = contrast(anchors.float(), others.float(), positive, negative, self.temperature)
-        self._store(slow.flatten(0, 1), concept.flatten())
+        own_patch = self._choose_anchors(*concept.shape)
+        anchors = self._project(self.projection, codes).flatten(0, 1)[own_patch].float()
+        slow, concept = slow.flatten(0, 1), concept.flatten()
+        banked, banked_concept = self._draw()
+        others = torch.cat([slow, banked])
+        closeness = (self.book[concept[own_patch]] @ self.book.T)[:, torch.cat([concept, banked_concept])]  # (A, J)
+        loss = contrast(anchors, others, *split_pairs(closeness, own_patch, self.thresholds), self.temperature)
+        self._store(slow, concept)
         return {"loss_contrast": loss, "loss_cluster": self.probe.loss(codes.detach())}
+
+    def _choose_anchors(self, crops: int, patches: int) -> torch.Tensor:
+        """Patches int64 (A,) that are anchors, drawn from each of B crops of P patches, as indices of all B * P."""
+        device = self.device
+        chosen = [torch.randperm(patches, device=device)[: self.anchors] + crop * patches for crop in range(crops)]
+        return torch.cat(chosen)
 
     def _concepts(self, features: torch.Tensor) -> torch.Tensor:
         """Concept int64 (B, P) of each patch."""
@@ -204,17 +163,17 @@ class CAUSE(CodeModel):
 
     def _draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One code (J, R) of each concept that the bank has some of, and its concept (J,)."""
-        there = self.banked.nonzero()[:, 0]
-        size = self.banked[there].clamp(max=self.bank.shape[1])
-        slot = (torch.rand(len(there), device=there.device) * size).long()
-        return self.bank[there, slot], there
+        present = self.banked.nonzero()[:, 0]
+        size = self.banked[present].clamp(max=self.bank.shape[1])
+        slot = (torch.rand(len(present), device=present.device) * size).long()
+        return self.bank[present, slot], present
 
     @torch.no_grad()
     def _store(self, codes: torch.Tensor, concept: torch.Tensor) -> None:
         """Put one code (R,) of each concept of the batch into the bank, over the oldest."""
-        there, first = _first_of_each(concept)
-        self.bank[there, self.banked[there] % self.bank.shape[1]] = codes[first].to(self.bank.dtype)
-        self.banked[there] += 1
+        present, first = _first_of_each(concept)
+        self.bank[present, self.banked[present] % self.bank.shape[1]] = codes[first].to(self.bank.dtype)
+        self.banked[present] += 1
 
 
 def _first_of_each(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import normalize
-
-from u2seg.modeling.stego_cause import SHARPNESS, _first_of_each, contrast, modularity
+from u2seg_cause.loss import SHARPNESS, contrast, modularity, split_pairs
 
 
 def unit(*shape, seed=0):
@@ -34,21 +33,25 @@ def test_modularity_prefers_the_true_groups():
     assert modularity(features, kinds) > 0.4 > modularity(features, merged)
 
 
-def test_contrast_is_the_mean_over_positives():
+def test_contrast_is_the_mean_over_positives_which_are_in_the_denominator():
     anchors, others = unit(3, 5), unit(6, 5, seed=1)
     positive = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]], dtype=torch.bool)
     negative = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0]], dtype=torch.bool)
     losses = []
     for a in (0, 2):
-        against = sum(math.exp(float(anchors[a] @ others[j]) / 0.5) for j in range(6) if negative[a, j])
-        each = []
-        for j in range(6):
-            if positive[a, j]:
-                near = math.exp(float(anchors[a] @ others[j]) / 0.5)
-                each.append(-math.log(near / (near + against)))
+        weight = [math.exp(float(anchors[a] @ others[j]) / 0.5) for j in range(6)]
+        against = sum(weight[j] for j in range(6) if positive[a, j] or negative[a, j])
+        each = [-math.log(weight[j] / against) for j in range(6) if positive[a, j]]
         losses.append(sum(each) / len(each))
-    found = contrast(anchors, others, positive, negative, 0.5)
-    assert float(found) == pytest.approx(sum(losses) / 2, abs=1e-5)
+    loss = contrast(anchors, others, positive, negative, 0.5)
+    assert float(loss) == pytest.approx(sum(losses) / 2, abs=1e-5)
+
+
+def test_an_anchor_is_no_positive_of_its_own():
+    closeness = torch.tensor([[1.0, 0.5, 0.2, 0.0], [0.5, 1.0, 0.2, 1.0]])
+    positive, negative = split_pairs(closeness, torch.tensor([0, 1]), (0.3, 0.1))
+    assert positive.int().tolist() == [[0, 1, 0, 0], [1, 0, 0, 1]]
+    assert negative.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
 
 
 def test_contrast_without_pairs_is_zero_and_has_a_gradient():
@@ -65,8 +68,3 @@ def test_contrast_against_all_as_positives_is_finite():
     every, nothing = torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)
     contrast(anchors, unit(4, 3), every, nothing, 0.07).backward()
     assert bool(torch.isfinite(anchors.grad).all())
-
-
-def test_first_of_each():
-    values, where = _first_of_each(torch.tensor([5, 2, 5, 2, 9]))
-    assert (values.tolist(), where.tolist()) == ([2, 5, 9], [1, 0, 4])

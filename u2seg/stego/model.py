@@ -1,7 +1,7 @@
 """Meta-architecture STEGO: a code head on frozen features, trained without labels.
 
-Shapes: ``B`` images; ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes; ``h, w`` feature grid;
-``H, W`` pixels of a photo.
+Shapes: ``B`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes; ``h, w`` feature grid;
+``H, W`` pixels of a crop.
 
 A training sample holds ``features`` and ``near_features``, float16 or float32 (D, h, w), of a crop and of one that
 looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the frozen network is then run on.
@@ -9,28 +9,36 @@ looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the froze
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
-from torch.nn.functional import interpolate
 
 from u2seg.config import plain
-from u2seg.errors import UsageError, lookup
-from u2seg.modeling.stego_loss import CENTRINGS, TERMS, Pair, all_pairs, correspondence_loss
 from u2seg.plugins.api import FeatureExtractor
-from u2seg.pseudo import parts
-from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint
-from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead, class_probabilities
+from u2seg.stego.checkpoint import StuffCheckpoint
+from u2seg.stego.data import frozen_network
+from u2seg.stego.head import ClusterProbe, CodeHead
+from u2seg.stego.loss import TERMS, Pair, all_pairs, correspondence_loss
+from u2seg.stego.shifts import choose_shifts
+
+logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
+DrawFeatures = Callable[[int, str], torch.Tensor]
+"""Features float32 (n, D, h, w) of at most so many crops, always the same; with ``near_``, of a neighbour of each."""
+SHIFT_CROPS = 384
 
 
 class CodeModel(nn.Module):
-    """What learned stuff segmenters share: frozen features, a head, class centres, and how they become stuff.
+    """What learned stuff segmenters share in training: frozen features, a head and class centres.
+
+    A method derives from it, sets `method` and defines ``forward``, from a list of samples to losses by name; it may
+    define `prepare`. `StuffTrainer` trains it; photos are labelled by the stuff segmenter that takes its checkpoint.
 
     Args:
         extractor: the frozen network; no part of this module's state.
@@ -42,6 +50,7 @@ class CodeModel(nn.Module):
     """
 
     method = ""
+    """Name of the stuff segmenter that uses what it learns."""
 
     def __init__(
         self,
@@ -59,27 +68,19 @@ class CodeModel(nn.Module):
         self.num_classes = num_classes
         self.head = CodeHead(extractor.dim, code_dim, dropout)
         self.probe = ClusterProbe(code_dim, num_classes)
-        self._device = torch.device(device)
+        self.start_device = torch.device(device)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Arguments that all of them take."""
-        settings = plain(cfg.U2SEG)
-        if settings["NUM_STUFF"] < 2 or cfg.STEGO.CODE_DIM < 1:
-            raise UsageError("U2SEG.NUM_STUFF must be 2 or more, and STEGO.CODE_DIM 1 or more")
         return {
-            "extractor": parts.build_extractor(settings, cfg.MODEL.DEVICE),
-            "extractor_node": settings["FEATURES"],
+            "extractor": frozen_network(cfg),
+            "extractor_node": plain(cfg.U2SEG.FEATURES),
             "code_dim": cfg.STEGO.CODE_DIM,
-            "num_classes": settings["NUM_STUFF"],
+            "num_classes": cfg.U2SEG.NUM_STUFF,
             "dropout": cfg.STEGO.DROPOUT,
             "device": cfg.MODEL.DEVICE,
         }
-
-    @property
-    def extractor(self) -> FeatureExtractor:
-        """The frozen network."""
-        return self._extractor[0]
 
     @property
     def device(self) -> torch.device:
@@ -90,40 +91,19 @@ class CodeModel(nn.Module):
         """Features float32 (B, D, h, w) of the crops of ``samples``, or with prefix ``near_`` of those alike."""
         if f"{prefix}features" in samples[0]:
             return torch.stack([sample[f"{prefix}features"].to(self.device).float() for sample in samples])
-        found = self.extractor.extract([np.ascontiguousarray(sample[f"{prefix}crop"]) for sample in samples])
-        return torch.from_numpy(np.stack(found)).to(self.device)
+        features = self._extractor[0].extract([sample[f"{prefix}crop"] for sample in samples])
+        return torch.stack([torch.from_numpy(array) for array in features]).to(self.device)
+
+    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+        """Before the first step, learn what the loss needs into buffers, and return records, each for a JSON file."""
+        return {}
 
     def export(self) -> StuffCheckpoint:
         """Head and classes, and what they are for."""
-        info = getattr(self.extractor, "info", {})
-        head = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
-        return StuffCheckpoint(
-            self.method, head, self.probe.centres.detach().cpu(), _plain_values(info), self.extractor_node
-        )
-
-    def forward(self, batched_inputs: list[Sample]) -> Any:
-        """Losses in training; else ``sem_seg``, float32 (S, H, W) probabilities of each ``image`` (3, H, W) RGB."""
-        if self.training:
-            return self.losses(batched_inputs)
-        return [{"sem_seg": self._infer(sample)} for sample in batched_inputs]
-
-    def losses(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        """Losses of a batch by name."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def _infer(self, sample: Sample) -> torch.Tensor:
-        image = sample["image"].permute(1, 2, 0).cpu().numpy()
-        features = torch.from_numpy(self.extractor.extract([np.ascontiguousarray(image)])[0])[None].to(self.device)
-        found = class_probabilities(self.probe(self.head(features)))
-        size = sample.get("height", image.shape[0]), sample.get("width", image.shape[1])
-        return interpolate(found, size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _plain_values(info: dict[str, Any]) -> dict[str, Any]:
-    """``info`` as ``torch.load(weights_only=True)`` reads it back: strings, numbers, lists, None."""
-    kinds = (str, int, float, bool, list, type(None))
-    return {key: value if isinstance(value, kinds) else str(value) for key, value in info.items()}
+        kinds = (str, int, float, bool, list, type(None))  # what torch.load(weights_only=True) reads back
+        info = getattr(self._extractor[0], "info", {})
+        features = {key: value if isinstance(value, kinds) else str(value) for key, value in info.items()}
+        return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features, self.extractor_node)
 
 
 @META_ARCH_REGISTRY.register()
@@ -132,10 +112,11 @@ class STEGO(CodeModel):
 
     Args:
         weights: of each of `TERMS`.
-        shifts: b of each of `TERMS`; kept in the state, so that a resumed run goes on with those it chose.
+        shifts: b of each of `TERMS`; kept in the state, so that a resumed run keeps those that were chosen.
+        choose_shifts: take the shifts from the features before the first step.
         points: points per side of a crop that are compared.
         num_random: other images that each is compared with.
-        centring: one of `CENTRINGS`.
+        centring: ``row`` or ``row_keep_mean``, see `u2seg.stego.loss.centre`.
         common: arguments of `CodeModel`.
     """
 
@@ -148,18 +129,17 @@ class STEGO(CodeModel):
         *,
         weights: dict[str, float],
         shifts: dict[str, float],
+        choose_shifts: bool,
         points: int,
         num_random: int,
         centring: str,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        lookup("STEGO.CENTRING", centring, dict.fromkeys(CENTRINGS))
         self.weights, self.points, self.num_random, self.centring = weights, points, num_random, centring
+        self.choose_shifts = choose_shifts
         self.register_buffer("shifts", torch.tensor([shifts[term] for term in TERMS], dtype=torch.float32))
-        self.watched: dict[str, list[Pair]] | None = None
-        """Pairs of the last step, for the plots, where someone set it to a dict."""
-        self.to(self._device)
+        self.to(self.start_device)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -169,26 +149,33 @@ class STEGO(CodeModel):
             **super().from_config(cfg),
             "weights": {term: stego.WEIGHTS[term.upper()] for term in TERMS},
             "shifts": {term: stego.SHIFTS[term.upper()] for term in TERMS},
+            "choose_shifts": stego.CHOOSE_SHIFTS,
             "points": stego.POINTS,
             "num_random": stego.NUM_RANDOM,
             "centring": stego.CENTRING,
         }
 
+    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+        """Choose the shifts, if asked to."""
+        if not self.choose_shifts:
+            return {}
+        crops, near = draw(SHIFT_CROPS, ""), draw(SHIFT_CROPS, "near_")
+        chosen = choose_shifts(crops, near, self.num_classes, self.points, self.centring, seed)
+        self.shifts.copy_(torch.tensor([chosen[term]["shift"] for term in TERMS]))
+        logger.info("shifts chosen from the features: %s", chosen)
+        return {"shifts": chosen}
+
     def pairs(self, samples: list[Sample]) -> tuple[dict[str, list[Pair]], torch.Tensor]:
         """The pairs that the loss compares, and the codes (B, C, h, w) of the crops."""
         features = self.features_of(samples), self.features_of(samples, "near_")
         codes = self.head(features[0]), self.head(features[1])
-        found = all_pairs(features, codes, side=self.points, num_random=self.num_random, centring=self.centring)
-        return found, codes[0]
+        return all_pairs(features, codes, self.points, self.num_random, self.centring), codes[0]
 
-    def losses(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+    def forward(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """``loss_self``, ``loss_knn``, ``loss_random`` and ``loss_cluster``."""
-        found, codes = self.pairs(samples)
-        if self.watched is not None:
-            self.watched = found
+        pairs, codes = self.pairs(samples)
         losses = {"loss_cluster": self.probe.loss(codes.detach())}
         for term, shift in zip(TERMS, self.shifts, strict=True):
-            each = [correspondence_loss(pair, shift) for pair in found[term]]
-            if each:
-                losses[f"loss_{term}"] = self.weights[term] * torch.stack(each).mean()
+            each = [correspondence_loss(pair, shift) for pair in pairs[term]]
+            losses[f"loss_{term}"] = self.weights[term] * torch.stack(each).mean()
         return losses

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-DROPOUT = 0.1
-ALPHA = 2.0
-"""Factor of the cosine before the softmax at inference (STEGO)."""
+from u2seg.errors import UsageError
+from u2seg.pseudo.centres import fill_empty, learn_centres
 
 
 class CodeHead(nn.Module):
@@ -27,7 +26,7 @@ class CodeHead(nn.Module):
         dropout: share of channels of a feature, for the whole image, that training leaves out.
     """
 
-    def __init__(self, dim: int, code_dim: int, dropout: float = DROPOUT) -> None:
+    def __init__(self, dim: int, code_dim: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.dim, self.code_dim = dim, code_dim
         self.dropout = nn.Dropout2d(dropout)
@@ -42,31 +41,13 @@ class CodeHead(nn.Module):
     @torch.no_grad()
     def transform(self, mean: torch.Tensor, axes: torch.Tensor) -> None:
         """Put ``code -> (code - mean) @ axes`` into the last layers; ``mean`` float32 (C,), ``axes`` float32 (C, C)."""
-        last = self.mlp[2]
-        assert isinstance(last, nn.Conv2d)
-        for layer in (self.linear, last):
+        for layer, offset in ((self.linear, mean), (self.mlp[2], torch.zeros_like(mean))):
             layer.weight.copy_(torch.einsum("cdhw,ce->edhw", layer.weight, axes))
-        assert self.linear.bias is not None
-        assert last.bias is not None
-        self.linear.bias.copy_((self.linear.bias - mean) @ axes)
-        last.bias.copy_(last.bias @ axes)
-
-
-def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean float32 (C,) and axes float32 (C, C) that divide principal components by a power of their deviation.
-
-    Args:
-        codes: float32 (M, C).
-        power: 0 only centres and rotates, 1 makes all components count alike.
-    """
-    mean = codes.mean(dim=0)
-    values, vectors = torch.linalg.eigh((codes - mean).double().T @ (codes - mean).double() / len(codes))
-    floor = 1e-3 * values[-1].clamp(min=1e-12)
-    return mean, (vectors * values.clamp(min=floor) ** (-power / 2)).to(codes.dtype)
+            layer.bias.copy_((layer.bias - offset) @ axes)
 
 
 class ClusterProbe(nn.Module):
-    """S unit vectors that a patch's code is compared with.
+    """S vectors that a patch's code is compared with.
 
     Args:
         code_dim: C.
@@ -85,7 +66,40 @@ class ClusterProbe(nn.Module):
         """Cosine k-means: minus the mean cosine of each code with its nearest centre."""
         return -self(codes).max(dim=1).values.mean()
 
+    def probabilities(self, codes: torch.Tensor, alpha: float) -> torch.Tensor:
+        """Class probabilities (B, S, h, w) of codes (B, C, h, w): softmax of ``alpha`` times the cosine."""
+        return torch.softmax(alpha * self(codes), dim=1)
 
-def class_probabilities(cosine: torch.Tensor, alpha: float = ALPHA) -> torch.Tensor:
-    """Probabilities (B, S, h, w) from cosines (B, S, h, w)."""
-    return torch.softmax(alpha * cosine, dim=1)
+
+def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean float32 (C,) and axes float32 (C, C) that divide principal components by a power of their deviation.
+
+    Args:
+        codes: float32 (M, C).
+        power: 0 only centres and rotates, 1 makes all components count alike.
+    """
+    mean = codes.mean(dim=0)
+    centred = (codes - mean).double()
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(codes))
+    floor = 1e-3 * variances[-1].clamp(min=1e-12)
+    return mean, (axes * variances.clamp(min=floor) ** (-power / 2)).to(codes.dtype)
+
+
+def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int = 3, steps: int = 30) -> torch.Tensor:
+    """Unit centres float32 (S, C) of ``vectors`` float32 (M, C) of any length, which count by direction alone.
+
+    Args:
+        vectors: float32 (M, C).
+        count: S.
+        seed: of the starts.
+        starts: the best of so many is returned.
+        steps: most iterations of each.
+
+    Raises:
+        UsageError: there are fewer vectors, or fewer distinct ones, than centres.
+    """
+    if len(vectors) < count:
+        raise UsageError(f"{len(vectors)} patches are too few for {count} classes: add photos, or ask for fewer")
+    unit = normalize(vectors, dim=1).cpu().numpy()
+    centres = fill_empty(unit, learn_centres(unit, count, seed, n_init=starts, max_iter=steps))
+    return normalize(torch.from_numpy(centres), dim=1).to(vectors.device)

@@ -14,8 +14,6 @@ from torch.nn.functional import grid_sample, normalize
 TERMS = ("self", "knn", "random")
 """An image with itself, with one that looks alike, and with any other."""
 
-CENTRINGS = ("row", "row_keep_mean", "none")
-
 
 class Pair(NamedTuple):
     """What one term of the loss compares, for each pair of images."""
@@ -26,14 +24,17 @@ class Pair(NamedTuple):
     """float32 (B, P, P) cosine of codes, S of the paper, not yet clamped."""
 
 
-def random_points(batch: int, side: int, like: torch.Tensor) -> torch.Tensor:
+def random_points(batch: int, side: int, device: torch.device) -> torch.Tensor:
     """Places float32 (B, n, n, 2) in [-1, 1], drawn evenly, as `sample` takes them."""
-    return torch.rand(batch, side, side, 2, device=like.device, dtype=torch.float32) * 2 - 1
+    return torch.rand(batch, side, side, 2, device=device) * 2 - 1
 
 
 def sample(grid: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Values (B, D, n, n) of ``grid`` (B, D, h, w) at ``points`` (B, n, n, 2), bilinear between cell centres."""
-    return grid_sample(grid.float(), points, padding_mode="border", align_corners=False)
+    """Values float32 (B, D, n, n) of ``grid`` (B, D, h, w) at ``points`` (B, n, n, 2), bilinear.
+
+    -1 and 1 are the centres of the outermost cells, as in the official code, so every point lies between four cells.
+    """
+    return grid_sample(grid.float(), points, padding_mode="border", align_corners=True)
 
 
 def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -42,17 +43,15 @@ def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bdp,bdq->bpq", a, b)
 
 
-def centre(correspondence: torch.Tensor, how: str) -> torch.Tensor:
+def centre(correspondence: torch.Tensor, centring: str) -> torch.Tensor:
     """Spatial centring of F (B, P, P): it keeps small objects from being lost among what all points share.
 
     ``row`` takes from each point its mean cosine with all points of the other image, as the paper writes it;
     ``row_keep_mean`` then adds the mean of the whole batch, so that terms whose images have little in common stay
-    lower, which is what the official code does and its shifts were found with; ``none`` leaves F as it is.
+    lower, which is what the official code does and its shifts were chosen with.
     """
-    if how == "none":
-        return correspondence
     centred = correspondence - correspondence.mean(dim=2, keepdim=True)
-    return centred + correspondence.mean() if how == "row_keep_mean" else centred
+    return centred + correspondence.mean() if centring == "row_keep_mean" else centred
 
 
 def correspondence_loss(pair: Pair, shift: torch.Tensor | float) -> torch.Tensor:
@@ -68,30 +67,14 @@ def other_image(batch: int, device: torch.device) -> torch.Tensor:
     return (torch.arange(batch, device=device) + step) % batch
 
 
-def compare(
-    features: tuple[torch.Tensor, torch.Tensor], codes: tuple[torch.Tensor, torch.Tensor], centring: str
-) -> Pair:
-    """Compare two batches of images, each at its own points.
-
-    Args:
-        features: (B, D, n, n) of either side, sampled; no gradient flows into them.
-        codes: (B, C, n, n) of either side, sampled.
-        centring: one of `CENTRINGS`.
-    """
-    with torch.no_grad():
-        found = centre(cosines(*features), centring)
-    return Pair(found, cosines(*codes))
-
-
 def all_pairs(
     features: tuple[torch.Tensor, torch.Tensor],
     codes: tuple[torch.Tensor, torch.Tensor],
-    *,
     side: int,
     num_random: int,
     centring: str,
 ) -> dict[str, list[Pair]]:
-    """The pairs of all three terms.
+    """The pairs of all three terms; no gradient flows into ``features``.
 
     Each image is sampled at two sets of points: the first for itself, the second for when it is the other image.
 
@@ -100,19 +83,22 @@ def all_pairs(
         codes: (B, C, h, w) of the same.
         side: n, points are n x n in each image.
         num_random: how often each image is compared with some other of the batch.
-        centring: one of `CENTRINGS`.
+        centring: ``row`` or ``row_keep_mean``, see `centre`.
     """
-    batch = len(features[0])
-    first, second = random_points(batch, side, features[0]), random_points(batch, side, features[0])
+    batch, device = len(features[0]), features[0].device
+    first, second = random_points(batch, side, device), random_points(batch, side, device)
     (f, f_other, f_near), (c, c_other, c_near) = (
-        (sample(own, first), sample(own, second), sample(near, second)) for own, near in (features, codes)
+        (sample(images, first), sample(images, second), sample(near, second)) for images, near in (features, codes)
     )
-    pairs = {
-        "self": [compare((f, f), (c, c), centring)],
-        "knn": [compare((f, f_near), (c, c_near), centring)],
-        "random": [],
+
+    def compare(f_right: torch.Tensor, c_right: torch.Tensor) -> Pair:
+        with torch.no_grad():
+            correspondence = centre(cosines(f, f_right), centring)
+        return Pair(correspondence, cosines(c, c_right))
+
+    others = [other_image(batch, device) for _ in range(num_random)]
+    return {
+        "self": [compare(f, c)],
+        "knn": [compare(f_near, c_near)],
+        "random": [compare(f_other[other], c_other[other]) for other in others],
     }
-    for _ in range(num_random):
-        other = other_image(batch, f.device)
-        pairs["random"].append(compare((f, f_other[other]), (c, c_other[other]), centring))
-    return pairs

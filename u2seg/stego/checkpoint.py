@@ -2,27 +2,24 @@
 
 Shapes: ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes.
 
-A file is a dict that ``torch.load(weights_only=True)`` reads: ``format``, ``method``, ``extractor`` (the node ``{NAME,
-ARGS}`` that built the features), ``features`` (what that extractor said of itself), ``dim``, ``code_dim``,
-``num_classes``, ``head`` (state dict) and ``centres`` (S, C).
+A file is a dict that ``torch.load(weights_only=True)`` reads: ``format`` and the fields of `StuffCheckpoint`.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import torch
 
 from u2seg.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    import torch
+from u2seg.files import in_words, write_bytes
+from u2seg.stego.official import official_head, read_unsafe
 
 FORMAT = "u2seg-stuff-1"
 IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
@@ -34,7 +31,7 @@ class StuffCheckpoint:
     """A head, its classes, and the features they are for."""
 
     method: str
-    """stego, cause, ..."""
+    """The stuff segmenter that uses it: ``stego``, or a plugin's."""
     head: dict[str, torch.Tensor]
     """State dict of `CodeHead`."""
     centres: torch.Tensor
@@ -73,34 +70,18 @@ class StuffCheckpoint:
             )
 
 
-def write_checkpoint(path: str | Path, content: StuffCheckpoint) -> None:
-    """Write ``content`` to ``path``, whole or not at all.
+def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
+    """Write ``checkpoint`` to ``path``, whole or not at all.
 
     Raises:
         UsageError: it can't be written.
     """
-    import torch
-
-    path = Path(path)
-    whole = {
-        "format": FORMAT,
-        "method": content.method,
-        "extractor": content.extractor,
-        "features": content.features,
-        "dim": content.dim,
-        "code_dim": content.code_dim,
-        "num_classes": content.num_classes,
-        "head": {name: tensor.detach().cpu().float() for name, tensor in content.head.items()},
-        "centres": content.centres.detach().cpu().float(),
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(whole, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"{path} can't be written: {str(error).splitlines()[0]}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    head = {name: tensor.detach().cpu().float() for name, tensor in checkpoint.head.items()}
+    plain = replace(checkpoint, head=head, centres=checkpoint.centres.detach().cpu().float())
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **vars(plain)}, content)
+    with in_words(path):
+        write_bytes(path, content.getvalue())
 
 
 def read_checkpoint(path: str | Path) -> StuffCheckpoint:
@@ -110,8 +91,6 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
         UsageError: there is no such file.
         DataError: it is damaged, or something else.
     """
-    import torch
-
     path = Path(path).expanduser()
     if not path.is_file():
         raise UsageError(
@@ -122,40 +101,14 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        from u2seg.pseudo.stuff.stego_official import read_official
-
-        return read_official(path)
+        content = read_unsafe(path)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise DataError(f"{path} can't be read: {' '.join(str(error).split())[:200]}") from error
-    return _of_content(content, path)
-
-
-def _of_content(content: Any, path: Path) -> StuffCheckpoint:
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        return StuffCheckpoint(
-            content["method"], dict(content["head"]), content["centres"], content["features"], content["extractor"]
-        )
-    from u2seg.pseudo.stuff.stego_official import from_state, is_official
-
-    if isinstance(content, Mapping) and is_official(content):
-        return from_state(content["state_dict"], path)
+        return StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
+    official = official_head(content, path)
+    if official is not None:
+        return StuffCheckpoint("stego", **official)
     has_model = isinstance(content, Mapping) and "model" in content
     hint = "; of a training run, give its stuff_final.pth, not model_final.pth" if has_model else ""
     raise DataError(f"{path} holds no learned stuff segmenter{hint}")
-
-
-def to_arrays(content: StuffCheckpoint) -> dict[str, np.ndarray]:
-    """The tensors of ``content`` as arrays by name."""
-    found = {f"head.{name}": tensor.numpy() for name, tensor in content.head.items()}
-    return found | {"centres": content.centres.numpy()}
-
-
-def head_arrays(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """State dict of the head out of what `to_arrays` gave."""
-    import torch
-
-    return {
-        name.removeprefix("head."): torch.from_numpy(np.array(array, np.float32))
-        for name, array in state.items()
-        if name.startswith("head.")
-    }
