@@ -314,6 +314,8 @@ def add_a_class(case):
 
 def number_otherwise(case):
     content = read_json(case.labels)
+    for segment in (s for annotation in content["annotations"] for s in annotation["segments_info"]):
+        segment["category_id"] += 10
     write_json(case.labels, {**content, "categories": [c | {"id": 10 + c["id"]} for c in content["categories"]]})
 
 
