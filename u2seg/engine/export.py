@@ -1,10 +1,10 @@
 """A trained model as one TorchScript file that segments without Detectron2, config or this package.
 
-The network is traced; how masks and stuff become one panoptic map is scripted, since that depends on what is found.
+The network is traced; how masks and stuff become one panoptic map is scripted, since that depends on their values.
 What stays outside is reading and resizing the photo.
 
 Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees; ``C`` semantic classes (1 + S, 0 is "a thing");
-``R`` detections; ``M`` side of their mask grids; ``n`` segments; ``N`` instances.
+``R`` detections; ``M`` side of their mask grids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 
 from u2seg.engine.merging import PanopticMerge
 from u2seg.engine.names import ClassNames
-from u2seg.engine.predictor import ImageLike, Predictor, load_image, resize_for_test, to_tensor
+from u2seg.engine.predictor import ImageLike, Predictor, load_image, to_network
 from u2seg.engine.results import Instances, Prediction, make_prediction
 from u2seg.errors import DataError, UsageError
 from u2seg.files import in_words, replacing
@@ -49,8 +49,9 @@ class Network(nn.Module):
             Boxes float32 (R, 4) in pixels of ``image``; scores float32 (R,); classes int64 (R,) in [0, K); mask
             probabilities float32 (R, M, M); logits float32 (C, at least h, at least w).
         """
-        (found,), (logits,) = self.model.inference([{"image": image}], do_postprocess=False)
-        return found.pred_boxes.tensor, found.scores, found.pred_classes, found.pred_masks[:, 0], logits
+        (detections,), (logits,) = self.model.inference([{"image": image}], do_postprocess=False)
+        masks = detections.pred_masks[:, 0]
+        return detections.pred_boxes.tensor, detections.scores, detections.pred_classes, masks, logits
 
 
 def export_model(predictor: Predictor, path: str | os.PathLike[str], example: ImageLike | None = None) -> Path:
@@ -61,19 +62,20 @@ def export_model(predictor: Predictor, path: str | os.PathLike[str], example: Im
     Args:
         predictor: the model.
         path: the file, written whole or not at all.
-        example: photo to trace with; noise if None. The result does not depend on it as long as something is found.
+        example: photo to trace with; noise if None. The result does not depend on it as long as it has a detection.
 
     Raises:
         UsageError: the file can't be written.
-        DataError: nothing is found in ``example``, so that a part of the network would not be traced.
+        DataError: nothing is detected in ``example``, so that a part of the network would not be traced.
     """
     cfg = predictor.cfg
-    pixels = _noise() if example is None else load_image(example)
-    shown = resize_for_test(_channels(pixels, cfg.INPUT.FORMAT), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    script = _script(predictor, to_tensor(shown).to(cfg.MODEL.DEVICE))
+    if example is None:
+        example = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+    sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    script = _script(predictor, to_network(load_image(example), cfg.INPUT.FORMAT, *sizes).to(cfg.MODEL.DEVICE))
     record = {
         "format": FORMAT,
-        "weights": predictor.source,
+        "weights": cfg.MODEL.WEIGHTS,
         "image_format": cfg.INPUT.FORMAT,
         "shortest": cfg.INPUT.MIN_SIZE_TEST,
         "longest": cfg.INPUT.MAX_SIZE_TEST,
@@ -83,7 +85,7 @@ def export_model(predictor: Predictor, path: str | os.PathLike[str], example: Im
     }
     path = Path(path).expanduser()
     with in_words(path), replacing(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is on its way out, see docs/predict.md
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, see docs/predict.md
         torch.jit.save(script, str(part), _extra_files={RECORD: json.dumps(record)})
     return path
 
@@ -99,7 +101,7 @@ def _script(predictor: Predictor, image: torch.Tensor) -> torch.jit.ScriptModule
         warnings.simplefilter("ignore")
         if not len(network(image)[0]):
             raise DataError(
-                "nothing is found in the photo to trace with, so that the mask head would be left out; give another "
+                "nothing is detected in the photo to trace with, so that the mask head would be left out; give another "
                 "one (--example), or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
             )
         traced = torch.jit.trace(TracingAdapter(network, image), (image,), check_trace=False)
@@ -117,7 +119,7 @@ class ExportedPredictor:
     """An exported file, called as `Predictor` is, with the same kind of result."""
 
     def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
-        """Load a file of `export_model`. Detectron2 is not needed for what is in it.
+        """Load a file of `export_model`.
 
         Args:
             path: the file.
@@ -136,17 +138,14 @@ class ExportedPredictor:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 self.script = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
-            record = json.loads(extra[RECORD])
+            self._record = record = json.loads(extra[RECORD])
             if record["format"] != FORMAT:
-                raise DataError(f"{os.fspath(path)} is of the format {record['format']!r}, not {FORMAT!r}")
-            space = LabelSpace(record["num_things"], record["num_stuff"])
-            self.names = ClassNames(space, {int(index): name for index, name in record["names"].items()})
+                raise ValueError(f"its format is {record['format']!r}, not {FORMAT!r}")
+            self.space, self.device = LabelSpace(record["num_things"], record["num_stuff"]), device
+            self.names = ClassNames(self.space, {int(index): name for index, name in record["names"].items()})
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
             reason = str(error).strip().split("\n")[0][:200]
             raise DataError(f"{os.fspath(path)} is no model of tools/export_model.py: {reason}") from error
-        self.space, self.device, self._record = space, device, record
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Segment one photo.
@@ -154,22 +153,11 @@ class ExportedPredictor:
         Raises:
             DataError: it can't be read, or is no image.
         """
-        pixels = load_image(image)
-        height, width = pixels.shape[:2]
-        record = self._record
-        shown = resize_for_test(_channels(pixels, record["image_format"]), record["shortest"], record["longest"])
+        pixels, record = load_image(image), self._record
+        shown = to_network(pixels, record["image_format"], record["shortest"], record["longest"])
         with torch.no_grad():
-            results: Any = self.script(to_tensor(shown).to(self.device), height, width)
+            results: Any = self.script(shown.to(self.device), *pixels.shape[:2])
         panoptic, categories, scores, boxes, things, thing_scores, masks = (part.cpu().numpy() for part in results)
         names = tuple(self.names[index] for index in things.tolist())
         instances = Instances(masks, boxes, thing_scores, things, names)
-        return make_prediction(pixels, panoptic, categories, scores, instances, self.names)
-
-
-def _channels(image: np.ndarray, image_format: str) -> np.ndarray:
-    """RGB ``image`` uint8 (H, W, 3) in the order of the network."""
-    return image if image_format == "RGB" else image[:, :, ::-1]
-
-
-def _noise() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+        return make_prediction(pixels, panoptic, categories.tolist(), scores.tolist(), instances, self.names)

@@ -5,12 +5,13 @@ in Python, and is held to their results by tests. Method: Panoptic FPN (CVPR 201
 Segmentation (CVPR 2019), section 5.
 
 Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees; ``C`` semantic classes (1 + S, 0 is "a thing");
-``R`` detections; ``M`` side of their mask grids; ``n`` segments; ``N`` detections whose box is not empty.
+``n`` segments; ``N`` detections whose box is not empty.
 """
 
 # TorchScript reads annotations as they are written, so no `from __future__ import annotations` here.
 
 import torch
+from detectron2.layers.mask_ops import paste_masks_in_image
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -50,14 +51,12 @@ class PanopticMerge(nn.Module):
             pixels; category ids int64 (N,); scores float32 (N,); masks bool (N, H, W).
         """
         boxes, scores, classes, grids, logits = self.network(image)
-        size = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
-        scale = torch.tensor(
-            [width / image.shape[2], height / image.shape[1]], dtype=boxes.dtype, device=boxes.device
-        ).repeat(2)
-        boxes = torch.minimum((boxes * scale).clamp(min=0), size)
+        scale = torch.tensor([width / image.shape[2], height / image.shape[1]], dtype=boxes.dtype, device=boxes.device)
+        size = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+        boxes = torch.minimum((boxes * scale.repeat(2)).clamp(min=0), size.repeat(2))
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-        masks = paste_masks(grids[kept], boxes, height, width)
+        masks = paste_masks_in_image(grids[kept], boxes, (height, width)).to(torch.bool)
         logits = logits[:, : image.shape[1], : image.shape[2]].unsqueeze(0)
         logits = F.interpolate(logits, size=[height, width], mode="bilinear", align_corners=False)[0]
         panoptic, categories, segment_scores = self.merge(scores, classes, masks, logits)
@@ -80,25 +79,20 @@ class PanopticMerge(nn.Module):
         panoptic = torch.zeros(logits.shape[1], logits.shape[2], dtype=torch.int32, device=logits.device)
         categories: list[int] = []
         segment_scores: list[float] = []
-        for place in torch.argsort(-scores):
-            if float(scores[place]) < self.min_score:
+        for index in torch.argsort(-scores):
+            if float(scores[index]) < self.min_score:
                 break
-            mask = masks[place]
+            mask = masks[index]
+            free = mask & (panoptic == 0)
             area = int(mask.sum())
-            if area == 0:
+            if area == 0 or (area - int(free.sum())) / area > self.overlap:
                 continue
-            covered = int((mask & (panoptic > 0)).sum())
-            if covered / area > self.overlap:
-                continue
-            categories.append(int(classes[place]) + 1)
-            segment_scores.append(float(scores[place]))
-            panoptic[mask & (panoptic == 0)] = len(categories)
+            categories.append(int(classes[index]) + 1)
+            segment_scores.append(float(scores[index]))
+            panoptic[free] = len(categories)
         semantic = logits.argmax(dim=0)
         probabilities = logits.softmax(dim=0)
-        present = torch.bincount(semantic.flatten(), minlength=logits.shape[0])
         for label in range(1, logits.shape[0]):
-            if int(present[label]) == 0:
-                continue
             region = (semantic == label) & (panoptic == 0)
             area = int(region.sum())
             if area == 0 or area < self.stuff_area:
@@ -106,31 +100,8 @@ class PanopticMerge(nn.Module):
             categories.append(self.num_things + label)
             segment_scores.append(float(probabilities[label][region].mean()))
             panoptic[region] = len(categories)
-        device = logits.device
         return (
             panoptic,
-            torch.tensor(categories, dtype=torch.int64, device=device),
-            torch.tensor(segment_scores, dtype=torch.float32, device=device),
+            torch.tensor(categories, dtype=torch.int64, device=logits.device),
+            torch.tensor(segment_scores, dtype=torch.float32, device=logits.device),
         )
-
-
-def paste_masks(grids: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bring each mask from its box to the photo: bool (N, H, W).
-
-    Args:
-        grids: float32 (N, M, M) probabilities at the centres of M x M cells of a box.
-        boxes: float32 (N, 4) left, top, right, bottom in pixels, none empty.
-        height: H.
-        width: W.
-    """
-    masks = torch.zeros(grids.shape[0], height, width, dtype=torch.bool, device=grids.device)
-    rows = torch.arange(height, device=grids.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(width, device=grids.device, dtype=torch.float32) + 0.5
-    for i in range(grids.shape[0]):
-        left, top, right, bottom = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-        y = (rows - top) / (bottom - top) * 2 - 1
-        x = (columns - left) / (right - left) * 2 - 1
-        places = torch.stack([x.unsqueeze(0).expand(height, -1), y.unsqueeze(1).expand(-1, width)], dim=2)
-        values = F.grid_sample(grids[i].unsqueeze(0).unsqueeze(0), places.unsqueeze(0), align_corners=False)
-        masks[i] = values[0, 0] >= 0.5
-    return masks
