@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from predictor_model import THINGS, make_photo, save_weights
 
-from u2seg.engine.export import ExportedPredictor, export_model
-from u2seg.engine.merging import PanopticMerge
+from u2seg.engine.export import ExportedPredictor, PanopticMerge, export_model
 from u2seg.engine.predictor import Predictor
 from u2seg.errors import DataError, UsageError
 

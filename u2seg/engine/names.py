@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from u2seg.errors import DataError, UsageError, lookup
@@ -103,7 +104,7 @@ def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy:
     """
     from u2seg.evaluation.saved import FORMAT
 
-    content = read_json_object(path)
+    content = read_json_object(Path(path))
     if content.get("format") != FORMAT:
         raise DataError(f"{path} is no matching saved by --save-matching")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import fit_to_devices, get_cfg
 from u2seg.engine.run import class_counts_from_weights
+from u2seg.engine.weights import local_file
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.registry import register_detectron2
 
@@ -42,11 +42,9 @@ def complete_config(cfg: CfgNode) -> CfgNode:
         full.merge_from_other_cfg(cfg)
     except (KeyError, ValueError, AssertionError) as error:
         raise UsageError(f"config: {error.args[0] if error.args else error}") from error
-    weights = full.MODEL.WEIGHTS
-    if not weights:
+    if not full.MODEL.WEIGHTS:
         raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
-    if "://" not in weights and not Path(weights).is_file():
-        raise UsageError(f"weights {weights!r} do not exist: give MODEL.WEIGHTS the file of a trained model")
+    local_file(full.MODEL.WEIGHTS)  # or say here what is missing, before anything is built
     if not full.MODEL.MASK_ON:
         raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment; set it to True")
     if full.INPUT.FORMAT not in ("RGB", "BGR"):
