@@ -9,7 +9,6 @@ import torch
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import fit_to_devices, get_cfg
 from u2seg.engine.run import class_counts_from_weights
-from u2seg.engine.weights import local_file
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.registry import register_detectron2
 
@@ -44,7 +43,6 @@ def complete_config(cfg: CfgNode) -> CfgNode:
         raise UsageError(f"config: {error.args[0] if error.args else error}") from error
     if not full.MODEL.WEIGHTS:
         raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
-    local_file(full.MODEL.WEIGHTS)  # or say here what is missing, before anything is built
     if not full.MODEL.MASK_ON:
         raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment; set it to True")
     if full.INPUT.FORMAT not in ("RGB", "BGR"):
