@@ -1,15 +1,13 @@
 import numpy as np
 import pytest
-from evaluation_data import write_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import DataError
-from u2seg.evaluation import png
-from u2seg.evaluation.overlap import OverlapReader, image_overlap, overlap_table
 from u2seg.evaluation.runs import encode_masks, encode_segments
-from u2seg.panoptic import read_ids
+from u2seg.evaluation.tables import compare_maps, overlap_table
+from u2seg.panoptic import SegmentInfo
 
 LARGE = 256**3 - 1
 
@@ -47,42 +45,9 @@ def test_table_names_an_unlisted_id_and_another_size():
 
 def test_listed_prediction_without_pixels_is_refused():
     ids = np.ones((2, 2), int)
-    info = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 1}]
+    info = [SegmentInfo(1, 1, True), SegmentInfo(2, 1, True)]
     with pytest.raises(DataError, match="no pixel of segment id 2"):
-        image_overlap(ids, ids, info[:1], info, OverlapReader(frozenset(), frozenset()))
-
-
-def test_png_ids_survive_the_round_trip(tmp_path):
-    ids = np.random.default_rng(0).integers(0, LARGE + 1, (17, 23))
-    write_png(tmp_path / "a.png", ids)
-    assert np.array_equal(read_ids(tmp_path / "a.png"), ids)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 2), (480, 640), (7, 31)])
-def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
-    pytest.importorskip("kornia_rs")
-    ids = np.random.default_rng(1).integers(0, LARGE + 1, size)
-    write_png(tmp_path / "a.png", ids)
-    fast = png.read_ids(tmp_path / "a.png")
-    monkeypatch.setattr(png, "_fast_reader", lambda: None)
-    assert np.array_equal(fast, png.read_ids(tmp_path / "a.png"))
-    assert np.array_equal(fast, ids)
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_bad_pngs_are_told_in_words(fast, tmp_path, monkeypatch):
-    if not fast:
-        monkeypatch.setattr(png, "_fast_reader", lambda: None)
-    from PIL import Image
-
-    Image.new("L", (3, 3)).save(tmp_path / "grey.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DataError, match="mode is L, not RGB"):
-        read_ids(tmp_path / "grey.png")
-    with pytest.raises(DataError, match="can't be read"):
-        read_ids(tmp_path / "broken.png")
-    with pytest.raises(DataError, match="there is no file"):
-        read_ids(tmp_path / "absent.png")
+        compare_maps(ids, ids, info[:1], info)
 
 
 @settings(deadline=None, max_examples=40)
