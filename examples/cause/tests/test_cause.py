@@ -68,6 +68,16 @@ def test_u2seg_finds_the_segmenter_in_this_distribution():
     assert offer.distribution.startswith("u2seg-cause ")
 
 
+def test_its_keys_come_to_configs_of_training_alone():
+    from u2seg.config import get_pseudo_cfg
+    from u2seg.plugins.registry import add_plugin_config
+
+    labels = get_pseudo_cfg()
+    add_plugin_config(labels)
+    assert "CAUSE" not in labels
+    assert get_cfg().CAUSE.NUM_CONCEPTS == 2048
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_configs_have_the_decay_and_clipping_of_the_authors(path):
     cfg = get_cfg()
@@ -87,6 +97,23 @@ def test_a_resumed_run_ends_as_an_unbroken_one_and_its_checkpoint_labels_stuff(w
     segmenter = CauseStuff(num_classes=5, checkpoint=str(tmp_path / "half" / "stuff_final.pth"))
     check_stuff_segmenter(segmenter, dim=192)
     check_picklable(segmenter)
+
+
+def test_each_anchor_is_kept_from_being_its_own_positive(world, tmp_path, monkeypatch):
+    import u2seg_cause.model
+
+    cfg = config(world, tmp_path)
+    cfg.STEGO.DROPOUT = 0.0
+    trainer = trainer_class(cfg)(cfg)
+    trainer.resume_or_load(resume=False)
+    seen = []
+    monkeypatch.setattr(u2seg_cause.model, "contrast", lambda *args: seen.append(args) or args[0].sum())
+    trainer.model(next(iter(trainer.data_loader)))
+    anchors, others, positive, _, _ = seen[0]
+    own = (anchors @ others.T) > 1 - 1e-5  # the slow head is the head's copy still
+    assert own.any(dim=1).all()
+    assert not (own & positive).any()
+    assert positive.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
