@@ -17,6 +17,8 @@ EXTRAS = {
     "dask": ["dask[distributed]>=2024.8"],
     # COCO scores some 20 times faster, to the same last digit.
     "fast": ["hotcoco>=1.3.0", "kornia-rs>=0.2.0"],
+    # Films in tools/demo.py.
+    "video": ["av>=15.0"],
     # The photos of tools/quickstart.sh.
     "photos": ["scikit-image>=0.24"],
     # What Detectron2 itself needs; it is installed apart, see README.

@@ -70,12 +70,10 @@ def main() -> int:
     """Run the tool."""
     args = parse()
     from u2seg.errors import UsageError
-    from u2seg.evaluation.comparison import VoteThresholds
     from u2seg.evaluation.labels import LabelPaths, Request, evaluate_labels
-    from u2seg.evaluation.matching import DEFAULT_POLICIES
+    from u2seg.evaluation.matching import DEFAULT_POLICIES, VoteThresholds
     from u2seg.evaluation.report import as_json, render
-    from u2seg.evaluation.saved import write_json
-    from u2seg.runtime import Progress
+    from u2seg.files import in_words, write_json
 
     if not args.fit_on and (args.fit_gt or args.fit_gt_dir):
         raise UsageError("--fit-gt and --fit-gt-dir describe --fit-on, which is missing")
@@ -85,7 +83,7 @@ def main() -> int:
         policies=args.policies.split(",") if args.policies else DEFAULT_POLICIES,
         things=args.gt_things,
         stuff=args.gt_stuff,
-        votes=VoteThresholds(args.paper_box_iou, args.paper_score, args.paper_stuff_iou),
+        thresholds=VoteThresholds(args.paper_box_iou, args.paper_score, args.paper_stuff_iou),
         fit_on=fit_on,
         matching=args.matching,
         save_matching=args.save_matching,
@@ -95,10 +93,11 @@ def main() -> int:
         workers=args.workers,
         backend=args.coco_library,
     )
-    report = evaluate_labels(request, Progress)
+    report = evaluate_labels(request)
     print(render(report, args.per_class))
     if args.json:
-        write_json(args.json, as_json(report))
+        with in_words(args.json):
+            write_json(args.json, as_json(report))
     return 0
 
 

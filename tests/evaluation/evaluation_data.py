@@ -175,20 +175,40 @@ def write_pseudo(labels, folder, instances=False):
     return folder
 
 
+def infos(labels):
+    """The segments of each photo as the package holds them."""
+    from u2seg.panoptic import SegmentInfo
+
+    kinds = {entry["id"]: bool(entry["isthing"]) for entry in labels.categories}
+    for info in labels.infos:
+        yield [
+            SegmentInfo(s["id"], s["category_id"], kinds[s["category_id"]], bool(s["iscrowd"]), s.get("score", 1.0))
+            for s in info
+        ]
+
+
 def compare(truth, pseudo, things="category", stuff="supercategory"):
     """A Comparison straight from memory."""
-    from u2seg.evaluation.comparison import Comparison, VoteThresholds
-    from u2seg.evaluation.dataset import Category, PanopticSet
-    from u2seg.evaluation.overlap import OverlapReader, image_overlap
+    from u2seg.evaluation.comparison import Comparison
+    from u2seg.evaluation.matching import VoteThresholds
+    from u2seg.evaluation.tables import SetTable, compare_maps
     from u2seg.evaluation.taxonomy import Taxonomy
+    from u2seg.panoptic import Category, PanopticDataset
 
     sets = []
     for labels in (truth, pseudo):
         ordered = sorted(labels.categories, key=lambda entry: entry["id"])
-        known = tuple(Category(e["id"], e["name"], e["supercategory"], bool(e["isthing"])) for e in ordered)
-        sets.append(PanopticSet("memory", known, (), {}, {}))
+        known = (Category(e["id"], e["name"], e["supercategory"], bool(e["isthing"]), (0, 0, 0)) for e in ordered)
+        sets.append(PanopticDataset(Path("memory"), Path(), Path(), tuple(known), ()))
     gt, guess = sets
-    reader = OverlapReader(frozenset(gt.clusters(True)), frozenset(guess.clusters(True)))
-    columns = (truth.maps, pseudo.maps, truth.infos, pseudo.infos)
-    images = [image_overlap(a, b, c, d, reader) for a, b, c, d in zip(*columns, strict=True)]
-    return Comparison.of(images, guess, Taxonomy.of(gt, things, stuff), VoteThresholds())
+    columns = (truth.maps, pseudo.maps, infos(truth), infos(pseudo))
+    table = SetTable.join([compare_maps(*photo) for photo in zip(*columns, strict=True)])
+    things_of, stuff_of = (tuple(category.id for category in part) for part in (guess.things, guess.stuff))
+    return Comparison(table, Taxonomy.of(gt, things, stuff), things_of, stuff_of, VoteThresholds())
+
+
+def fit_itself(comparison):
+    """A matching fitted on the photos that it scores."""
+    from u2seg.evaluation.fitting import SetFit
+
+    return SetFit(comparison, comparison)

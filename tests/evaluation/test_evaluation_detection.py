@@ -56,7 +56,7 @@ def pycocotools_stats(given, kind):
     with contextlib.redirect_stdout(io.StringIO()):
         gt.createIndex()
         keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
-        found = gt.loadRes([{key: e[key] for key in keys} for e in given.found])
+        found = gt.loadRes([{key: e[key] for key in keys} for e in given.detections])
         evaluator = COCOeval(gt, found, kind)
         evaluator.evaluate()
         evaluator.accumulate()
@@ -87,10 +87,10 @@ def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_brief_figures_are_those_of_the_whole_summary(kind, backend):
     given = objects(3)
-    crowded = [{**given.found[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
+    crowded = [{**given.detections[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
     mixed = [
         [{**entry, "category_id": 1 + number % 3} for number, entry in enumerate(part)]
-        for part in (given.truth, [*given.found, *crowded])
+        for part in (given.truth, [*given.detections, *crowded])
     ]
     given = DetectionSet(given.images, *mixed)
     whole, brief = (detection_scores(given, kind, backend, brief=brief) for brief in (False, True))

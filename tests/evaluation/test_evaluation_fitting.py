@@ -2,14 +2,21 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_data import Labels, compare, permuted, random_pseudo, random_truth
+from evaluation_data import Labels, compare, fit_itself, permuted, random_pseudo, random_truth
 
 from u2seg.errors import DataError, UsageError
-from u2seg.evaluation.control import is_close, score_policy
-from u2seg.evaluation.fitting import FoldFit, OtherFit, SavedFit, SelfFit
-from u2seg.evaluation.matching import DEFAULT_POLICIES, MANY_TO_ONE, ONE_TO_ONE, U2SEG_PAPER
+from u2seg.evaluation.fitting import FoldFit, SavedFit, SetFit, is_close, score_policy
+from u2seg.evaluation.matching import (
+    DEFAULT_POLICIES,
+    MANY_TO_ONE,
+    ONE_TO_ONE,
+    U2SEG_PAPER,
+    VoteThresholds,
+    paired_box_iou,
+    stuff_votes,
+    thing_votes,
+)
 from u2seg.evaluation.saved import load_matching, save_matching
-from u2seg.evaluation.votes import Voters, paired_box_iou, stuff_votes, thing_votes
 
 
 @pytest.fixture
@@ -28,30 +35,30 @@ def subset(labels, chosen):
     return part
 
 
-def test_shuffling_deals_the_same_ids_within_things_and_stuff(noisy):
+def test_shuffling_keeps_the_ids_within_things_and_stuff(noisy):
     comparison = compare(*noisy)
-    dealt = comparison.shuffled(0)
+    shuffled = comparison.shuffled(0)
     for kind in (True, False):
-        own = comparison.overlaps.pred.isthing == kind
-        assert sorted(dealt[own]) == sorted(comparison.cluster[own])
-        assert not np.array_equal(dealt[own], comparison.cluster[own])
-    assert np.array_equal(dealt, comparison.shuffled(0))
-    assert not np.array_equal(dealt, comparison.shuffled(1))
+        own = comparison.table.pred["isthing"] == kind
+        assert sorted(shuffled[own]) == sorted(comparison.cluster[own])
+        assert not np.array_equal(shuffled[own], comparison.cluster[own])
+    assert np.array_equal(shuffled, comparison.shuffled(0))
+    assert not np.array_equal(shuffled, comparison.shuffled(1))
 
 
 def test_control_is_far_below_permuted_truth_and_near_random_clusters(noisy):
     truth, pseudo = noisy
     perfect = compare(truth, permuted(truth, np.random.default_rng(0)), stuff="category")
-    good = score_policy(SelfFit(perfect), MANY_TO_ONE, range(5))
+    good = score_policy(fit_itself(perfect), MANY_TO_ONE, range(5))
     assert good.figures["PQ"] == pytest.approx(100)
     assert good.control["PQ"] < 60
     assert good.close_to_chance() == []
-    by_chance = score_policy(SelfFit(compare(truth, pseudo)), MANY_TO_ONE, range(5))
+    by_chance = score_policy(fit_itself(compare(truth, pseudo)), MANY_TO_ONE, range(5))
     assert "PQ" in by_chance.close_to_chance()
 
 
 def test_no_seeds_no_control(noisy):
-    scores = score_policy(SelfFit(compare(*noisy)), ONE_TO_ONE, range(0))
+    scores = score_policy(fit_itself(compare(*noisy)), ONE_TO_ONE, range(0))
     assert scores.control == {}
     assert scores.close_to_chance() == []
 
@@ -73,29 +80,29 @@ def test_fold_fit_equals_fitting_each_fold_by_hand(noisy):
             others = np.flatnonzero(fold != held_out)
             learnt = compare(subset(truth, others), subset(pseudo, others))
             of_cluster = dict(
-                zip(learnt.overlaps.pred.category.tolist(), SelfFit(learnt).classes(policy).tolist(), strict=True)
+                zip(learnt.table.pred["category"].tolist(), fit_itself(learnt).classes(policy).tolist(), strict=True)
             )
-            own = fold[comparison.overlaps.pred_image] == held_out
-            expected[own] = [of_cluster.get(c, -1) for c in comparison.overlaps.pred.category[own].tolist()]
+            own = fold[comparison.table.pred["image"]] == held_out
+            expected[own] = [of_cluster.get(c, -1) for c in comparison.table.pred["category"][own].tolist()]
         assert np.array_equal(FoldFit(comparison, 2).classes(policy), expected)
 
 
 def test_folds_out_of_range_are_refused(noisy):
     for folds in (1, 21, -3):
-        with pytest.raises(UsageError, match="--folds takes 2"):
+        with pytest.raises(UsageError, match=r"--folds \(TEST.MATCHING.FOLDS\) takes 2"):
             FoldFit(compare(*noisy), folds)
 
 
 def test_fit_on_itself_is_the_self_fit_and_other_clusters_are_refused(noisy):
     truth, pseudo = noisy
     comparison = compare(truth, pseudo)
-    other = OtherFit(comparison, compare(truth, pseudo), "other")
+    other = SetFit(comparison, compare(truth, pseudo), "other")
     for policy in (*DEFAULT_POLICIES, U2SEG_PAPER):
-        assert np.array_equal(other.classes(policy), SelfFit(comparison).classes(policy))
-        assert np.array_equal(other.classes(policy, 3), SelfFit(comparison).classes(policy, 3))
+        assert np.array_equal(other.classes(policy), fit_itself(comparison).classes(policy))
+        assert np.array_equal(other.classes(policy, 3), fit_itself(comparison).classes(policy, 3))
     fewer = compare(truth, random_pseudo(np.random.default_rng(0), truth, num_things=3))
     with pytest.raises(DataError, match="3 thing and 4 stuff clusters, the one to score 5 thing and 4 stuff"):
-        OtherFit(comparison, fewer, "other")
+        SetFit(comparison, fewer, "other")
 
 
 def test_saved_matching_comes_back(noisy, tmp_path):
@@ -104,7 +111,7 @@ def test_saved_matching_comes_back(noisy, tmp_path):
     save_matching(tmp_path / "m.json", comparison, policies, "here")
     saved = SavedFit(comparison, load_matching(tmp_path / "m.json", comparison), "m.json")
     for policy in policies:
-        assert np.array_equal(saved.classes(policy), SelfFit(comparison).classes(policy))
+        assert np.array_equal(saved.classes(policy), fit_itself(comparison).classes(policy))
     counts = json.loads((tmp_path / "m.json").read_text())["policies"][MANY_TO_ONE]["counts"]
     assert sum(entry[2] for entry in counts) == comparison.counts(MANY_TO_ONE, comparison.cluster).sum()
     assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
@@ -131,16 +138,13 @@ def test_matchings_that_do_not_fit_are_refused(noisy, tmp_path):
         load_matching(file, comparison)
 
 
-def voters(overlaps):
-    own = np.flatnonzero(overlaps.pred.isthing)
-    return Voters(own, overlaps.pred_image[own], overlaps.pred.box[own], overlaps.pred.score[own])
-
-
 def test_votes_equal_loops_over_segments(noisy):
     truth, pseudo = noisy
     comparison = compare(truth, pseudo)
-    overlaps, gt_class = comparison.overlaps, comparison.gt_class
-    things, stuff = thing_votes(overlaps, gt_class, voters(overlaps), 0.5, 0.3), stuff_votes(overlaps, gt_class, 0.15)
+    table, gt_class = comparison.table, comparison.gt_class
+    voters = np.flatnonzero(table.pred["isthing"])
+    things = thing_votes(table, gt_class, table.pred[voters], voters, VoteThresholds(0.5, 0.3))
+    stuff = stuff_votes(table, gt_class, 0.15)
     expected_things, expected_stuff, start = [], [], 0
     kinds = {entry["id"]: entry["isthing"] for entry in (*truth.categories,)}
     clusters = {entry["id"]: entry["isthing"] for entry in pseudo.categories}
@@ -167,8 +171,8 @@ def test_votes_equal_loops_over_segments(noisy):
         start += len(info)
     assert len(expected_things) > 5
     assert len(expected_stuff) > 5
-    assert sorted(zip(things.pred.tolist(), things.target.tolist(), strict=True)) == sorted(expected_things)
-    assert sorted(zip(stuff.pred.tolist(), stuff.target.tolist(), strict=True)) == sorted(expected_stuff)
+    assert sorted(things[["member", "target"]].tolist()) == sorted(expected_things)
+    assert sorted(stuff[["member", "target"]].tolist()) == sorted(expected_stuff)
 
 
 def test_box_iou_of_boxes_that_only_touch_is_zero():

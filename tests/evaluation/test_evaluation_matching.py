@@ -2,12 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
-from evaluation_data import compare, permuted, random_pseudo, random_truth
+from evaluation_data import compare, fit_itself, permuted, random_pseudo, random_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from u2seg.errors import UsageError
-from u2seg.evaluation.fitting import SelfFit
 from u2seg.evaluation.matching import (
     DEFAULT_POLICIES,
     MANY_TO_ONE,
@@ -89,7 +88,7 @@ def test_permuted_truth_scores_100_under_every_policy(seed):
     truth = random_truth(rng)
     comparison = compare(truth, permuted(truth, rng), stuff="category")
     for policy in DEFAULT_POLICIES:
-        figures = comparison.figures(SelfFit(comparison).classes(policy))
+        figures = comparison.figures(fit_itself(comparison).classes(policy))
         assert all(np.isnan(v) or v == pytest.approx(100, abs=1e-9) for v in figures.values()), (policy, figures)
 
 
@@ -99,7 +98,7 @@ def test_majority_has_the_best_pixel_accuracy_and_perfect_classes_a_better_one(s
     rng = np.random.default_rng(seed)
     truth = random_truth(rng)
     comparison = compare(truth, random_pseudo(rng, truth))
-    fit = SelfFit(comparison)
+    fit = fit_itself(comparison)
     many, one, both = (comparison.figures(fit.classes(policy))["pixel_accuracy"] for policy in DEFAULT_POLICIES)
     best = comparison.figures(comparison.best_classes())["pixel_accuracy"]
     assert one <= both + 1e-9 <= many + 2e-9 <= best + 3e-9

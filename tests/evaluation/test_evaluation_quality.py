@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from panopticapi.evaluation import pq_compute, pq_compute_single_core
 
-from u2seg.evaluation.joined import VOID
+from u2seg.evaluation.tables import VOID
 
 CLOSE = {"rel": 0, "abs": 1e-12}
 
@@ -20,7 +20,7 @@ def oracle_labels(comparison, truth, pseudo, pred_class):
         {"id": i, "name": name, "supercategory": "", "isthing": int(i in things)}
         for i, name in enumerate(taxonomy.names)
     ]
-    of_cluster = dict(zip(comparison.overlaps.pred.category.tolist(), pred_class.tolist(), strict=True))
+    of_cluster = dict(zip(comparison.table.pred["category"].tolist(), pred_class.tolist(), strict=True))
     of_cluster = {key: None if value == VOID else value for key, value in of_cluster.items()}
     of_category = dict(taxonomy.class_of)
     return relabelled(truth, of_category, things, known), relabelled(pseudo, of_cluster, things, known)

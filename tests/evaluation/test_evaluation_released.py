@@ -12,10 +12,10 @@ from evaluation_model import evaluator, model_outputs, oracle_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from u2seg.evaluation.joined import VOID
 from u2seg.evaluation.matching import MANY_TO_ONE, U2SEG_PAPER
 from u2seg.evaluation.outputs import _largest_channel
-from u2seg.evaluation.regions import renamed_in_place
+from u2seg.evaluation.semantic import renamed_in_place
+from u2seg.evaluation.tables import VOID
 from u2seg.structures import LabelSpace
 
 SPACE = LabelSpace(5, 4)
@@ -100,21 +100,17 @@ def test_only_the_papers_policy_has_the_heads_figures(case):
     assert not any("sem_seg" in name or "released" in name for name in results[MANY_TO_ONE])
 
 
-def test_dealt_stuff_segments_follow_the_heads_regions(case):
+def test_shuffled_stuff_segments_follow_the_heads_regions(case):
     run = case[3]
-    comparison = run._comparison(run._done)
-    regions, segments = comparison.regions, comparison.overlaps.pred
-    start = len(segments) + len(comparison.detections)
-    dealt = comparison.shuffled(0)
-    assert sorted(dealt[start:]) == sorted(comparison.cluster[start:])
-    assert not np.array_equal(dealt[start:], comparison.cluster[start:])
-    place = {
-        key: start + i
-        for i, key in enumerate(zip(regions.pred_image.tolist(), regions.pred.category.tolist(), strict=True))
-    }
-    for index in np.flatnonzero(~segments.isthing).tolist():
-        origin = place[int(comparison.overlaps.pred_image[index]), int(segments.category[index])]
-        assert dealt[index] == dealt[origin]
+    comparison = run.compare(run._images)
+    regions, segments = comparison.regions.pred, comparison.table.pred
+    start = comparison.starts[1]
+    shuffled = comparison.shuffled(0)
+    assert sorted(shuffled[start:]) == sorted(comparison.cluster[start:])
+    assert not np.array_equal(shuffled[start:], comparison.cluster[start:])
+    place = {key: start + i for i, key in enumerate(regions[["image", "category"]].tolist())}
+    for index in np.flatnonzero(~segments["isthing"]).tolist():
+        assert shuffled[index] == shuffled[place[segments[index][["image", "category"]].item()]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -134,7 +130,7 @@ def test_renaming_in_place_equals_renaming_a_map(seed, clusters, classes):
 def test_stuff_segments_of_one_class_stay_several_in_the_papers_pq():
     truth = random_truth(np.random.default_rng(1), photos=10)
     comparison = compare(truth, random_pseudo(np.random.default_rng(1), truth))
-    classes = np.where(comparison.overlaps.pred.isthing, VOID, len(comparison.taxonomy) - 1)
+    classes = np.where(comparison.table.pred["isthing"], VOID, len(comparison.taxonomy) - 1)
     joined, several = (comparison.class_counts(classes, policy) for policy in (MANY_TO_ONE, U2SEG_PAPER))
     stuff = int((classes != VOID).sum())
     assert (several.tp + several.fp).sum() > (joined.tp + joined.fp).sum()

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
-from evaluation_data import compare, random_pseudo, random_truth
+from evaluation_data import compare, fit_itself, random_pseudo, random_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from u2seg.evaluation.fitting import SelfFit
 
 
 def counted(comparison, truth, pseudo, classes_of_pred, chosen):
@@ -36,7 +34,7 @@ def test_semantic_figures_equal_whole_maps(seed, policy):
     truth = random_truth(rng, photos=4)
     pseudo = random_pseudo(rng, truth)
     comparison = compare(truth, pseudo)
-    classes = SelfFit(comparison).classes(policy)
+    classes = fit_itself(comparison).classes(policy)
     figures = comparison.figures(classes)
     isthing = comparison.taxonomy.isthing
     for suffix, chosen in (("", np.ones_like(isthing)), ("_stuff", ~isthing)):

@@ -66,7 +66,7 @@ def test_permuted_truth_scores_100_from_files(tmp_path, truth, options):
         assert set(np.round(list(entry["figures"].values()), 9)) == {100.0}
         assert entry["control_mean"]["PQ"] < 70
         assert {kind["PQ"] for kind in entry["per_class"]} == {100.0}
-    assert out.count("  by chance") == 6
+    assert out.count("- by chance") == 6
     assert "best and worst of 8 classes" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gt", "gt.json", "pseudo", "r.json"]
 
@@ -114,8 +114,8 @@ def test_photos_on_one_side_only_are_counted(tmp_path, truth, options, main):
     code, out, _ = main(*options)
     assert code == 0
     assert "11 photos scored" in out
-    assert "left out: 1 photos with human labels only, such as photo 000" in out
-    assert "left out: 1 photos with pseudo labels only, such as unknown" in out
+    assert "left out: 1 photos with human labels only, such as photo 000.jpg" in out
+    assert "left out: 1 photos with pseudo labels only, such as elsewhere/unknown.jpg" in out
 
 
 def broken_json(folder):
@@ -161,10 +161,6 @@ def wrong_kind(folder):
     edit(folder, lambda content: [s.update(isthing=7 - 7) for s in content["annotations"][0]["segments_info"]])
 
 
-def twins(folder):
-    edit(folder, lambda content: content["images"][0].update(file_name="elsewhere/photo 001.png"))
-
-
 def strangers(folder):
     edit(folder, lambda content: [image.update(file_name=f"x{image['id']}") for image in content["images"]])
 
@@ -174,17 +170,16 @@ def bad_instances(folder):
 
 
 FAULTS = {
-    broken_json: "panoptic.json is no JSON",
-    no_panoptic: "holds no panoptic.json; is it the --output",
+    broken_json: "panoptic.json can't be read as JSON",
+    no_panoptic: "holds no panoptic.json; tools/generate_pseudo.py makes one",
     instances_for_panoptic: "category 'cluster_1' has no 'isthing'",
-    missing_png: "photo 'photo 000': there is no file",
-    other_size: "photo 'photo 000': its label is 6 x 5 pixels, the ground truth 40 x 30",
+    missing_png: "photo 'photo 000.jpg': there is no file",
+    other_size: "photo 000.png has 6 x 5 pixels (width x height), panoptic.json says 40 x 30",
     unlisted_id: "the PNG of its label holds segment id 12345, which the JSON does not list",
     strange_category: "has category_id 999, not in 'categories'",
     wrong_kind: "disagree on 'isthing'",
-    twins: "1 photos can't be told apart by file name",
     strangers: "no photo of",
-    bad_instances: "is no COCO instances JSON: KeyError 'segmentation'",
+    bad_instances: "is no COCO instances JSON: KeyError 'category_id'",
 }
 
 
@@ -203,9 +198,9 @@ def test_faults_are_one_line_and_exit_2(fault, tmp_path, truth, options, main):
     [
         (["--policies", "many_to_on"], "Did you mean 'many_to_one'"),
         (["--gt-stuff", "coarse"], "no level of classes named 'coarse'"),
-        (["--folds", "1"], "--folds takes 2 to the number of photos (12), not 1"),
+        (["--folds", "1"], "--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos (12), not 1"),
         (["--seeds", "-1"], "--seeds takes 0 or more"),
-        (["--gt-dir", "absent"], "there is no folder absent"),
+        (["--gt-dir", "absent"], "there is no directory absent"),
         (["--gt", "absent.json"], "there is no file absent.json"),
         (["--pseudo", "absent"], "there is no directory absent"),
         (["--matching", "absent.json"], "there is no file absent.json"),

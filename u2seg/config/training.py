@@ -90,8 +90,6 @@ def add_stego_keys(cfg: CfgNode) -> None:
     stego.MIN_CROP = 64
     # Neighbours of a crop that one is drawn from in each step.
     stego.NUM_NEIGHBOURS = 7
-    # "exact", "faiss", or "auto": faiss where it is installed.
-    stego.NEIGHBOUR_SEARCH = "auto"
 
     # Channels of a code (paper: 70 for ViT-S, 90 for ViT-B).
     stego.CODE_DIM = 70
@@ -110,7 +108,7 @@ def add_stego_keys(cfg: CfgNode) -> None:
     # Other images of the batch that each is compared with.
     stego.NUM_RANDOM = 5
     # "row_keep_mean" (each point's mean is taken away, the batch's mean is added back: what the official code does and
-    # its shifts were found with), "row" (nothing is added back) or "none".
+    # its shifts were chosen with) or "row" (nothing is added back).
     stego.CENTRING = "row_keep_mean"
     stego.WEIGHTS = node()
     stego.WEIGHTS.SELF = 0.67
@@ -123,5 +121,5 @@ def add_stego_keys(cfg: CfgNode) -> None:
     stego.SHIFTS.RANDOM = 0.66
     # Take the shifts from the features instead, without labels (docs/stuff.md).
     stego.CHOOSE_SHIFTS = False
-    # Steps between plots of the similarities; 0 is never.
+    # Steps between histograms of the similarities in TensorBoard; 0 is never.
     stego.PLOT_PERIOD = 500

@@ -66,14 +66,16 @@ class U2SegCheckpointer(DetectionCheckpointer):
         if not checkpoint.get("matching_heuristics") and not own.keys() & checkpoint["model"].keys():
             some = ", ".join(list(checkpoint["model"])[:3])
             raise DataError(f"weights {self._source!r} have no tensor that this model has; theirs begin with {some}")
-        outcome = super()._load_model(checkpoint)
-        missing = [*outcome.missing_keys, *(key for key, *_ in outcome.incorrect_shapes)]
-        if self._all_tensors and missing:
+        incompatible = super()._load_model(checkpoint)
+        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
+        unfit = [*incompatible.missing_keys, *misshapen]
+        if self._all_tensors and unfit:
+            what = "is of another shape" if unfit[0] in misshapen else "is missing"
             raise DataError(
-                f"weights {self._source!r} are no trained model of this config: {len(missing)} of {len(own)} tensors "
-                f"are missing or of another shape, the first {missing[0]}"
+                f"weights {self._source!r} are no trained model of this config: {unfit[0]} {what} "
+                f"({len(unfit)} of {len(own)} tensors do not fit)"
             )
-        return outcome
+        return incompatible
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth``, whole or not at all, then point ``last_checkpoint`` at it.

@@ -13,20 +13,15 @@ from u2seg.plugins.registry import add_plugin_config
 
 logger = logging.getLogger(__name__)
 
-STUFF_HEADS = ("STEGO", "CAUSE")
-"""Meta-architectures that learn a stuff segmenter, not a panoptic model."""
-
 
 def get_cfg() -> CfgNode:
     """Detectron2's default config with every key of this project."""
     from detectron2.config import get_cfg as get_detectron2_cfg
 
     import u2seg.modeling  # noqa: F401  registers what META_ARCHITECTURE and its kin name
-    from u2seg.modeling.stego_config import add_cause_config
 
     cfg = get_detectron2_cfg()
     add_u2seg_config(cfg)
-    add_cause_config(cfg)
     add_plugin_config(cfg)
     return cfg
 
@@ -58,7 +53,7 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        if cpu_has_bfloat16() and cfg.MODEL.META_ARCHITECTURE not in STUFF_HEADS:
+        if cpu_has_bfloat16():
             logger.log(level, "SOLVER.AMP: bfloat16, which this CPU has instructions for")
         else:
             logger.log(level, "SOLVER.AMP.ENABLED becomes False: no gain on this CPU")

@@ -1,223 +1,193 @@
-"""Pseudo labels beside human labels: all that matching and scoring need, and the figures of one way to name segments.
+"""A set labelled twice: all that matching and scoring need, and the figures of one way to name segments.
 
-Shapes: ``L`` clusters, things first; ``C`` classes, things first; ``G`` true and ``P`` predicted segments of the set;
-``N`` detections and ``R`` regions of the semantic head (0 for pseudo labels); ``U`` = P + N + R, everything that has a
-cluster: segments, then detections, then regions.
-All figures are percent.
+Shapes: ``L`` clusters and ``C`` classes, things first in both; ``G`` true and ``P`` predicted segments of the set;
+``N`` detections and ``R`` regions of the semantic head (0 for pseudo labels); ``U`` = P + N + R *members* of clusters:
+segments, then detections, then regions. All figures are percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from u2seg.evaluation.dataset import PanopticSet
-from u2seg.evaluation.detections import Detections, labelled_objects, matched_scores
-from u2seg.evaluation.joined import VOID, OverlapSet
-from u2seg.evaluation.matching import SEPARATE_STUFF, U2SEG_PAPER, Evidence, pixel_evidence
-from u2seg.evaluation.overlap import ImageOverlap
+from u2seg.evaluation.detection import Detections, DetectionSet, matched_scores
+from u2seg.evaluation.matching import (
+    U2SEG_PAPER,
+    VoteThresholds,
+    count_evidence,
+    heaviest_classes,
+    match_kinds,
+    pixel_evidence,
+    stuff_votes,
+    thing_votes,
+)
 from u2seg.evaluation.quality import ClassCounts, count_matches
-from u2seg.evaluation.regions import head_scores, region_of_segments, renamed_in_place
-from u2seg.evaluation.semantic import class_iou, confusion_matrix, semantic_scores
+from u2seg.evaluation.semantic import class_iou, confusion_matrix, head_scores, renamed_in_place, semantic_scores
+from u2seg.evaluation.tables import VOID, SetTable
 from u2seg.evaluation.taxonomy import Taxonomy
-from u2seg.evaluation.votes import BOX_IOU, SCORE, STUFF_IOU, Voters, stuff_votes, thing_votes
-from u2seg.structures import LabelSpace
-
-
-@dataclass(frozen=True)
-class VoteThresholds:
-    """When a segment votes, in the policy ``u2seg_paper``; see `u2seg.evaluation.votes`."""
-
-    box_iou: float = BOX_IOU
-    score: float = SCORE
-    stuff_iou: float = STUFF_IOU
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A set labelled twice."""
 
-    overlaps: OverlapSet
+    table: SetTable
     taxonomy: Taxonomy
-    cluster_ids: np.ndarray
-    """int64 (L,), ``category_id`` of each cluster."""
-    cluster_isthing: np.ndarray
-    """bool (L,)"""
-    votes: VoteThresholds = field(default_factory=VoteThresholds)
+    things: tuple[int, ...]
+    """``category_id`` of the thing clusters."""
+    stuff: tuple[int, ...]
+    """``category_id`` of the stuff clusters."""
+    thresholds: VoteThresholds
     detections: Detections | None = None
-    """Of a model; they then vote instead of thing segments in ``u2seg_paper``, and AP is among the figures."""
-    regions: OverlapSet | None = None
-    """Of a model's semantic head; they then vote instead of stuff segments in ``u2seg_paper``, see `regions`."""
+    """Of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
+    regions: SetTable | None = None
+    """Of a model's semantic head; they then vote instead of stuff segments in `u2seg_paper`."""
     backend: str | None = None
     """COCO library for AP; the fastest installed if None."""
 
-    @classmethod
-    def of(
-        cls, images: Sequence[ImageOverlap], pseudo: PanopticSet, taxonomy: Taxonomy, votes: VoteThresholds
-    ) -> Comparison:
-        """Join the images' overlaps; ``pseudo`` gives the clusters."""
-        things, stuff = pseudo.clusters(True), pseudo.clusters(False)
-        return cls(
-            overlaps=OverlapSet.join(images),
-            taxonomy=taxonomy,
-            cluster_ids=np.array(things + stuff, np.int64),
-            cluster_isthing=np.arange(len(things) + len(stuff)) < len(things),
-            votes=votes,
-        )
+    @cached_property
+    def cluster_ids(self) -> np.ndarray:
+        """int64 (L,), ``category_id`` of each cluster."""
+        return np.array(self.things + self.stuff, np.int64)
 
-    @classmethod
-    def of_space(
-        cls,
-        images: Sequence[ImageOverlap],
-        space: LabelSpace,
-        taxonomy: Taxonomy,
-        votes: VoteThresholds,
-        detections: Detections | None,
-        regions: Sequence[ImageOverlap] | None = None,
-    ) -> Comparison:
-        """Join the images' overlaps with a model whose clusters are those of ``space``."""
-        count = space.num_things + space.num_stuff
-        ids = np.arange(1, count + 1)
-        overlaps, head = OverlapSet.join(images), OverlapSet.join(regions) if regions else None
-        return cls(overlaps, taxonomy, ids, ids <= space.num_things, votes, detections, head)
+    @cached_property
+    def cluster_isthing(self) -> np.ndarray:
+        """bool (L,)"""
+        return np.arange(len(self.cluster_ids)) < len(self.things)
 
     @cached_property
     def gt_class(self) -> np.ndarray:
         """int64 (G,) class of each true segment."""
-        return self.taxonomy.classes(self.overlaps.gt.category)
+        return self.taxonomy.classes(self.table.gt["category"])
 
     @cached_property
-    def cluster(self) -> np.ndarray:
-        """int64 (U,) cluster in [0, L) of each predicted segment, detection and region."""
-        order = np.argsort(self.cluster_ids)
-        parts = [self.overlaps.pred.category]
-        parts += [] if self.detections is None else [self.detections.category]
-        parts += [] if self.regions is None else [self.regions.pred.category]
-        return order[np.searchsorted(self.cluster_ids[order], np.concatenate(parts))]
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """int64 (U,) image of each predicted segment, detection and region."""
-        parts = [self.overlaps.pred_image]
-        parts += [] if self.detections is None else [self.detections.image]
-        parts += [] if self.regions is None else [self.regions.pred_image]
+    def members(self) -> np.ndarray:
+        """`SEGMENT` (U,)"""
+        parts = [self.table.pred]
+        parts += [] if self.detections is None else [self.detections.rows]
+        parts += [] if self.regions is None else [self.regions.pred]
         return np.concatenate(parts)
 
     @cached_property
-    def _starts(self) -> tuple[int, int]:
-        """Where among U the detections and the regions start."""
-        segments = len(self.overlaps.pred)
-        return segments, segments + (0 if self.detections is None else len(self.detections))
+    def starts(self) -> tuple[int, int]:
+        """Where among the members the detections and the regions start."""
+        segments = len(self.table.pred)
+        return segments, segments + (0 if self.detections is None else len(self.detections.rows))
 
     @cached_property
-    def _pixels(self) -> Evidence:
-        return pixel_evidence(self.overlaps, self.gt_class)
+    def cluster(self) -> np.ndarray:
+        """int64 (U,) cluster in [0, L) of each member."""
+        order = np.argsort(self.cluster_ids)
+        return order[np.searchsorted(self.cluster_ids[order], self.members["category"])]
 
     @cached_property
-    def _votes(self) -> Evidence:
-        votes, found = self.votes, self.detections
-        if self.regions is None:
-            stuff = stuff_votes(self.overlaps, self.gt_class, votes.stuff_iou)
-        else:
-            stuff = stuff_votes(self.regions, self.gt_class, votes.stuff_iou).shifted(self._starts[1])
-        if found is None:
-            pred, voters = self.overlaps.pred, np.flatnonzero(self.overlaps.pred.isthing)
-            columns = (voters, self.overlaps.pred_image[voters], pred.box[voters], pred.score[voters])
-        else:
-            columns = (self._starts[0] + np.arange(len(found)), found.image, found.box, found.score)
-        things = thing_votes(self.overlaps, self.gt_class, Voters(*columns), votes.box_iou, votes.score)
-        return things.joined(stuff)
+    def _pixels(self) -> np.ndarray:
+        return pixel_evidence(self.table, self.gt_class)
 
-    def evidence(self, policy: str) -> Evidence:
-        """What ``policy`` counts."""
-        return self._votes if policy == U2SEG_PAPER else self._pixels
+    @cached_property
+    def _votes(self) -> np.ndarray:
+        head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
+        stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou, start)
+        if self.detections is None:
+            voters = np.flatnonzero(self.table.pred["isthing"])
+        else:
+            voters = np.arange(*self.starts)
+        things = thing_votes(self.table, self.gt_class, self.members[voters], voters, self.thresholds)
+        return np.concatenate([things, stuff])
 
     def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        """Evidence summed to int64 (L, C).
+        """What ``policy`` counts, summed to int64 (L, C).
 
         Args:
-            policy: it decides what counts.
-            cluster: int64 (U,), cluster of each predicted segment, detection and region.
-            chosen: bool (U,), those that count; all if None.
+            policy: votes for `u2seg_paper`, else pixels.
+            cluster: int64 (U,), cluster of each member.
+            chosen: bool (U,), members that count; all if None.
         """
-        evidence = self.evidence(policy)
+        evidence = self._votes if policy == U2SEG_PAPER else self._pixels
         if chosen is not None:
-            evidence = evidence.only(chosen)
-        return evidence.table(cluster, len(self.cluster_ids), len(self.taxonomy))
+            evidence = evidence[chosen[evidence["member"]]]
+        return count_evidence(evidence, cluster, len(self.cluster_ids), len(self.taxonomy))
+
+    def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
+        table = self.counts(policy, cluster, chosen)
+        return match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
 
     def shuffled(self, seed: int) -> np.ndarray:
-        """`cluster` with the ids dealt anew, things among things, stuff among stuff.
+        """`cluster` with the ids shuffled, things among things, stuff among stuff.
 
         Segments follow the detections and regions that they were made of.
         """
         rng = np.random.default_rng(seed)
-        dealt = self.cluster.copy()
-        first, second = self._starts
-        things, stuff = (np.flatnonzero(self.overlaps.pred.isthing == kind) for kind in (True, False))
-        dealt[stuff] = dealt[rng.permutation(stuff)]
+        cluster, (first, second) = self.cluster.copy(), self.starts
+        isthing, origin = self.table.pred["isthing"], self.table.pred["origin"]
+        things, stuff = np.flatnonzero(isthing), np.flatnonzero(~isthing)
+        cluster[stuff] = cluster[rng.permutation(stuff)]
         if self.detections is None:
-            dealt[things] = dealt[rng.permutation(things)]
+            cluster[things] = cluster[rng.permutation(things)]
         else:
-            dealt[first:second] = rng.permutation(dealt[first:second])
-            dealt[things] = dealt[first + self.detections.segment[things]]
+            cluster[first:second] = rng.permutation(cluster[first:second])
+            cluster[things] = cluster[first + origin[things]]
         if self.regions is not None:
-            dealt[second:] = rng.permutation(dealt[second:])
-            origin = region_of_segments(self.regions, self.overlaps)
-            made = np.flatnonzero(origin != VOID)
-            dealt[made] = dealt[second + origin[made]]
-        return dealt
+            cluster[second:] = rng.permutation(cluster[second:])
+            made = stuff[origin[stuff] != VOID]
+            cluster[made] = cluster[second + origin[made]]
+        return cluster
 
     def best_classes(self) -> np.ndarray:
         """int64 (P,), for each predicted segment the class that it shares most pixels with, -1 for none.
 
         What perfect classes would make of these segments.
         """
-        return self._pixels.heaviest(len(self.overlaps.pred), len(self.taxonomy))
+        return heaviest_classes(self._pixels, len(self.table.pred), len(self.taxonomy))
 
     def figures(self, classes: np.ndarray, policy: str = "", of_cluster: np.ndarray | None = None) -> dict[str, float]:
-        """PQ, pixel accuracy, mIoU and (with detections) AP in percent, nan where nothing is there to score.
+        """PQ, pixel accuracy, mIoU and the semantic head's own, in percent, nan where nothing is there to score.
 
         Args:
-            classes: int64 (U,), -1 for void; (P,) will do for all but AP.
+            classes: int64 (U,), or (P,) where there is no policy; -1 for void.
             policy: the one that gave the classes; `u2seg_paper` also scores the semantic head's own map.
             of_cluster: int64 (L,), class of each cluster, for the figures that the released code's renaming gives.
         """
-        pred_class, of_detections, of_regions = np.split(classes, self._starts)
+        pred_class, _, region_class = np.split(classes, self.starts)
         counts, confusion = self.class_counts(pred_class, policy), self.confusion(pred_class)
         isthing = self.taxonomy.isthing
-        found: dict[str, float] = {}
-        for suffix, chosen in (("", np.ones_like(isthing)), ("_th", isthing), ("_st", ~isthing)):
-            average = counts.average(chosen)
-            found.update({f"{name.upper()}{suffix}": 100 * average[name] for name in ("pq", "sq", "rq")})
-        for suffix, chosen in (("", np.ones_like(isthing)), ("_stuff", ~isthing)):
-            scores = semantic_scores(confusion, chosen)
-            found[f"pixel_accuracy{suffix}"] = 100 * scores["pixel_accuracy"]
-            found[f"mIoU{suffix}"] = 100 * scores["miou"]
-        if self.detections is not None and len(classes) == len(self.cluster):
-            objects = labelled_objects(self.overlaps, self.detections, self.gt_class, of_detections)
-            found |= matched_scores(objects, self.backend)
+        every = np.ones_like(isthing)
+        figures: dict[str, float] = {}
+        for suffix, chosen in (("", every), ("_th", isthing), ("_st", ~isthing)):
+            figures |= {f"{name.upper()}{suffix}": 100 * value for name, value in counts.average(chosen).items()}
+        for suffix, chosen in (("", every), ("_stuff", ~isthing)):
+            figures |= _percent(semantic_scores(confusion, chosen), suffix)
         if policy == U2SEG_PAPER and self.regions is not None:
-            named = {"sem_seg": of_regions}
+            class_of_region = {"_sem_seg": region_class}
             if of_cluster is not None:
                 renamed = renamed_in_place(of_cluster, self.cluster_isthing, isthing)
-                named["released"] = renamed[self.cluster[self._starts[1] :]]
-            for suffix, region_class in named.items():
-                scores = head_scores(self.regions, self.gt_class, region_class, isthing)
-                found |= {f"{name}_{suffix}": 100 * value for name, value in scores.items()}
-        return found
+                class_of_region["_released"] = renamed[self.cluster[self.starts[1] :]]
+            for suffix, labels in class_of_region.items():
+                figures |= _percent(head_scores(self.regions, self.gt_class, labels, isthing), suffix)
+        return figures
+
+    def detection_figures(self, classes: np.ndarray) -> dict[str, float]:
+        """AP of the detections in percent, given classes int64 (U,); empty without detections."""
+        if self.detections is None:
+            return {}
+        labels = classes[slice(*self.starts)]
+        return matched_scores(DetectionSet.of(self.table, self.gt_class, self.detections, labels), self.backend)
 
     def class_counts(self, pred_class: np.ndarray, policy: str = "") -> ClassCounts:
-        """Matches of each class, given classes int64 (P,) and the policy that gave them."""
-        taxonomy, merge = self.taxonomy, policy not in SEPARATE_STUFF
-        flags = (taxonomy.isthing, taxonomy.coarse_things, merge)
-        return count_matches(self.overlaps, self.gt_class, pred_class, *flags)
+        """Matches of each class, given classes int64 (P,) and the policy that gave them.
+
+        `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
+        """
+        taxonomy = self.taxonomy
+        flags = (taxonomy.isthing, taxonomy.coarse_things, policy != U2SEG_PAPER)
+        return count_matches(self.table, self.gt_class, pred_class, *flags)
 
     def confusion(self, pred_class: np.ndarray) -> np.ndarray:
         """Pixels int64 (C, C+1), given classes int64 (P,)."""
-        return confusion_matrix(self.overlaps, self.gt_class, pred_class, len(self.taxonomy))
+        return confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
 
     def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, float | int | str | bool]]:
         """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has; classes int64 (P,)."""
@@ -236,8 +206,12 @@ class Comparison:
 
     def one_class_things(self) -> dict[str, float]:
         """``PQ_th``, ``SQ_th``, ``RQ_th`` in percent with all things as one class: masks alone, no matching."""
-        gt_class = np.where(self.overlaps.gt.isthing, 0, 1)
-        pred_class = np.where(self.overlaps.pred.isthing, 0, VOID)
+        gt_class = np.where(self.table.gt["isthing"], 0, 1)
+        pred_class = np.where(self.table.pred["isthing"], 0, VOID)
         things = np.array([True, False])
-        average = count_matches(self.overlaps, gt_class, pred_class, things, merge_crowds=True).average(things)
-        return {f"{name.upper()}_th": 100 * average[name] for name in ("pq", "sq", "rq")}
+        average = count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things)
+        return {f"{name.upper()}_th": 100 * value for name, value in average.items()}
+
+
+def _percent(scores: dict[str, float], suffix: str) -> dict[str, float]:
+    return {f"pixel_accuracy{suffix}": 100 * scores["pixel_accuracy"], f"mIoU{suffix}": 100 * scores["miou"]}

@@ -1,7 +1,7 @@
 """Average precision and recall of masks and boxes, by hotcoco where installed, else pycocotools: the same figures.
 
-Shapes: ``T`` IoU thresholds 0.50:0.05:0.95; ``R`` recall thresholds; ``A`` areas (all, small, medium, large);
-``Q`` limits of detections an image (1, 10, 100). All figures are percent.
+Shapes: ``G`` true segments; ``N`` detections; ``T`` IoU thresholds 0.50:0.05:0.95; ``R`` recall thresholds; ``A`` areas
+(all, small, medium, large); ``Q`` limits of detections an image (1, 10, 100). All figures are percent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from u2seg.errors import DataError, lookup
+from u2seg.errors import lookup
+from u2seg.evaluation.tables import SetTable
 
 BACKENDS = ("hotcoco", "pycocotools")
 AREAS = ("", "_small", "_medium", "_large")
@@ -38,6 +39,20 @@ BRIEF = ("AP", "AP50", "AP75", "AR@100", "recall50")
 """Of `FIGURES`, those over all sizes and 100 detections."""
 
 
+PER_POLICY = ("AP", "AP50", "AR@100")
+"""Of `BRIEF`, those that are given for each policy."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Masks that may overlap and have scores: a model's detections, or what an ``instances.json`` holds."""
+
+    rows: np.ndarray
+    """`SEGMENT` (N,)"""
+    codes: Sequence[Mapping[str, Any]]
+    """(N,) run-length codes."""
+
+
 @dataclass(frozen=True)
 class DetectionSet:
     """Human and predicted objects in COCO's terms."""
@@ -46,8 +61,86 @@ class DetectionSet:
     """``id``, ``width``, ``height``."""
     truth: Sequence[Mapping[str, Any]]
     """``image_id``, ``category_id``, ``segmentation`` (run-length code), ``area``, ``bbox``, ``iscrowd``."""
-    found: Sequence[Mapping[str, Any]]
+    detections: Sequence[Mapping[str, Any]]
     """``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``."""
+
+    @classmethod
+    def of(cls, table: SetTable, gt_label: np.ndarray, detections: Detections, label: np.ndarray) -> DetectionSet:
+        """Human things and detections.
+
+        Args:
+            table: the human side.
+            gt_label: int64 (G,), not negative.
+            detections: the other side.
+            label: int64 (N,), -1 for detections to leave out.
+        """
+        sizes = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(table.sizes)]
+        truth = _coco_entries(table.gt, table.gt_codes, gt_label)
+        return cls(sizes, truth, _coco_entries(detections.rows, detections.codes, label))
+
+
+def _coco_entries(
+    rows: np.ndarray, codes: Sequence[Mapping[str, Any] | None], label: np.ndarray
+) -> list[dict[str, Any]]:
+    """COCO annotations of those `SEGMENT` rows that have a code and a label."""
+    names = ("image", "area", "box", "crowd", "score")
+    columns = zip(codes, (label + 1).tolist(), *(rows[name].tolist() for name in names), strict=True)
+    return [
+        {
+            "image_id": image,
+            "category_id": category,
+            "segmentation": code,
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(crowd),
+            "score": score,
+        }
+        for code, category, image, area, box, crowd, score in columns
+        if code is not None and category
+    ]
+
+
+@dataclass(frozen=True)
+class MaskScores:
+    """How well masks find human things, whatever their classes: no matching."""
+
+    mask: dict[str, float]
+    """percent, of `detection_scores` with masks"""
+    box: dict[str, float]
+    """percent, of `detection_scores` with boxes"""
+    masks_per_image: float
+    things_per_image: float
+    """Human things, crowds left out."""
+    source: str
+    """Where the masks come from."""
+
+
+def class_agnostic_scores(
+    table: SetTable, detections: Detections, source: str, backend: str | None = None
+) -> MaskScores:
+    """Score ``detections`` against all human things of ``table`` as one class; ``source`` says what they are."""
+    labels = np.zeros(len(table.gt), np.int64), np.zeros(len(detections.rows), np.int64)
+    objects = DetectionSet.of(table, labels[0], detections, labels[1])
+    images = max(table.num_images, 1)
+    return MaskScores(
+        mask=detection_scores(objects, "segm", backend),
+        box=detection_scores(objects, "bbox", backend),
+        masks_per_image=len(objects.detections) / images,
+        things_per_image=sum(not entry["iscrowd"] for entry in objects.truth) / images,
+        source=source,
+    )
+
+
+def matched_scores(objects: DetectionSet, backend: str | None = None) -> dict[str, float]:
+    """``AP_mask``, ``AP50_mask``, ... ``AR@100_box`` in percent, averaged over classes that have an object.
+
+    A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
+    """
+    scores = {}
+    for suffix, kind in (("mask", "segm"), ("box", "bbox")):
+        brief = detection_scores(objects, kind, backend, brief=True)
+        scores.update({f"{name}_{suffix}": brief[name] for name in PER_POLICY})
+    return scores
 
 
 def default_backend() -> str:
@@ -73,7 +166,7 @@ def detection_scores(
         that size.
     """
     names = BRIEF if brief else tuple(FIGURES)
-    if not objects.found:
+    if not objects.detections:
         return dict.fromkeys(names, 0.0 if objects.truth else np.nan)
     curves = _evaluate(objects, kind, backend or default_backend(), brief)
     return {name: _mean(curves[FIGURES[name][0]][FIGURES[name][1]]) for name in names}
@@ -85,23 +178,15 @@ def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> di
     ``brief`` leaves one area, all, and one limit, 100.
     """
     coco_class, evaluator_class = _library(backend)
-    categories = sorted({entry["category_id"] for part in (objects.truth, objects.found) for entry in part})
+    categories = sorted({entry["category_id"] for part in (objects.truth, objects.detections) for entry in part})
     truth = {
         "info": {},
         "images": [dict(image) for image in objects.images],
         "categories": [{"id": index, "name": str(index)} for index in categories],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(objects.truth, start=1)],
     }
-    shape = "bbox" if kind == "bbox" else "segmentation"
-    found = [
-        {
-            "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "score": entry["score"],
-            shape: entry[shape],
-        }
-        for entry in objects.found
-    ]
+    keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+    detections = [{key: entry[key] for key in keys} for entry in objects.detections]
     with contextlib.redirect_stdout(io.StringIO()):
         if backend == "hotcoco":
             gt = coco_class(truth)
@@ -109,7 +194,7 @@ def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> di
             gt = coco_class()
             gt.dataset = truth
             gt.createIndex()
-        evaluator = evaluator_class(gt, gt.loadRes(found), kind)
+        evaluator = evaluator_class(gt, gt.loadRes(detections), kind)
         if brief:
             params = evaluator.params
             params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
@@ -135,12 +220,3 @@ def _library(backend: str) -> tuple[Any, Any]:
 def _mean(values: np.ndarray) -> float:
     defined = values[values > -1]
     return 100 * float(np.mean(defined)) if defined.size else np.nan
-
-
-def check_size(code: Mapping[str, Any], height: int, width: int, what: str) -> None:
-    """Raise DataError unless run-length ``code`` is of ``height`` x ``width`` pixels."""
-    size = code.get("size") if isinstance(code, Mapping) else None
-    if size is None or "counts" not in code:
-        raise DataError(f"{what} has no run-length code for its mask")
-    if list(size) != [height, width]:
-        raise DataError(f"{what} is {size[1]} x {size[0]} pixels, its photo {width} x {height}")

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -24,24 +23,17 @@ from fvcore.common.registry import Registry
 
 from u2seg.config.training import add_evaluation_keys
 from u2seg.errors import DataError, UsageError, lookup
-from u2seg.evaluation.comparison import Comparison, VoteThresholds
-from u2seg.evaluation.dataset import LabelledImage, read_panoptic
-from u2seg.evaluation.detections import Detections, labelled_objects
-from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SelfFit
-from u2seg.evaluation.masks import MaskScores, score_objects
-from u2seg.evaluation.matching import RULES, U2SEG_PAPER
-from u2seg.evaluation.outputs import ComparedImage, OutputReader
+from u2seg.evaluation.comparison import Comparison
+from u2seg.evaluation.detection import class_agnostic_scores
+from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SetFit
+from u2seg.evaluation.matching import RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report, as_json, render
-from u2seg.evaluation.saved import (
-    MATCHING_FILE,
-    directory_name,
-    load_matching,
-    matching_file,
-    save_matching,
-    write_json,
-)
+from u2seg.evaluation.saved import MATCHING_FILE, directory_name, load_matching, matching_file, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.files import write_bytes, write_json
+from u2seg.panoptic import read_panoptic
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -91,7 +83,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         policies: Sequence[str],
         things: str = "category",
         stuff: str = "supercategory",
-        votes: VoteThresholds = VoteThresholds(),  # noqa: B008  frozen
+        thresholds: VoteThresholds = VoteThresholds(),  # noqa: B008  frozen
         folds: int = 0,
         seeds: int = 3,
         fit_on: Path | None = None,
@@ -108,7 +100,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             policies: see `u2seg.evaluation.matching`.
             things: level of human thing classes, see `Taxonomy.of`.
             stuff: level of human stuff classes.
-            votes: thresholds of ``u2seg_paper``.
+            thresholds: when something votes in ``u2seg_paper``.
             folds: 2 or more to give figures of matchings fitted on other folds, too.
             seeds: runs of the chance control.
             fit_on: a saved matching to use instead of fitting one.
@@ -121,12 +113,11 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         for policy in policies:
             lookup("matching policy (TEST.MATCHING.POLICIES)", policy, RULES)
         self.name, self.space, self.policies = name, space, tuple(policies)
-        self.votes, self.folds, self.seeds = votes, folds, seeds
+        self.thresholds, self.folds, self.seeds = thresholds, folds, seeds
         self.fit_on, self.output_dir, self.distributed = fit_on, output_dir, distributed
         self.gt = read_panoptic(panoptic_json, panoptic_root)
         self.taxonomy = Taxonomy.of(self.gt, things, stuff)
-        self._labels: dict[Any, LabelledImage] = {label.image_id: label for label in self.gt.labels}
-        self._read = OutputReader(frozenset(self.gt.clusters(True)), space, U2SEG_PAPER in self.policies)
+        self._photos = {photo.image_id: photo for photo in self.gt.photos}
         self.reset()
 
     @classmethod
@@ -147,7 +138,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             "policies": matching.POLICIES,
             "things": matching.THINGS,
             "stuff": matching.STUFF,
-            "votes": VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
+            "thresholds": VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
             "folds": matching.FOLDS,
             "seeds": matching.SEEDS,
             "fit_on": _fitted(matching.FIT_ON, dataset_name, results) if matching.FIT_ON else None,
@@ -156,72 +147,55 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget every photo."""
-        self._done: list[ComparedImage] = []
+        self._images: list[ModelImage] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take in the outputs of a panoptic model (``panoptic_seg`` and, if it has them, ``instances``)."""
-        for given, output in zip(inputs, outputs, strict=True):
-            key = given["image_id"]
-            if key not in self._labels:
-                raise DataError(f"{self.gt.name} has no labels of image id {key!r} ({given.get('file_name')})")
-            self._done.append(self._read(self._labels[key], output))
+        with_regions = U2SEG_PAPER in self.policies
+        for entry, output in zip(inputs, outputs, strict=True):
+            key = entry["image_id"]
+            if key not in self._photos:
+                raise DataError(f"{self.gt.json_file} has no labels of image id {key!r} ({entry.get('file_name')})")
+            self._images.append(read_output(self.gt, self._photos[key], output, self.space, with_regions))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Match and score; on the main process, a dict of figures in percent for each policy, elsewhere None."""
-        done = self._done
+        images = self._images
         if self.distributed:
             comm.synchronize()
-            done = list(itertools.chain(*comm.gather(done)))
+            images = list(itertools.chain(*comm.gather(images)))
             if not comm.is_main_process():
                 return None
-        if not done:
+        if not images:
             raise DataError(f"the model saw no photo of {self.name}")
-        comparison = self._comparison(sorted(done, key=lambda photo: (isinstance(photo.image_id, str), photo.image_id)))
-        report = self._report(comparison, self._class_agnostic(comparison))
-        logger.info("%s", render(report, WORST_AND_BEST))
+        comparison = self.compare(images)
+        report = self.report(comparison)
+        text = render(report, WORST_AND_BEST)
+        logger.info("%s", text)
         if self.output_dir:
-            self._write(comparison, report, self.output_dir)
+            write_json(self.output_dir / "results.json", as_json(report))
+            write_bytes(self.output_dir / "results.txt", f"{text}\n".encode())
+            save_matching(self.output_dir / MATCHING_FILE, comparison, self.policies, self.name)
+            draw_clusters(comparison, self.policies[0], self.output_dir / "clusters.png")
+            logger.info("results, matching and a picture of the clusters: %s", self.output_dir)
         return _as_results(report)
 
-    def _comparison(self, done: Sequence[ComparedImage]) -> Comparison:
-        overlaps, detections = [photo.overlap for photo in done], None
-        found = [photo.detections for photo in done if photo.detections is not None]
-        regions = [photo.regions for photo in done if photo.regions is not None]
-        if len(found) == len(done):
-            labels = [self._labels[photo.image_id] for photo in done]
-            sizes = [(label.height, label.width) for label in labels]
-            codes = [code for overlap in overlaps for code in overlap.gt_runs]
-            detections = Detections.join(found, codes, sizes)
-        return Comparison.of_space(
-            overlaps, self.space, self.taxonomy, self.votes, detections, regions if len(regions) == len(done) else None
-        )
+    def compare(self, images: Sequence[ModelImage]) -> Comparison:
+        """The photos of all processes, in order of their ids."""
+        ordered = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
+        return join_outputs(ordered, self.space, self.taxonomy, self.thresholds)
 
-    def _class_agnostic(self, comparison: Comparison) -> MaskScores | None:
-        """How well the detections find things, whatever their class; None if the model gives none."""
-        found = comparison.detections
-        if not found:
-            return None
-        one = np.zeros_like(comparison.gt_class), np.zeros(len(found), np.int64)
-        objects = labelled_objects(comparison.overlaps, found, *one)
-        return score_objects(objects, "the model's detections")
-
-    def _report(self, comparison: Comparison, masks: MaskScores | None) -> Report:
-        return Report.of(
-            comparison, self._fits(comparison), self.policies, self.seeds, masks=masks, name=self.name, gt=self.gt.name
-        )
-
-    def _fits(self, comparison: Comparison) -> list[Fit]:
+    def report(self, comparison: Comparison, class_agnostic: bool = True) -> Report:
+        """Match and score by every policy; ``class_agnostic`` scores the detections without classes, too."""
+        detections, masks = comparison.detections, None
+        if class_agnostic and detections is not None:
+            masks = class_agnostic_scores(comparison.table, detections, "the model's detections")
+        fits: list[Fit] = [SetFit(comparison, comparison)]
         if self.fit_on:
-            return [SavedFit(comparison, load_matching(self.fit_on, comparison), str(self.fit_on))]
-        return [SelfFit(comparison), *([FoldFit(comparison, self.folds)] if self.folds else [])]
-
-    def _write(self, comparison: Comparison, report: Report, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "results.json", as_json(report))
-        (folder / "results.txt").write_text(render(report, WORST_AND_BEST) + "\n", encoding="utf-8")
-        save_matching(folder / MATCHING_FILE, comparison, self.policies, self.name)
-        draw_clusters(comparison, self.policies[0], folder / "clusters.png")
-        logger.info("results, matching and a picture of the clusters: %s", folder)
+            fits = [SavedFit(comparison, load_matching(self.fit_on, comparison), str(self.fit_on))]
+        elif self.folds:
+            fits.append(FoldFit(comparison, self.folds))
+        return Report.of(fits, self.policies, self.seeds, masks=masks, name=self.name, gt=str(self.gt.json_file))
 
 
 def _fitted(fit_on: str, dataset: str, results: Path) -> Path:

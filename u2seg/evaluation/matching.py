@@ -1,10 +1,12 @@
 """Which human class a cluster stands for, decided by counts of what it overlaps.
 
-Things are matched to thing classes and stuff to stuff classes, never across. What counts is shared pixels, as DESIGN.md
-says, human crowds included; for `u2seg_paper`, detections that hit an object (see `votes`).
+Things are matched to thing classes and stuff to stuff classes, never across. What counts is shared pixels, human crowds
+included; for `u2seg_paper`, votes, as the U2Seg paper counts them (arXiv 2312.17243, section 4, and its released code):
+a thing votes for the class of a human object that its box hits if its score is high enough; a stuff region votes for
+the human stuff class that it overlaps enough in that photo; the majority wins, of equals the first class.
 
-Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``P`` predicted segments;
-``E`` pieces of evidence (a predicted segment meets a true one).
+Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``G`` true and ``P`` predicted
+segments of the set; ``U`` members of clusters (see `comparison`); ``E`` pieces of evidence; ``B`` pairs of boxes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from u2seg.errors import lookup
-from u2seg.evaluation.joined import VOID, OverlapSet
+from u2seg.evaluation.quality import merge_segments
+from u2seg.evaluation.tables import VOID, SetTable
 
 MANY_TO_ONE = "many_to_one"
 ONE_TO_ONE = "one_to_one"
@@ -29,10 +32,22 @@ RULES = {
 }
 """Policy to the rule that turns its counts into classes; `u2seg_paper` differs in what it counts."""
 
-SEPARATE_STUFF = frozenset({U2SEG_PAPER})
-"""Policies whose PQ takes each stuff segment for itself, also where several of a photo have one class."""
-
 DEFAULT_POLICIES = (MANY_TO_ONE, ONE_TO_ONE, ONE_TO_ONE_THEN_MAJORITY)
+
+EVIDENCE = np.dtype([("member", np.int64), ("target", np.int64), ("weight", np.int64)])
+"""What speaks for giving the cluster of a member in [0, U) the class ``target``: shared pixels, or a vote."""
+
+
+@dataclass(frozen=True)
+class VoteThresholds:
+    """When something votes in the policy `u2seg_paper`; what the labels' scores mean decides what 0.6 means."""
+
+    box_iou: float = 0.7
+    """A thing's box and a human one's: above this."""
+    score: float = 0.6
+    """A thing's score: at least this."""
+    stuff_iou: float = 0.15
+    """Masks of stuff: above this."""
 
 
 def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
@@ -68,55 +83,6 @@ def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
     return matched
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What speaks for giving the cluster of a predicted segment some class."""
-
-    pred: np.ndarray
-    """int64 (E,), predicted segment, or P + n for detection n, or P + N + r for region r."""
-    target: np.ndarray
-    """int64 (E,), class of the true segment that it meets."""
-    weight: np.ndarray
-    """int64 (E,), shared pixels, or votes."""
-
-    def table(self, cluster: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
-        """Sum up: int64 (L, C), given the cluster of each predicted segment."""
-        flat = cluster[self.pred] * num_classes + self.target
-        counts = np.bincount(flat, weights=self.weight, minlength=num_clusters * num_classes)
-        return counts.astype(np.int64).reshape(num_clusters, num_classes)
-
-    def joined(self, other: Evidence) -> Evidence:
-        """This evidence and ``other``."""
-        columns = ("pred", "target", "weight")
-        return Evidence(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns))
-
-    def shifted(self, start: int) -> Evidence:
-        """The same, of what is numbered from ``start``."""
-        return Evidence(self.pred + start, self.target, self.weight)
-
-    def heaviest(self, num_segments: int, num_classes: int) -> np.ndarray:
-        """int64 (num_segments,), for each predicted segment the class with most weight, -1 for none."""
-        keys, inverse = np.unique(self.pred * num_classes + self.target, return_inverse=True)
-        weight = np.bincount(inverse.reshape(-1), weights=self.weight, minlength=len(keys))
-        best = np.full(num_segments, VOID, np.int64)
-        order = np.argsort(weight, kind="stable")
-        best[keys[order] // num_classes] = keys[order] % num_classes  # the heaviest is written last
-        return best
-
-    def only(self, chosen: np.ndarray) -> Evidence:
-        """The evidence of those predicted segments that are ``chosen``, bool."""
-        keep = chosen[self.pred]
-        return Evidence(self.pred[keep], self.target[keep], self.weight[keep])
-
-
-def pixel_evidence(overlaps: OverlapSet, gt_class: np.ndarray) -> Evidence:
-    """Pixels that thing shares with thing, or stuff with stuff; ``gt_class`` int64 (G,)."""
-    inside = (overlaps.pair_gt != VOID) & (overlaps.pair_pred != VOID)
-    gt, pred, pixels = overlaps.pair_gt[inside], overlaps.pair_pred[inside], overlaps.pixels[inside]
-    keep = overlaps.gt.isthing[gt] == overlaps.pred.isthing[pred]
-    return Evidence(pred[keep], gt_class[gt[keep]], pixels[keep])
-
-
 def match_kinds(table: np.ndarray, cluster_isthing: np.ndarray, class_isthing: np.ndarray, policy: str) -> np.ndarray:
     """Match things and stuff, each for itself.
 
@@ -132,7 +98,100 @@ def match_kinds(table: np.ndarray, cluster_isthing: np.ndarray, class_isthing: n
     matched = np.full(len(table), VOID, np.int64)
     for kind in (True, False):
         clusters, classes = np.flatnonzero(cluster_isthing == kind), np.flatnonzero(class_isthing == kind)
-        found = match_clusters(table[np.ix_(clusters, classes)], policy)
-        hit = found != VOID
-        matched[clusters[hit]] = classes[found[hit]]
+        of_kind = match_clusters(table[np.ix_(clusters, classes)], policy)
+        matched[clusters] = np.append(classes, VOID)[of_kind]  # VOID is -1, the last entry
     return matched
+
+
+def count_evidence(evidence: np.ndarray, cluster: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    """Sum up `EVIDENCE` (E,) to int64 (L, C), given the ``cluster`` int64 (U,) of each member."""
+    flat = cluster[evidence["member"]] * num_classes + evidence["target"]
+    counts = np.bincount(flat, weights=evidence["weight"], minlength=num_clusters * num_classes)
+    return counts.astype(np.int64).reshape(num_clusters, num_classes)
+
+
+def heaviest_classes(evidence: np.ndarray, num_members: int, num_classes: int) -> np.ndarray:
+    """int64 (num_members,), the class that most of `EVIDENCE` (E,) speaks for, for each member; -1 for none."""
+    keys, inverse = np.unique(evidence["member"] * num_classes + evidence["target"], return_inverse=True)
+    weight = np.bincount(inverse.reshape(-1), weights=evidence["weight"], minlength=len(keys))
+    heaviest = np.full(num_members, VOID, np.int64)
+    order = np.argsort(weight, kind="stable")
+    heaviest[keys[order] // num_classes] = keys[order] % num_classes  # the heaviest is written last
+    return heaviest
+
+
+def pixel_evidence(table: SetTable, gt_class: np.ndarray) -> np.ndarray:
+    """`EVIDENCE` (E,): pixels that thing shares with thing, or stuff with stuff; ``gt_class`` int64 (G,)."""
+    inside = (table.pair_gt != VOID) & (table.pair_pred != VOID)
+    gt, pred, pixels = table.pair_gt[inside], table.pair_pred[inside], table.pixels[inside]
+    keep = table.gt["isthing"][gt] == table.pred["isthing"][pred]
+    return _evidence(pred[keep], gt_class[gt[keep]], pixels[keep])
+
+
+def _evidence(member: np.ndarray, target: np.ndarray, weight: np.ndarray | int = 1) -> np.ndarray:
+    evidence = np.zeros(len(member), EVIDENCE)
+    evidence["member"], evidence["target"], evidence["weight"] = member, target, weight
+    return evidence
+
+
+def thing_votes(
+    table: SetTable,
+    gt_class: np.ndarray,
+    voters: np.ndarray,
+    members: np.ndarray,
+    thresholds: VoteThresholds = VoteThresholds(),  # noqa: B008  frozen
+) -> np.ndarray:
+    """`EVIDENCE` (E,): a vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough.
+
+    Args:
+        table: the set.
+        gt_class: int64 (G,).
+        voters: `SEGMENT` (V,), things or detections.
+        members: int64 (V,), which members of clusters they are.
+        thresholds: when they vote.
+    """
+    gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= thresholds.score)
+    left, right = _within_images(table.gt["image"][gt], voters["image"][chosen], table.num_images)
+    gt, chosen = gt[left], chosen[right]
+    hit = paired_box_iou(table.gt["box"][gt], voters["box"][chosen]) > thresholds.box_iou
+    return _evidence(members[chosen[hit]], gt_class[gt[hit]])
+
+
+def stuff_votes(table: SetTable, gt_class: np.ndarray, stuff_iou: float, start: int = 0) -> np.ndarray:
+    """`EVIDENCE` (E,): a vote for each predicted and human stuff class of one photo that overlap enough.
+
+    Args:
+        table: the set, or regions of the semantic head beside the ground truth.
+        gt_class: int64 (G,).
+        stuff_iou: IoU of masks to exceed.
+        start: member number of the first predicted segment.
+    """
+    stuff = ~table.gt["isthing"] & ~table.gt["crowd"]
+    number, regions = merge_segments(table.gt, np.where(stuff, gt_class, VOID), stuff)
+    use = (table.pair_gt != VOID) & (table.pair_pred != VOID)
+    use[use] = stuff[table.pair_gt[use]] & ~table.pred["isthing"][table.pair_pred[use]]
+    width = max(len(regions), 1)
+    keys, inverse = np.unique(table.pair_pred[use] * width + number[table.pair_gt[use]], return_inverse=True)
+    shared = np.bincount(inverse.reshape(-1), weights=table.pixels[use], minlength=len(keys))
+    pred, region = np.divmod(keys, width)
+    hit = shared / (regions["area"][region] + table.pred["area"][pred] - shared) > stuff_iou
+    return _evidence(start + pred[hit], regions["category"][region[hit]])
+
+
+def _within_images(first: np.ndarray, second: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions int64 (B,) and (B,) of all pairs in ``first`` and ``second``, rising image indices, of one image."""
+    counts = np.bincount(second, minlength=num_images)
+    starts = np.cumsum(counts) - counts
+    repeats = counts[first]
+    left = np.repeat(np.arange(len(first)), repeats)
+    within = np.arange(len(left)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    return left, np.repeat(starts[first], repeats) + within
+
+
+def paired_box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU float64 (B,) of boxes float64 (B, 4), x, y, width, height, row by row."""
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
+    return np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)

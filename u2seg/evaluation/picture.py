@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.fitting import matched
-from u2seg.evaluation.joined import VOID
+from u2seg.evaluation.tables import VOID
+from u2seg.files import in_words, replacing
 
 MOST_NAMES = 100
 """More rows or columns than this get no names."""
@@ -29,7 +29,7 @@ def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     counts = comparison.counts(policy, comparison.cluster)
-    of_cluster = matched(comparison, policy, comparison.cluster)
+    of_cluster = comparison.matched(policy, comparison.cluster)
     figure = Figure(figsize=(16, 10), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"Clusters by class: share of what {policy} counts; rings mark the class that it gives")
@@ -53,7 +53,5 @@ def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
         axis.set_yticks(range(len(rows)) if len(rows) <= MOST_NAMES else [], ids if len(rows) <= MOST_NAMES else [])
         axis.tick_params(axis="y", labelsize=6)
         axis.set_ylabel("category_id of the cluster")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    figure.savefig(part, format="png", dpi=110)
-    part.replace(path)
+    with in_words(path), replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as text for people and as JSON; every figure beside its policy, and beside chance."""
+"""What an evaluation gave, as text for people and as JSON; every figure beside its policy, and beside chance."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.control import PolicyScores, score_policy
-from u2seg.evaluation.fitting import Fit
-from u2seg.evaluation.masks import MaskScores
+from u2seg.evaluation.detection import AREAS, MaskScores
+from u2seg.evaluation.fitting import Fit, PolicyScores, score_policy
 from u2seg.evaluation.taxonomy import Taxonomy
 
 SEMANTIC = {"pixel_accuracy": "PixAcc", "mIoU": "mIoU"}
 TABLES = (
     {name: name for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")},
     {
-        **{"pixel_accuracy": "PixAcc", "mIoU": "mIoU", "pixel_accuracy_stuff": "PixAcc_st", "mIoU_stuff": "mIoU_st"},
+        **SEMANTIC,
+        **{f"{name}_stuff": f"{head}_st" for name, head in SEMANTIC.items()},
         **{f"{name}_{kind}": f"{head} {kind}" for kind in ("sem_seg", "released") for name, head in SEMANTIC.items()},
         **{f"{name}_{kind}": f"{name} {kind}" for kind in ("mask", "box") for name in ("AP", "AP50", "AR@100")},
     },
 )
 """Figures to the heads of their columns, table by table; those that nobody has are left out."""
 COLUMNS = {**TABLES[0], **TABLES[1]}
-WARNED = ("PQ", "PQ_th", "PQ_st", "pixel_accuracy", "mIoU", "AP_mask")
+WARNED = ("PQ", "PQ_th", "PQ_st", "pixel_accuracy", "mIoU")
 """Figures that a warning names when chance comes close."""
-AREAS = (("small", "_small"), ("medium", "_medium"), ("large", "_large"))
+MASK_FIGURES = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50", *(f"AR@100{area}" for area in AREAS[1:]))
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Report:
     @classmethod
     def of(
         cls,
-        scored: Comparison,
         fits: Sequence[Fit],
         policies: Sequence[str],
         seeds: int,
@@ -68,16 +66,16 @@ class Report:
         only_gt: tuple[str, ...] = (),
         only_pseudo: tuple[str, ...] = (),
     ) -> Report:
-        """Score ``scored`` under every policy and every fit."""
-        things = int(scored.cluster_isthing.sum())
+        """Score one set under every policy and each of its ``fits``."""
+        scored = fits[0].scored
         return cls(
             name=name,
             gt=gt,
-            photos=scored.overlaps.num_images,
+            photos=scored.table.num_images,
             only_gt=only_gt,
             only_pseudo=only_pseudo,
             taxonomy=scored.taxonomy,
-            clusters=(things, len(scored.cluster_ids) - things),
+            clusters=(len(scored.things), len(scored.stuff)),
             seeds=seeds,
             masks=masks,
             one_class=scored.one_class_things(),
@@ -86,22 +84,21 @@ class Report:
         )
 
 
-def number(value: float) -> str:
-    """A percentage for a table."""
-    return "-" if math.isnan(value) else f"{value:.2f}"
-
-
 def render(report: Report, per_class: int = 0) -> str:
     """The report as text, with the ``per_class`` best and worst classes of each policy."""
     parts = [_heading(report), _masks(report)]
     for fitted_on in dict.fromkeys(scores.fitted_on for scores in report.scores):
         parts.append(_tables(report, [scores for scores in report.scores if scores.fitted_on == fitted_on]))
-    warnings = [line for scores in report.scores for line in _warnings(scores)]
-    if warnings:
-        parts.append("\n".join(warnings))
-    if per_class:
-        parts += [_classes(scores, per_class) for scores in report.scores]
-    return "\n\n".join(parts)
+    parts += filter(None, ["\n".join(line for scores in report.scores for line in _warnings(scores))])
+    return "\n\n".join(parts + [_classes(scores, per_class) for scores in report.scores if per_class])
+
+
+def _grid(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
+    """A table of texts and percentages; nan is a dash."""
+    from tabulate import tabulate
+
+    cells = [[None if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
+    return tabulate(cells, heads, tablefmt="plain", floatfmt=".2f", missingval="-", numalign="right")
 
 
 def _heading(report: Report) -> str:
@@ -112,87 +109,74 @@ def _heading(report: Report) -> str:
         f"{report.clusters[0]} thing clusters to {things} classes ({taxonomy.things}), "
         f"{report.clusters[1]} stuff clusters to {len(taxonomy) - things} classes ({taxonomy.stuff}); all in percent",
     ]
-    for kind, stems in (("human", report.only_gt), ("pseudo", report.only_pseudo)):
-        if stems:
-            lines.append(f"left out: {len(stems)} photos with {kind} labels only, such as {stems[0]}")
+    for kind, names in (("human", report.only_gt), ("pseudo", report.only_pseudo)):
+        if names:
+            lines.append(f"left out: {len(names)} photos with {kind} labels only, such as {names[0]}")
     return "\n".join(lines)
 
 
 def _masks(report: Report) -> str:
-    lines = []
+    one_class = ", ".join(f"{name} {_number(value)}" for name, value in report.one_class.items())
+    lines = [f"all things as one class (no matching): {one_class}"]
     if report.masks:
         masks = report.masks
-        lines.append(
+        rows = [
+            [kind, *(figures[name] for name in MASK_FIGURES)]
+            for kind, figures in (("masks", masks.mask), ("boxes", masks.box))
+        ]
+        title = (
             f"Things without classes (no matching), from {masks.source}: {masks.masks_per_image:.2f} masks a photo, "
             f"{masks.things_per_image:.2f} human things"
         )
-        names = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50")
-        rows = [["", *names, *(f"AR@100 {area}" for area, _ in AREAS)]]
-        for kind, figures in (("masks", masks.mask), ("boxes", masks.box)):
-            by_area = [figures[f"AR@100{suffix}"] for _, suffix in AREAS]
-            rows.append([kind, *(number(figures[name]) for name in names), *map(number, by_area)])
-        lines.append(_grid(rows))
-    one = ", ".join(f"{name} {number(value)}" for name, value in report.one_class.items())
-    return "\n".join([*lines, f"all things as one class (no matching): {one}"])
+        lines = [title, _grid(rows, ["", *(name.replace("_", " ") for name in MASK_FIGURES)]), *lines]
+    return "\n".join(lines)
 
 
 def _tables(report: Report, rows: Sequence[PolicyScores]) -> str:
     title = f"Matched on {rows[0].fitted_on}"
     if report.seeds:
-        title += f"; by chance: cluster ids dealt anew, mean and deviation of {report.seeds}"
+        title += f"; by chance: cluster ids shuffled, mean and deviation of {report.seeds}"
     grids = []
     for table in TABLES:
         names = [name for name in table if any(name in scores.figures for scores in rows)]
-        cells = [["policy", *(table[name] for name in names)]]
+        lines: list[tuple[str, Mapping[str, float]]] = []
         for scores in rows:
-            cells.append([scores.policy, *_cells(scores.figures, names)])
+            lines.append((scores.policy, scores.figures))
             if scores.control:
-                cells.append(["  by chance", *_cells(scores.control, names)])
-                cells.append(["  +-", *_cells(scores.control_sd, names)])
-        cells.append(["best class each", *_cells(report.perfect, names)])
-        grids.append(_grid(cells))
+                lines += [("- by chance", scores.control), ("- deviation", scores.control_sd)]
+        lines.append(("best class each", report.perfect))
+        cells = [[head, *(figures.get(name, math.nan) for name in names)] for head, figures in lines]
+        grids.append(_grid(cells, ["policy", *(table[name] for name in names)]))
     return "\n".join([title, *grids])
 
 
-def _cells(figures: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    return [number(figures.get(name, math.nan)) for name in names]
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _warnings(scores: PolicyScores) -> list[str]:
     close = [name for name in WARNED if name in scores.close_to_chance()]
-    if not close:
-        return []
     figures = ", ".join(
-        f"{COLUMNS[name]} {number(scores.figures[name])} (chance {number(scores.control[name])})" for name in close
+        f"{COLUMNS[name]} {_number(scores.figures[name])} (chance {_number(scores.control[name])})" for name in close
     )
-    return [f"warning: {scores.policy}, matched on {scores.fitted_on}, is close to chance: {figures}"]
+    return [f"warning: {scores.policy}, matched on {scores.fitted_on}, is close to chance: {figures}"] if close else []
 
 
 def _classes(scores: PolicyScores, count: int) -> str:
     ordered = sorted(scores.per_class, key=lambda entry: (-float(entry["PQ"]), -float(entry["IoU"])))
     chosen = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
-    rows = [["class", "kind", "PQ", "SQ", "RQ", "IoU", "matched", "false", "missed"]]
-    for entry in chosen:
-        kind = "thing" if entry["isthing"] else "stuff"
-        figures = [number(float(entry[name])) for name in ("PQ", "SQ", "RQ", "IoU")]
-        rows.append([str(entry["name"]), kind, *figures, *(str(entry[name]) for name in ("tp", "fp", "fn"))])
-    title = f"{scores.policy}, matched on {scores.fitted_on}: best and worst of {len(ordered)} classes"
-    return f"{title}\n{_grid(rows)}"
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
+    names = ("PQ", "SQ", "RQ", "IoU", "tp", "fp", "fn")
+    rows = [
+        [entry["name"], "thing" if entry["isthing"] else "stuff", *(entry[name] for name in names)] for entry in chosen
     ]
-    return "\n".join(line.rstrip() for line in lines)
+    title = f"{scores.policy}, matched on {scores.fitted_on}: best and worst of {len(ordered)} classes"
+    return f"{title}\n{_grid(rows, ['class', 'kind', 'PQ', 'SQ', 'RQ', 'IoU', 'matched', 'false', 'missed'])}"
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Everything the report holds, in plain types; figures in percent."""
+    """Everything the report holds, in plain types; figures in percent, None for those that are not defined."""
     taxonomy, masks = report.taxonomy, report.masks
-    return {
+    content: dict[str, Any] = {
         "scored": report.name,
         "gt": report.gt,
         "photos": {"scored": report.photos, "only_gt": report.only_gt, "only_pseudo": report.only_pseudo},
@@ -219,3 +203,12 @@ def as_json(report: Report) -> dict[str, Any]:
             for scores in report.scores
         ],
     }
+    return _without_nan(content)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

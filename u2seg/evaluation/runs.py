@@ -1,4 +1,4 @@
-"""COCO's run-length codes of many masks in one pass, and where a map changes.
+"""COCO's run-length codes of many masks in one pass, their boxes, and where a map changes.
 
 A mask is read down its columns; it is told by its *turns*, the positions at which it becomes one or becomes zero. Its
 code is the distances between turns, written as ``pycocotools`` writes them, to the byte.
@@ -8,23 +8,23 @@ Shapes: ``H, W`` image pixels; ``N`` masks; ``T`` turns of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, Any]]:
+def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, Any]]:
     """COCO's compressed run-length code of each segment.
 
     One pass over the map, whatever the number of segments.
 
     Args:
         ids: integer (H, W), segment ids.
-        wanted: distinct ids to encode; one that no pixel has gives an empty mask.
+        segments: distinct ids to encode; one that no pixel has gives an empty mask.
 
     Returns:
-        ``{"size": [H, W], "counts": bytes}`` for each of ``wanted``.
+        ``{"size": [H, W], "counts": bytes}`` for each of ``segments``.
     """
     height, width = ids.shape
     row, column = np.divmod(np.flatnonzero(ids[1:] != ids[:-1]), width)
@@ -32,14 +32,18 @@ def encode_segments(ids: np.ndarray, wanted: Sequence[int]) -> list[dict[str, An
     starts = np.concatenate([column * height + row + 1, tops * height])
     starts.sort(kind="stable")
     column, row = np.divmod(starts, height)
-    owner = places(ids[row, column], wanted)
-    own = owner >= 0
+    owner = places(ids[row, column], segments)
+    encoded = owner >= 0
     wall = height * width
-    owner = owner[own].astype(np.int16 if len(wanted) < 2**15 else np.int64)  # numpy sorts short integers by radix
+    owner = owner[encoded].astype(
+        np.int16 if len(segments) < 2**15 else np.int64
+    )  # numpy sorts short integers by radix
     order = np.argsort(owner, kind="stable")
-    spans = np.stack([starts[own], np.append(starts[1:], wall)[own]], axis=1)[order]  # first pixel, first beyond
+    spans = np.stack([starts[encoded], np.append(starts[1:], wall)[encoded]], axis=1)[
+        order
+    ]  # first pixel, first beyond
     turns = spans + (owner[order].astype(np.int64) * wall)[:, None]
-    return _encode(turns[spans < wall], len(wanted), height, width)
+    return _encode(turns[spans < wall], len(segments), height, width)
 
 
 def places(values: np.ndarray, listed: Sequence[int]) -> np.ndarray:
@@ -64,9 +68,9 @@ def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
     before = np.zeros((count, width), bool)  # the pixel read before the top of a column
     before[:, 1:] = masks[:, -1, :-1]
     turned[:, 0] = np.packbits(masks[:, 0] != before, axis=-1)
-    found = np.flatnonzero(words != 0)
-    single = np.flatnonzero(np.unpackbits(words[found].view(np.uint8)).view(bool))
-    line, column = np.divmod(found[single >> 6] * 64 + (single & 63), bits.shape[2] * 8)
+    nonzero = np.flatnonzero(words != 0)
+    single = np.flatnonzero(np.unpackbits(words[nonzero].view(np.uint8)).view(bool))
+    line, column = np.divmod(nonzero[single >> 6] * 64 + (single & 63), bits.shape[2] * 8)
     owner, row = np.divmod(line, height)
     turns = (owner * width + column) * height + row
     turns.sort(kind="stable")  # much of it is in order
@@ -116,6 +120,30 @@ def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
         text[place] = (value & 31) + 48 + 32 * more
         value, place, size, letter = value[more] >> 5, place[more] + 1, size[more], letter + 1
     return text.tobytes(), stops[ends - 1].tolist()
+
+
+def boxes_of(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Boxes float64 (N, 4), x, y, width, height in pixels, of the masks behind run-length ``codes``; 0 for empty ones."""
+    from pycocotools import mask as coco
+
+    return coco.toBbox(list(codes)) if codes else np.zeros((0, 4))
+
+
+def compressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """A COCO run-length code as `encode_masks` gives it, from one with counts as text, bytes or numbers.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no run-length code.
+    """
+    from pycocotools import mask as coco
+
+    height, width = (int(side) for side in segmentation["size"])
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height * width or min(counts, default=0) < 0:
+            raise ValueError(f"its runs are {sum(counts)} pixels, not {height} x {width}")
+        counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+    return {"size": [height, width], "counts": counts if isinstance(counts, bytes) else counts.encode("ascii")}
 
 
 def changes(*maps: np.ndarray) -> np.ndarray:

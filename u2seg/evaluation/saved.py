@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,33 +11,12 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.dataset import read_json
-from u2seg.evaluation.fitting import matched
-from u2seg.evaluation.joined import VOID
+from u2seg.evaluation.tables import VOID
+from u2seg.files import in_words, write_json
+from u2seg.panoptic import read_json
 
 FORMAT = "u2seg matching 1"
 MATCHING_FILE = "matching.json"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` under a temporary name and rename it, so that the file is whole or absent; nan becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def save_matching(path: Path, fitted: Comparison, policies: Sequence[str], fitted_on: str) -> None:
@@ -51,33 +28,26 @@ def save_matching(path: Path, fitted: Comparison, policies: Sequence[str], fitte
         policies: those to fit.
         fitted_on: name of that set, for the record.
     """
-    taxonomy = fitted.taxonomy
     ids = fitted.cluster_ids.tolist()
     record: dict[str, Any] = {}
     for policy in policies:
         counts = fitted.counts(policy, fitted.cluster)
-        rows, columns = np.nonzero(counts)
-        of_cluster = matched(fitted, policy, fitted.cluster).tolist()
+        classes = fitted.matched(policy, fitted.cluster).tolist()
+        pairs = np.argwhere(counts).tolist()
         record[policy] = {
-            "class_of_cluster": {
-                str(index): None if found == VOID else found for index, found in zip(ids, of_cluster, strict=True)
-            },
-            "counts": [
-                [ids[row], column, int(counts[row, column])]
-                for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-            ],
+            "class_of_cluster": {str(i): None if c == VOID else c for i, c in zip(ids, classes, strict=True)},
+            "counts": [[ids[cluster], label, int(counts[cluster, label])] for cluster, label in pairs],
         }
     content = {
         "format": FORMAT,
         "fitted_on": fitted_on,
-        "photos": fitted.overlaps.num_images,
+        "photos": fitted.table.num_images,
         "note": "class_of_cluster: category_id to an index of 'classes'; counts: [category_id, class, how much]",
-        "classes": [
-            {"name": name, "isthing": bool(flag)} for name, flag in zip(taxonomy.names, taxonomy.isthing, strict=True)
-        ],
+        "classes": [{"name": name, "isthing": isthing} for name, isthing in fitted.taxonomy.keys],
         "policies": record,
     }
-    write_json(path, content)
+    with in_words(path):
+        write_json(path, content)
 
 
 def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
@@ -90,27 +60,27 @@ def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is no matching saved by --save-matching")
-    taxonomy = scored.taxonomy
-    here = {(name, bool(flag)): i for i, (name, flag) in enumerate(zip(taxonomy.names, taxonomy.isthing, strict=True))}
+    classes, clusters = scored.taxonomy.keys, scored.cluster_ids.tolist()
     try:
-        there = [(entry["name"], entry["isthing"]) for entry in content["classes"]]
-        unknown = [name for name, isthing in there if (name, isthing) not in here]
-        if unknown:
+        saved = [(entry["name"], entry["isthing"]) for entry in content["classes"]]
+        unknown = next((name for name, isthing in saved if (name, isthing) not in classes), None)
+        if unknown is not None:
             raise DataError(
-                f"{path} was fitted to other classes: there is no {unknown[0]!r} here (see --gt-things, --gt-stuff)"
+                f"{path} was fitted to other classes: there is no {unknown!r} here (see --gt-things, --gt-stuff)"
             )
-        tables = {name: entry["class_of_cluster"] for name, entry in content["policies"].items()}
-        found = {}
-        for policy, table in tables.items():
-            if {int(index) for index in table} != set(scored.cluster_ids.tolist()):
-                raise DataError(f"{path} holds {len(table)} clusters that are not the {len(scored.cluster_ids)} here")
-            classes = [table[str(index)] for index in scored.cluster_ids.tolist()]
-            found[policy] = np.array([VOID if c is None else here[there[c]] for c in classes], np.int64)
+        here = np.array([*(classes.index(each) for each in saved), VOID], np.int64)
+        matchings = {}
+        for policy, entry in content["policies"].items():
+            of_cluster = entry["class_of_cluster"]
+            if {int(index) for index in of_cluster} != set(clusters):
+                raise DataError(f"{path} holds {len(of_cluster)} clusters that are not the {len(clusters)} here")
+            places = [of_cluster[str(index)] for index in clusters]
+            matchings[policy] = here[[VOID if place is None else place for place in places]]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
-    return found
+    return matchings
 
 
 def directory_name(dataset: str) -> str:

@@ -1,35 +1,43 @@
-"""Pixel accuracy and mean IoU from overlaps.
+"""Pixel accuracy and mean IoU from overlaps, of panoptic maps and of a model's semantic head.
 
 Pixels that are void in the ground truth don't count; a pixel without a predicted class is a wrong one. The mean goes
 over classes that the ground truth has (as in Detectron2's ``SemSegEvaluator``). Crowd regions count as their class.
 
-Shapes: ``C`` classes; ``G`` true and ``P`` predicted segments of the set.
+The semantic head labels every pixel: stuff whole, neither covered by things nor left out when small, and all things as
+one class. `u2seg_paper` votes and scores stuff on this map, as the released evaluation of U2Seg does. There, a pixel of
+a cluster without a class counts neither as right nor as wrong.
+
+Shapes: ``L`` clusters and ``C`` classes, things first in both; ``G`` true and ``P`` predicted segments of the set;
+``R`` regions (a photo's pixels of one stuff cluster in the head's map).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from u2seg.evaluation.joined import VOID, OverlapSet
+from u2seg.evaluation.tables import VOID, SetTable
 
 
 def confusion_matrix(
-    overlaps: OverlapSet, gt_class: np.ndarray, pred_class: np.ndarray, num_classes: int
+    table: SetTable, gt_class: np.ndarray, pred_class: np.ndarray, num_classes: int, outside: int | None = None
 ) -> np.ndarray:
     """Pixels int64 (C, C+1): true class by predicted class, the last column for none.
 
     Args:
-        overlaps: the set.
+        table: the set.
         gt_class: int64 (G,) in [0, C).
         pred_class: int64 (P,) in [0, C), -1 for none.
         num_classes: C.
+        outside: class of pixels that no predicted segment has; none if None.
     """
-    keep = overlaps.pair_gt != VOID
-    row = gt_class[overlaps.pair_gt[keep]]
-    padded = np.append(np.where(pred_class == VOID, num_classes, pred_class), num_classes)
-    column = padded[overlaps.pair_pred[keep]]  # VOID is -1, the last entry
+    keep = table.pair_gt != VOID
+    row = gt_class[table.pair_gt[keep]]
+    padded = np.append(
+        np.where(pred_class == VOID, num_classes, pred_class), num_classes if outside is None else outside
+    )
+    column = padded[table.pair_pred[keep]]  # VOID is -1, the last entry
     flat = row * (num_classes + 1) + column
-    counts = np.bincount(flat, weights=overlaps.pixels[keep], minlength=num_classes * (num_classes + 1))
+    counts = np.bincount(flat, weights=table.pixels[keep], minlength=num_classes * (num_classes + 1))
     return counts.astype(np.int64).reshape(num_classes, num_classes + 1)
 
 
@@ -55,3 +63,46 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
     right = np.diagonal(confusion)
     union = confusion.sum(axis=1) + confusion.sum(axis=0)[:-1] - right
     return np.divide(right, union, out=np.zeros(len(right)), where=union > 0)
+
+
+def head_scores(
+    regions: SetTable, gt_class: np.ndarray, region_class: np.ndarray, class_isthing: np.ndarray
+) -> dict[str, float]:
+    """`semantic_scores` of a semantic head's map, over "a thing" and the stuff classes.
+
+    Args:
+        regions: the head's map beside the human labels; what is void there is "a thing".
+        gt_class: int64 (G,) in [0, C).
+        region_class: int64 (R,), class in [0, C), -1 for none.
+        class_isthing: bool (C,).
+    """
+    column = np.append(np.where(class_isthing, 0, np.cumsum(~class_isthing)), VOID)  # things 0, stuff 1.., none VOID
+    count = int(column.max()) + 1
+    confusion = confusion_matrix(regions, column[gt_class], column[region_class], count, outside=0)
+    confusion[:, -1] = 0
+    return semantic_scores(confusion, np.ones(count, bool))
+
+
+def renamed_in_place(of_cluster: np.ndarray, cluster_isthing: np.ndarray, class_isthing: np.ndarray) -> np.ndarray:
+    """What becomes of each stuff cluster where a map is renamed cluster by cluster in the same array.
+
+    The released evaluation does that: clusters are 1..S and classes 1..T in one array, T + 1 for none, so that a pixel
+    renamed to class 5 is renamed again when the turn comes to cluster 5.
+
+    Args:
+        of_cluster: int64 (L,), class in [0, C) of each cluster, -1 for none.
+        cluster_isthing: bool (L,).
+        class_isthing: bool (C,).
+
+    Returns:
+        int64 (L,), the same for things.
+    """
+    things, stuff = int(class_isthing.sum()), np.flatnonzero(~cluster_isthing)
+    none = len(class_isthing) - things + 1
+    target = np.where(of_cluster[stuff] == VOID, none, of_cluster[stuff] - things + 1)
+    value = np.arange(1, len(stuff) + 1)
+    for cluster, new in enumerate(target.tolist(), start=1):
+        value[value == cluster] = new
+    renamed = of_cluster.copy()
+    renamed[stuff] = np.where(value < none, value - 1 + things, VOID)
+    return renamed

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from u2seg.errors import DataError, lookup
-from u2seg.evaluation.dataset import Category, PanopticSet
+from u2seg.panoptic import Category, PanopticDataset
 
 LEVELS = ("category", "supercategory")
+NO_SUPERCATEGORY = ("", "none")
+"""What files say where there is none; some labelling tools write the word."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Taxonomy:
         return len(self.names)
 
     @property
+    def keys(self) -> list[tuple[str, bool]]:
+        """Name and kind of each class, by which classes of two sets are compared."""
+        return list(zip(self.names, self.isthing.tolist(), strict=True))
+
+    @property
     def coarse_things(self) -> bool:
         """Whether one thing class may hold several categories."""
         return self.things != "category"
@@ -48,17 +56,14 @@ class Taxonomy:
         Raises:
             DataError: there is a class here that ``other`` does not have.
         """
-        there = {key: index for index, key in enumerate(zip(other.names, other.isthing.tolist(), strict=True))}
-        here = list(zip(self.names, self.isthing.tolist(), strict=True))
-        for name, isthing in here:
-            if (name, isthing) not in there:
+        for name, isthing in self.keys:
+            if (name, isthing) not in other.keys:
                 raise DataError(f"{source} has the class {name!r}, which the ground truth to score against has not")
-        class_of = {category: there[here[index]] for category, index in self.class_of.items()}
-        return replace(other, class_of=class_of)
+        return replace(other, class_of={c: other.keys.index(self.keys[index]) for c, index in self.class_of.items()})
 
     @classmethod
-    def of(cls, gt: PanopticSet, things: str = "category", stuff: str = "supercategory") -> Taxonomy:
-        """The classes of ``gt`` at the wanted levels.
+    def of(cls, gt: PanopticDataset, things: str = "category", stuff: str = "supercategory") -> Taxonomy:
+        """The classes of ``gt`` at the levels asked for.
 
         Args:
             gt: the ground truth.
@@ -69,29 +74,24 @@ class Taxonomy:
             UsageError: a level is neither.
             DataError: supercategories are asked for and ``gt`` has none.
         """
-        levels = {True: things, False: stuff}
-        names: list[str] = []
-        flags: list[bool] = []
-        class_of: dict[int, int] = {}
-        for isthing, level in levels.items():
+        for level in (things, stuff):
             lookup("level of classes", level, dict.fromkeys(LEVELS))
-            known: dict[str, int] = {}
-            for category in gt.categories:
-                if category.isthing != isthing:
-                    continue
-                name = _class_name(category, level, gt.name)
-                if name not in known:
-                    known[name] = len(names)
-                    names.append(name)
-                    flags.append(isthing)
-                class_of[category.id] = known[name]
-        return cls(tuple(names), np.array(flags, bool), class_of, things, stuff)
+        index_of: dict[tuple[str, bool], int] = {}
+        class_of = {}
+        for category in (*gt.things, *gt.stuff):
+            name = _class_name(category, things if category.isthing else stuff, gt.json_file)
+            class_of[category.id] = index_of.setdefault((name, category.isthing), len(index_of))
+        names = tuple(name for name, _ in index_of)
+        return cls(names, np.array([isthing for _, isthing in index_of], bool), class_of, things, stuff)
 
 
-def _class_name(category: Category, level: str, source: str) -> str:
+def _class_name(category: Category, level: str, source: Path) -> str:
     if level == "category":
         return category.name
-    if not category.supercategory:
+    if category.supercategory.lower() in NO_SUPERCATEGORY:
         kind = "things" if category.isthing else "stuff"
-        raise DataError(f"{source}: category {category.name!r} has no supercategory; use --gt-{kind} category")
+        raise DataError(
+            f"{source}: category {category.name!r} has no supercategory; "
+            f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})"
+        )
     return category.supercategory

@@ -2,7 +2,5 @@
 
 from u2seg.modeling.panoptic_fpn import U2SegPanopticFPN, U2SegSemSegFPNHead
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
-from u2seg.modeling.stego import STEGO
-from u2seg.modeling.stego_cause import CAUSE
 
-__all__ = ["CAUSE", "STEGO", "U2SegCascadeROIHeads", "U2SegPanopticFPN", "U2SegSemSegFPNHead"]
+__all__ = ["U2SegCascadeROIHeads", "U2SegPanopticFPN", "U2SegSemSegFPNHead"]

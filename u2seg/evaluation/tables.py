@@ -1,0 +1,214 @@
+"""What every figure is made of: how many pixels each true segment shares with each predicted one.
+
+Segments are rows of `SEGMENT`, so that every step after the photos are read is a few numpy calls. Memory is some 100
+bytes for each segment and each pair of segments, whatever the size of the photos.
+
+Shapes: ``H, W`` image pixels; ``n`` segments; ``G`` true and ``P`` predicted segments (of one image, or of a whole set
+once joined); ``M`` pairs of segments that share a pixel; ``I`` images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.evaluation.runs import boxes_of, changes, encode_segments, places
+from u2seg.panoptic import LARGEST_ID, SegmentInfo
+
+VOID = -1
+"""Index of a segment, or a class, that is none."""
+
+SEGMENT = np.dtype(
+    [
+        ("image", np.int64),  # index in the set, rising; 0 until images are joined
+        ("id", np.int64),  # in the map of the image
+        ("category", np.int64),  # category_id of the file
+        ("isthing", bool),
+        ("crowd", bool),
+        ("area", np.int64),  # pixels, counted in the map
+        ("box", np.float64, 4),  # x, y, width, height in pixels, of the mask; zeros for stuff
+        ("score", np.float64),
+        # Detection, or region of the semantic head, of the same image that a model's segment was made of, or VOID.
+        ("origin", np.int64),
+    ]
+)
+"""A segment, a detection, or a region of a semantic map."""
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """One image: its segments on both sides, and what they share."""
+
+    pixels: np.ndarray
+    """int64 (G+1, P+1); row 0 is void of the ground truth, column 0 void of the prediction."""
+    gt: np.ndarray
+    """`SEGMENT` (G,)"""
+    pred: np.ndarray
+    """`SEGMENT` (P,)"""
+    gt_codes: tuple[dict[str, Any] | None, ...]
+    """Run-length code of each true segment, None for stuff."""
+    pred_codes: tuple[dict[str, Any] | None, ...]
+    """The same for predicted segments; empty if nobody asked."""
+    size: tuple[int, int]
+    """H, W"""
+
+
+def compare_maps(
+    gt_ids: np.ndarray,
+    pred_ids: np.ndarray,
+    gt: Sequence[SegmentInfo],
+    pred: Sequence[SegmentInfo],
+    *,
+    painted_over: bool = False,
+) -> ImageTable:
+    """The table of two panoptic maps.
+
+    Args:
+        gt_ids: integer (H, W), segment ids of the ground truth, 0 void.
+        pred_ids: the same for the prediction.
+        gt: what the true segments are.
+        pred: what the predicted segments are.
+        painted_over: for a model, whose detections tell boxes and codes: predicted segments may have no pixel, and are
+            then left out.
+
+    Raises:
+        DataError: the maps and the lists contradict each other.
+    """
+    pixels = overlap_table(gt_ids, pred_ids, [s.id for s in gt], [s.id for s in pred])
+    counted = pixels[:, 1:].sum(axis=0)
+    if painted_over:
+        visible = np.flatnonzero(counted)
+        pixels, pred = pixels[:, np.append(0, visible + 1)], [pred[index] for index in visible]
+        pred_rows, pred_codes = segment_rows(pred, counted[visible]), ()
+    else:
+        if not counted.all():
+            missing = pred[int(np.flatnonzero(counted == 0)[0])].id
+            raise DataError(f"its label has no pixel of segment id {missing}, which the JSON lists")
+        pred_rows = segment_rows(pred, counted)
+        pred_codes = _add_boxes(pred_rows, pred_ids, pred)
+    gt_rows = segment_rows(gt, pixels[1:].sum(axis=1))
+    return ImageTable(pixels, gt_rows, pred_rows, _add_boxes(gt_rows, gt_ids, gt), pred_codes, gt_ids.shape)
+
+
+def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], pred: Sequence[int]) -> np.ndarray:
+    """Count shared pixels of all pairs of segments.
+
+    Args:
+        gt_ids: integer (H, W) in [0, 2^24), 0 void.
+        pred_ids: the same for the prediction.
+        gt: ids of the G true segments; row ``i + 1`` of the result is ``gt[i]``.
+        pred: ids of the P predicted segments.
+
+    Returns:
+        int64 (G+1, P+1) pixels, row and column 0 void.
+
+    Raises:
+        DataError: the maps differ in size, or hold an id that is in neither list.
+    """
+    if gt_ids.shape != pred_ids.shape:
+        raise DataError(f"its label is {_size(pred_ids)} pixels, the ground truth {_size(gt_ids)}")
+    starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted at once
+    lengths = np.diff(starts, append=gt_ids.size)
+    rows, columns = _rows(gt_ids.ravel()[starts], gt), _rows(pred_ids.ravel()[starts], pred)
+    flat = rows * (len(pred) + 2) + columns
+    counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
+    counts = counts.reshape(len(gt) + 2, len(pred) + 2)
+    for side, unlisted, ids, known in (
+        ("ground truth", counts[0], gt_ids, gt),
+        ("label", counts[:, 0], pred_ids, pred),
+    ):
+        if unlisted.any():
+            strange = sorted(set(np.unique(ids).tolist()) - {0, *known})
+            raise DataError(f"the PNG of its {side} holds segment id {strange[0]}, which the JSON does not list")
+    return counts[1:, 1:].astype(np.int64)
+
+
+def _rows(values: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """int64, for each of ``values``: 1 for void, 2.. for ``ids``, 0 for any other."""
+    if len(set(ids)) != len(ids) or not all(0 < each <= LARGEST_ID for each in ids):
+        raise DataError(f"its segment ids are not distinct numbers in 1..{LARGEST_ID}")
+    return places(values, [0, *ids]) + 1
+
+
+def _size(ids: np.ndarray) -> str:
+    return f"{ids.shape[1]} x {ids.shape[0]}"
+
+
+def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray) -> np.ndarray:
+    """`SEGMENT` (n,) without boxes; ``area`` int64 (n,) pixels."""
+    rows = np.zeros(len(segments), SEGMENT)
+    rows["id"] = [segment.id for segment in segments]
+    rows["category"] = [segment.category_id for segment in segments]
+    rows["isthing"] = [segment.isthing for segment in segments]
+    rows["crowd"] = [segment.iscrowd for segment in segments]
+    rows["score"] = [segment.score for segment in segments]
+    rows["area"], rows["origin"] = area, VOID
+    return rows
+
+
+def _add_boxes(rows: np.ndarray, ids: np.ndarray, segments: Sequence[SegmentInfo]) -> tuple[dict[str, Any] | None, ...]:
+    """Encode the things among ``segments`` and put their boxes into ``rows``; returns a code for each, None for stuff.
+
+    Boxes and areas that a JSON gives are redundant, often absent and sometimes stale, so they are never used.
+    """
+    things = np.flatnonzero(rows["isthing"]).tolist()
+    codes: list[dict[str, Any] | None] = [None] * len(rows)
+    encoded = encode_segments(ids, [segments[index].id for index in things])
+    for index, code in zip(things, encoded, strict=True):
+        codes[index] = code
+    rows["box"][things] = boxes_of(encoded)
+    return tuple(codes)
+
+
+@dataclass(frozen=True)
+class SetTable:
+    """Segments and shared pixels of a whole set."""
+
+    gt: np.ndarray
+    """`SEGMENT` (G,)"""
+    pred: np.ndarray
+    """`SEGMENT` (P,)"""
+    pair_gt: np.ndarray
+    """int64 (M,) index of the true segment, `VOID` outside all; pairs run by image, then true, then predicted."""
+    pair_pred: np.ndarray
+    """int64 (M,) index of the predicted segment, `VOID` outside all."""
+    pixels: np.ndarray
+    """int64 (M,), all above 0."""
+    gt_codes: tuple[dict[str, Any] | None, ...]
+    """(G,) run-length codes of true things, None for stuff."""
+    sizes: tuple[tuple[int, int], ...]
+    """(I,) height and width in pixels."""
+
+    @property
+    def num_images(self) -> int:
+        """I."""
+        return len(self.sizes)
+
+    @classmethod
+    def join(cls, images: Sequence[ImageTable]) -> SetTable:
+        """Put the images' tables side by side."""
+        pairs = [np.zeros((3, 0), np.int64)]
+        starts = np.zeros(2, np.int64)
+        for image in images:
+            index = np.stack(np.nonzero(image.pixels))
+            shared = image.pixels[index[0], index[1]]
+            pairs.append(np.vstack([np.where(index > 0, index - 1 + starts[:, None], VOID), shared]))
+            starts += (len(image.gt), len(image.pred))
+        return cls(
+            join_rows([image.gt for image in images]),
+            join_rows([image.pred for image in images]),
+            *np.concatenate(pairs, axis=1),
+            gt_codes=tuple(code for image in images for code in image.gt_codes),
+            sizes=tuple(image.size for image in images),
+        )
+
+
+def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of all ``images``, each `SEGMENT` (n,), one after another, with the index of their image."""
+    rows = np.concatenate([np.zeros(0, SEGMENT), *images])
+    rows["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
+    return rows
