@@ -14,10 +14,9 @@ from synthetic_panoptic import write_dataset
 
 from u2seg.data.convert import convert_panoptic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
-from u2seg.data.mapper import read_label
 from u2seg.errors import UsageError
 from u2seg.files import claim_directory
-from u2seg.panoptic import decode_ids
+from u2seg.panoptic import read_ids
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
@@ -75,8 +74,8 @@ def test_script(coco, tmp_path, merge, monkeypatch):
     source = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())["annotations"]
     for entry, annotation in zip(DatasetCatalog.get(name), source, strict=True):
         assert Path(entry["file_name"]).is_file()
-        ids = decode_ids(read_label(entry["pan_seg_file_name"]))
-        before = decode_ids(read_label(str(coco / "annotations" / "panoptic_val2017" / annotation["file_name"])))
+        ids = read_ids(entry["pan_seg_file_name"])
+        before = read_ids(coco / "annotations" / "panoptic_val2017" / annotation["file_name"])
         kinds = [(segment["isthing"], segment["category_id"]) for segment in entry["segments_info"]]
         stuff = [category for isthing, category in kinds if not isthing]
         assert len(stuff) == len(set(stuff))
@@ -111,7 +110,7 @@ def test_two_stuff_segments_become_one(tmp_path):
     (annotation,) = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]
     (written,) = (segment for segment in annotation["segments_info"] if segment["id"] == plant["id"])
     assert (written["area"], written["bbox"]) == (4, [0, 0, 2, 2])
-    ids = decode_ids(read_label(entry["pan_seg_file_name"]))
+    ids = read_ids(entry["pan_seg_file_name"])
     assert ((ids == plant["id"]) == [[1, 1, 0], [1, 1, 0]]).all()
 
 

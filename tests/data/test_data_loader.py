@@ -155,7 +155,7 @@ def test_photos_without_segments_are_left_out(cfg, caplog):
         training_dicts(cfg)
     content["annotations"] = []
     write_json(root, content)
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="0 photos, but none with a segment"):
         training_dicts(cfg)
 
 

@@ -8,10 +8,10 @@ from synthetic_panoptic import write_dataset
 
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.data.loader import seeded
-from u2seg.data.mapper import DATASET_MAPPERS, U2SegDatasetMapper, read_label
+from u2seg.data.mapper import DATASET_MAPPERS, U2SegDatasetMapper
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError
-from u2seg.panoptic import decode_ids
+from u2seg.panoptic import decode_ids, encode_ids, read_ids
 
 FIXED = ["INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MAX_SIZE_TRAIN", "64", "INPUT.FORMAT", "RGB"]
 
@@ -53,7 +53,7 @@ def check(sample, expected):
 
 
 def arrays(entry):
-    return np.array(Image.open(entry["file_name"])), read_label(entry["pan_seg_file_name"])
+    return np.array(Image.open(entry["file_name"])), encode_ids(read_ids(entry["pan_seg_file_name"]))
 
 
 def test_is_registered_by_name():

@@ -171,7 +171,7 @@ def empty_segments(root):
         (drop_label, ["DATALOADER.NUM_WORKERS", "1"], "there is no file"),
         (shrink_label, [], "has 10 x 10 pixels"),
         (empty_segments, [], "none with a segment"),
-        (lambda root: write_json(root, read_json(root) | {"annotations": []}), [], "is empty"),
+        (lambda root: write_json(root, read_json(root) | {"annotations": []}), [], "0 photos, but none with a segment"),
         (lambda root: write_json(root, {}), [], "is no COCO panoptic JSON"),
     ],
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +118,8 @@ def register_datasets(cfg: CfgNode, train: bool = True) -> None:
     Raises:
         UsageError: an entry is neither a registered dataset nor a dataset's directory, or can't be trained on.
     """
-    cfg.DATASETS.TRAIN = _resolve("DATASETS.TRAIN", cfg.DATASETS.TRAIN) if train else ()
-    cfg.DATASETS.TEST = _resolve("DATASETS.TEST", cfg.DATASETS.TEST)
+    cfg.DATASETS.TRAIN = tuple(_resolve("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN) if train else ()
+    cfg.DATASETS.TEST = tuple(_resolve("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
     for name in cfg.DATASETS.TRAIN:
         if "label_space" not in MetadataCatalog.get(name).as_dict():
             raise UsageError(
@@ -129,12 +128,8 @@ def register_datasets(cfg: CfgNode, train: bool = True) -> None:
             )
 
 
-def _resolve(key: str, entries: Sequence[str] | str) -> tuple[str, ...]:
-    names = (entries,) if isinstance(entries, str) else tuple(entries)
-    return tuple(_resolve_entry(key, name) for name in names)
-
-
-def _resolve_entry(key: str, name: str) -> str:
+def _resolve(key: str, name: str) -> str:
+    """The catalog's name of an entry of ``key``."""
     if name in DatasetCatalog and not name.startswith(SCHEME):
         return name
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -151,12 +151,10 @@ def build_seeded_loader(
     Raises:
         UsageError: the processes can't share a batch evenly.
     """
-    rank, world_size = comm.get_rank(), comm.get_world_size()
-    batch_size, workers = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+    world_size, batch_size, seed = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH, max(cfg.SEED, 0)
     if batch_size < 1 or batch_size % world_size:
         raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} can't be shared evenly among {world_size} processes")
-    seed = max(cfg.SEED, 0)
-    sampler = BatchSampler(len(dicts), batch_size, seed, is_portrait, rank, world_size)
+    sampler = BatchSampler(len(dicts), batch_size, seed, is_portrait, comm.get_rank(), world_size)
     dataset = MappedDataset(dicts, mapper, sampler)
     loader = build_detection_train_loader(
         dataset,
@@ -164,7 +162,7 @@ def build_seeded_loader(
         sampler=sampler,
         total_batch_size=batch_size,
         aspect_ratio_grouping=False,  # the sampler groups, so that no half-filled group is lost when a run stops
-        num_workers=workers,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=dataset.collate,
         seed=seed,  # without it, making an iterator draws from the generator that the model samples with
     )
@@ -178,18 +176,15 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
         UsageError: no training set is named.
         DataError: nothing is left.
     """
-    names = ", ".join(cfg.DATASETS.TRAIN)
+    names = cfg.DATASETS.TRAIN
     if not names:
         raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
-    try:
-        dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False, check_consistency=False)
-    except (AssertionError, IndexError) as error:
-        raise DataError(f"dataset {names} is empty") from error
+    dicts = [entry for name in names for entry in DatasetCatalog.get(name)]
     kept = [entry for entry in dicts if entry["segments_info"]]
+    if not kept:
+        raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
     if len(kept) < len(dicts):
         logger.warning("%d of %d photos have no segment and are left out", len(dicts) - len(kept), len(dicts))
-    if not kept:
-        raise DataError(f"dataset {names} has {len(dicts)} photos, but none with a segment to learn from")
     return kept
 
 

@@ -100,7 +100,7 @@ class U2SegDatasetMapper:
         image = _read_photo(sample)
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
-        colours = read_label(sample["pan_seg_file_name"], image.shape[:2]) if self.is_train else None
+        colours = _read_label(sample["pan_seg_file_name"], image.shape[:2]) if self.is_train else None
         augmented = T.AugInput(image, sem_seg=colours)
         self.augmentations(augmented)
         if not self.is_train:
@@ -148,16 +148,11 @@ def _read_photo(sample: Sample) -> np.ndarray:
     return image
 
 
-def read_label(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Colours uint8 (H, W, 3) of the panoptic PNG at ``path``, which must be of ``size`` (H, W) if that is given.
-
-    Raises:
-        DataError: it is missing, damaged, or of another size.
-    """
-    colours = encode_ids(read_ids(path))
-    if size is not None:
-        _check_size(f"label {path}", colours, size, "its photo has")
-    return colours
+def _read_label(file: str, size: tuple[int, int]) -> np.ndarray:
+    """Colours uint8 (H, W, 3) of the panoptic PNG at ``file``, which must be of ``size`` (H, W)."""
+    ids = read_ids(file)
+    _check_size(f"label {file}", ids, size, "its photo has")
+    return encode_ids(ids)
 
 
 def _check_size(name: str, pixels: np.ndarray, size: tuple[int, int], reason: str) -> None:
