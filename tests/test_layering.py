@@ -20,6 +20,7 @@ FORBIDDEN = {
         "u2seg.data",
         "u2seg.modeling",
         "u2seg.engine",
+        "u2seg.stego",
         "u2seg.report",
         "tools",
     ],
@@ -32,6 +33,10 @@ FORBIDDEN = {
         "u2seg.report",
         "tools",
     ],
+    "data": ["u2seg.stego"],
+    "modeling": ["u2seg.stego"],
+    "engine": ["u2seg.stego"],
+    "stego": ["u2seg.modeling", "u2seg.report", "tools"],
     "report": ["detectron2", "u2seg.modeling", "u2seg.engine", "tools"],
     "": ["tools", "tests", "examples"],
 }
