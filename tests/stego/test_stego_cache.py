@@ -97,6 +97,11 @@ def test_bad_photos_are_left_out_and_counted(folder, tmp_path, caplog):
     assert cache.fill().tolist() == list(range(15))
 
 
+def test_a_photo_that_is_gone_is_left_out(folder, tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"{folder / name}.png\n" for name in ("a", "gone", "b")))
+    assert cache_of(tmp_path / "list.txt", tmp_path).fill().tolist() == [*range(5), *range(10, 15)]
+
+
 def test_no_usable_photo_is_told(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "e.png")

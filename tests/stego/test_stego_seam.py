@@ -1,5 +1,7 @@
 """STEGO is reached through the same config, trainer and plugin doors as everything else."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,10 @@ def test_the_config_names_the_trainer():
         trainer_class(load_config(options=["SOLVER.TRAINER_NAME", "StufTrainer"]))
 
 
-def test_the_label_factory_knows_it():
+def test_the_label_factory_knows_it_and_needs_no_detectron2():
     assert "stego" in load_plugins([], "").offers["stuff segmenter"]
+    code = "import sys, u2seg.stego.segmenter, u2seg.stego.checkpoint; sys.exit('detectron2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,11 +80,15 @@ class CropCache:
     @property
     def directory(self) -> Path:
         """Where the arrays lie; its name is a hash of all that they depend on."""
-        photos = [(photo.name, os.path.getsize(photo.path)) for photo in self.photos.photos]
-        key = [photos, self.ratio, self.min_side, self.keep_features, self.info]
+        names = [photo.name for photo in self.photos.photos]
+        sizes = [
+            os.path.getsize(path) if os.path.exists(path) else -1
+            for path in (photo.path for photo in self.photos.photos)
+        ]
+        key = [names, sizes, self.ratio, self.min_side, self.keep_features, self.info]
         return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
-    def array(self, name: str, mode: str = "r") -> np.ndarray:
+    def array(self, name: str, mode: Literal["r", "r+"] = "r") -> np.ndarray:
         """``pooled`` or ``features``, mapped into memory."""
         return np.load(self.directory / f"{name}.npy", mmap_mode=mode)
 
@@ -109,8 +113,8 @@ class CropCache:
             wait()
             pooled = self.array("pooled", "r+")
             features = self.array("features", "r+") if self.keep_features else None
-            first = pooled[:: len(PLACES)]
-            photos = [index for index in range(rank, len(self.photos), world_size) if not first[index].any()]
+            last = pooled[len(PLACES) - 1 :: len(PLACES)]
+            photos = [index for index in range(rank, len(self.photos), world_size) if not last[index].any()]
             with Progress("features of crops", len(photos)) as progress:
                 for index in photos:
                     self._compute(pooled, features, index)

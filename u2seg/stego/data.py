@@ -77,7 +77,7 @@ class CropSet:
         """The training sample of ``entry``, ``{"place": ...}``; the neighbour is drawn from numpy's generator."""
         place = entry["place"]
         near = self.neighbours[place, np.random.randint(self.neighbours.shape[1])]
-        return {"file_name": self._path(self.indices[place]), **self.pair(place, near)}
+        return {"file_name": self._path(int(self.indices[place])), **self.pair(place, near)}
 
     def _path(self, index: int) -> str:
         return self.cache.photos.photos[index // len(PLACES)].path
@@ -95,7 +95,7 @@ def build_crops(cfg: CfgNode) -> CropSet:
         raise UsageError("STEGO.IMAGES is empty: name a folder of photos")
     photos, extractor = find_photos(stego.IMAGES), frozen_network(cfg)
     prepare = getattr(extractor, "prepare", dict)
-    info = prepare() if comm.is_main_process() else {}
+    info: dict[str, Any] = prepare() if comm.is_main_process() else {}
     comm.synchronize()  # one process fetches the weights
     root = Path(stego.CACHE or f"{cfg.OUTPUT_DIR}/features").expanduser()
     settings = stego.CROP_RATIO, stego.MIN_CROP, stego.CACHE_FEATURES

@@ -42,6 +42,8 @@ class CodeHead(nn.Module):
     def transform(self, mean: torch.Tensor, axes: torch.Tensor) -> None:
         """Put ``code -> (code - mean) @ axes`` into the last layers; ``mean`` float32 (C,), ``axes`` float32 (C, C)."""
         for layer, offset in ((self.linear, mean), (self.mlp[2], torch.zeros_like(mean))):
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
             layer.weight.copy_(torch.einsum("cdhw,ce->edhw", layer.weight, axes))
             layer.bias.copy_((layer.bias - offset) @ axes)
 
