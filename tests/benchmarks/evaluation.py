@@ -298,7 +298,7 @@ def run(args, folder):
             one.process([{"image_id": label.image_id}], [output])
     held = megabytes() - before
     with ours.timed("match and score, one policy"):
-        figures = one.report(one.compare(one._images), class_agnostic=False).scores[0].figures
+        figures = one.report(one.compare(one._images), class_agnostic=False).policies[0].figures
     everything = evaluator(["many_to_one", "one_to_one", "one_to_one_then_majority", "u2seg_paper"], 3)
     everything._images = one._images
     more = Parts()

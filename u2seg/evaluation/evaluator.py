@@ -21,11 +21,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
 
-from u2seg.config.training import add_evaluation_keys
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SetFit
+from u2seg.evaluation.fitting import Fit
 from u2seg.evaluation.matching import RULES, U2SEG_PAPER, VoteThresholds
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.picture import draw_clusters
@@ -54,18 +53,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Raises:
         UsageError: there is no such evaluator, or it can't be had for this dataset.
     """
-    return lookup("evaluator (TEST.EVALUATOR)", _with_defaults(cfg).TEST.EVALUATOR, dict(U2SEG_EVALUATORS))(
-        cfg, dataset_name
-    )
-
-
-def _with_defaults(cfg: CfgNode) -> CfgNode:
-    if "MATCHING" in cfg.TEST:
-        return cfg
-    full = cfg.clone()
-    full.defrost()
-    add_evaluation_keys(full)
-    return full
+    evaluator = lookup("evaluator (TEST.EVALUATOR)", cfg.TEST.EVALUATOR, dict(U2SEG_EVALUATORS))
+    return evaluator(cfg, dataset_name)
 
 
 @U2SEG_EVALUATORS.register()
@@ -123,7 +112,6 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
         """Arguments of the constructor."""
-        cfg = _with_defaults(cfg)
         metadata, matching = MetadataCatalog.get(dataset_name), cfg.TEST.MATCHING
         if not metadata.get("panoptic_json") or not metadata.get("panoptic_root"):
             raise UsageError(
@@ -187,15 +175,15 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
 
     def report(self, comparison: Comparison, class_agnostic: bool = True) -> Report:
         """Match and score by every policy; ``class_agnostic`` scores the detections without classes, too."""
-        detections, masks = comparison.detections, None
-        if class_agnostic and detections is not None:
-            masks = class_agnostic_scores(comparison.table, detections, "the model's detections")
-        fits: list[Fit] = [SetFit(comparison, comparison)]
+        masks, fits = {}, [Fit(comparison)]
+        if class_agnostic and comparison.detections is not None:
+            masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
         if self.fit_on:
-            fits = [SavedFit(comparison, load_matching(self.fit_on, comparison), str(self.fit_on))]
+            saved = load_matching(self.fit_on, comparison)
+            fits = [Fit(comparison, str(self.fit_on), "_transferred", saved=saved)]
         elif self.folds:
-            fits.append(FoldFit(comparison, self.folds))
-        return Report.of(fits, self.policies, self.seeds, masks=masks, name=self.name, gt=str(self.gt.json_file))
+            fits.append(Fit.on_folds(comparison, self.folds))
+        return Report.of(self.name, str(self.gt.json_file), fits, self.policies, self.seeds, masks)
 
 
 def _fitted(fit_on: str, dataset: str, results: Path) -> Path:
@@ -212,12 +200,14 @@ def _fitted(fit_on: str, dataset: str, results: Path) -> Path:
 def _as_results(report: Report) -> OrderedDict[str, dict[str, float]]:
     """Figures by policy, each with its chance control, for Detectron2's logs and ``TEST.EXPECTED_RESULTS``."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for scores in report.scores:
-        by_chance = {f"{name}_by_chance": value for name, value in scores.control.items()}
-        results[scores.key] = {**scores.figures, **by_chance}
-    agnostic = {f"{name}_one_class": value for name, value in report.one_class.items()}
-    if report.masks:
-        for kind in ("mask", "box"):
-            agnostic |= {f"{name}_{kind}": value for name, value in getattr(report.masks, kind).items()}
-    results["class_agnostic"] = agnostic
+    for scores in report.policies:
+        results[scores.key] = scores.figures | _named("by_chance", scores.control_mean)
+    agnostic = report.class_agnostic
+    results["class_agnostic"] = _named("one_class", agnostic["one_class"])
+    for kind in ("mask", "box"):
+        results["class_agnostic"] |= _named(kind, agnostic.get(kind, {}))
     return results
+
+
+def _named(suffix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{name}_{suffix}": value for name, value in figures.items()}
