@@ -264,6 +264,7 @@ def run(args, folder):
 
     from u2seg.evaluation.detection import _library, default_backend
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
+    from u2seg.evaluation.fitting import Scoring
     from u2seg.structures import LabelSpace
 
     _library(default_backend())
@@ -276,9 +277,7 @@ def run(args, folder):
             panoptic_json=str(gt_json),
             panoptic_root=str(gt_dir),
             space=space,
-            policies=policies,
-            stuff="category",
-            seeds=seeds,
+            scoring=Scoring(policies, stuff="category", seeds=seeds),
             distributed=False,
         )
 

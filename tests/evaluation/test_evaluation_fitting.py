@@ -84,13 +84,13 @@ def test_fold_fit_equals_fitting_each_fold_by_hand(noisy):
             )
             own = fold[comparison.table.pred["image"]] == held_out
             expected[own] = [of_cluster.get(c, -1) for c in comparison.table.pred["category"][own].tolist()]
-        assert np.array_equal(Fit.on_folds(comparison, 2).classes(policy), expected)
+        assert np.array_equal(Fit(comparison, folds=2).classes(policy), expected)
 
 
 def test_folds_out_of_range_are_refused(noisy):
     for folds in (1, 21, -3):
         with pytest.raises(UsageError, match=r"--folds \(TEST.MATCHING.FOLDS\) takes 2"):
-            Fit.on_folds(compare(*noisy), folds)
+            Fit(compare(*noisy), folds=folds)
 
 
 def test_fit_on_itself_is_the_self_fit_and_other_clusters_are_refused(noisy):

@@ -35,17 +35,14 @@ class Comparison:
 
     table: SetTable
     taxonomy: Taxonomy
-    things: tuple[int, ...]
-    """``category_id`` of the thing clusters."""
-    stuff: tuple[int, ...]
-    """``category_id`` of the stuff clusters."""
+    things: tuple[int, ...]  # ``category_id`` of the thing clusters
+    stuff: tuple[int, ...]  # ``category_id`` of the stuff clusters
     thresholds: VoteThresholds
     detections: np.ndarray | None = None
     """`SEGMENT` (N,) of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
     regions: SetTable | None = None
     """Of a model's semantic head; they then vote instead of stuff segments in `u2seg_paper`."""
-    backend: str | None = None
-    """COCO library for AP; the fastest installed if None."""
+    backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
     def cluster_ids(self) -> np.ndarray:

@@ -46,12 +46,10 @@ PER_POLICY = ("AP", "AP50", "AR@100")
 class DetectionSet:
     """Human and predicted objects in COCO's terms."""
 
-    images: Sequence[Mapping[str, Any]]
-    """``id``, ``width``, ``height``."""
+    images: Sequence[Mapping[str, Any]]  # ``id``, ``width``, ``height``
     truth: Sequence[Mapping[str, Any]]
     """``image_id``, ``category_id``, ``segmentation`` (run-length code), ``area``, ``bbox``, ``iscrowd``."""
-    detections: Sequence[Mapping[str, Any]]
-    """``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``."""
+    detections: Sequence[Mapping[str, Any]]  # ``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``
 
     @classmethod
     def of(cls, table: SetTable, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray) -> DetectionSet:

@@ -10,17 +10,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import U2SEG_PAPER
+from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.saved import load_matching
 from u2seg.evaluation.tables import VOID
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a set is matched and scored."""
+
+    policies: Sequence[str] = DEFAULT_POLICIES
+    things: str = "category"  # level of human thing classes, see Taxonomy.of
+    stuff: str = "supercategory"  # level of human stuff classes
+    thresholds: VoteThresholds = field(default_factory=VoteThresholds)
+    matching: Path | None = None  # a saved matching to use instead of fitting one
+    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
+    seeds: int = 3  # runs of the chance control
+    backend: str | None = None  # COCO library; the fastest installed if None
+
+    def __post_init__(self) -> None:
+        for policy in self.policies:
+            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
+        if self.seeds < 0:
+            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
+        if self.matching and self.folds:
+            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
+
+    def fits(self, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
+        """The ways to fit that are asked for, the first of them on another set, ``fitted``, if one is given."""
+        if self.matching:
+            saved = load_matching(self.matching, scored)
+            return [Fit(scored, str(self.matching), "_transferred", saved=saved)]
+        first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
+        label = f"other photos of this set ({self.folds} folds)"
+        return [first, Fit(scored, label, "_folds", folds=self.folds)] if self.folds else [first]
 
 
 @dataclass(frozen=True)
@@ -31,16 +64,12 @@ class Fit:
     """
 
     scored: Comparison
-    label: str = "the photos that are scored"
-    """What a table says the matching was fitted on."""
-    suffix: str = ""
-    """What the short names of its figures end in."""
-    fitted: Comparison | None = None
-    """Fit on this set instead."""
+    label: str = "the photos that are scored"  # What a table says the matching was fitted on
+    suffix: str = ""  # What the short names of its figures end in
+    fitted: Comparison | None = None  # Fit on this set instead
     saved: Mapping[str, np.ndarray] | None = None
     """Policy to class int64 (L,) of each cluster: fit nothing. Chance shuffles the scored set and keeps the matching."""
-    folds: int = 0
-    """2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together."""
+    folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:
         images, fitted = self.scored.table.num_images, self.fitted or self.scored
@@ -56,11 +85,6 @@ class Fit:
                 f"the set to fit on has {clusters[0]}, the one to score {clusters[1]}: a matching can only be "
                 "carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
-
-    @classmethod
-    def on_folds(cls, scored: Comparison, folds: int) -> Fit:
-        """Cross-validation over ``folds`` parts of the photos."""
-        return cls(scored, f"other photos of this set ({folds} folds)", "_folds", folds=folds)
 
     def of_cluster(self, policy: str, seed: int | None = None) -> np.ndarray | None:
         """Class int64 (L,) of each cluster, -1 for void; None with folds, since each has its own.
@@ -95,14 +119,10 @@ class PolicyScores:
 
     policy: str
     fitted_on: str
-    key: str
-    """Short name of policy and fit."""
-    figures: dict[str, float]
-    """percent, nan where there is nothing to score"""
-    control_mean: dict[str, float]
-    """mean over the seeds, percent, without AP; empty if no control was asked for"""
-    control_sd: dict[str, float]
-    """standard deviation over the seeds, percent"""
+    key: str  # Short name of policy and fit
+    figures: dict[str, float]  # percent, nan where there is nothing to score
+    control_mean: dict[str, float]  # mean over the seeds, percent, without AP; empty if no control was asked for
+    control_sd: dict[str, float]  # standard deviation over the seeds, percent
     close_to_chance: list[str]
     """Figures that chance nearly reaches; SQ says how good masks are, so random classes don't lower it."""
     per_class: list[dict[str, float | int | str | bool]]

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError, lookup
+from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import Fit
-from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES, VoteThresholds
+from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.pairing import Pairing, pair_images
 from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report
 from u2seg.evaluation.runs import boxes_of, encode_masks
-from u2seg.evaluation.saved import load_matching, save_matching
+from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, ImageTable, SetTable, compare_maps
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, decode_mask, read_instances, read_panoptic
@@ -35,71 +33,52 @@ PHOTOS_WORTH_WORKERS = 400
 class LabelPaths:
     """Where pseudo labels and the human labels of the same photos lie."""
 
-    pseudo: Path
-    """Directory with ``panoptic.json``, its PNGs, and perhaps ``instances.json``."""
-    gt: Path
-    """COCO panoptic JSON."""
-    gt_dir: Path
-    """Its PNGs."""
+    pseudo: Path  # Directory with ``panoptic.json``, its PNGs, and perhaps ``instances.json``
+    gt: Path  # COCO panoptic JSON
+    gt_dir: Path  # Its PNGs
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to score, and how."""
-
-    scored: LabelPaths
-    policies: Sequence[str] = DEFAULT_POLICIES
-    things: str = "category"
-    """Level of human thing classes, see `Taxonomy.of`."""
-    stuff: str = "supercategory"
-    """Level of human stuff classes."""
-    thresholds: VoteThresholds = field(default_factory=VoteThresholds)
-    fit_on: LabelPaths | None = None
-    """Another labelled set to fit the matching on."""
-    matching: Path | None = None
-    """A saved matching to use instead."""
-    save_matching: Path | None = None
-    picture: Path | None = None
-    """Where to draw which cluster overlaps which class, see `draw_clusters`."""
-    folds: int = 0
-    """0: none; else also figures of a matching fitted on the other folds."""
-    seeds: int = 5
-    """Runs of the chance control; 0: none."""
-    workers: int = 0
-    """Processes that read PNGs; 0: as many as help."""
-    backend: str | None = None
-    """COCO library; the fastest installed if None."""
-
-    def __post_init__(self) -> None:
-        for policy in self.policies:
-            lookup("matching policy", policy, RULES)
-        for option, value in (("--seeds", self.seeds), ("--workers", self.workers)):
-            if value < 0:
-                raise UsageError(f"{option} takes 0 or more, not {value}")
-        if self.fit_on and self.matching:
-            raise UsageError("--fit-on and --matching both say where the matching comes from; give one")
-        if self.matching and (self.folds or self.save_matching):
-            raise UsageError("--matching fits nothing, so --folds and --save-matching can't go with it")
-
-
-def evaluate_labels(request: Request) -> Report:
+def evaluate_labels(
+    scored: LabelPaths,
+    scoring: Scoring,
+    fit_on: LabelPaths | None = None,
+    save: Path | None = None,
+    picture: Path | None = None,
+    workers: int = 0,
+) -> Report:
     """Score pseudo labels against human ones.
+
+    Args:
+        scored: what to score.
+        scoring: how.
+        fit_on: other labels, of the same clusters, to fit the matching on.
+        save: where to write the fitted matchings.
+        picture: where to draw which cluster overlaps which class, see `draw_clusters`.
+        workers: processes that read PNGs; 0: as many as help.
 
     Raises:
         UsageError: a path or a choice is wrong.
         DataError: the files contradict each other.
     """
-    gt, pseudo, pairing = _read(request.scored)
-    taxonomy = Taxonomy.of(gt, request.things, request.stuff)
-    scored = _compare(gt, pseudo, pairing, taxonomy, request)
-    detections, source = _masks(pseudo, pairing, scored.table)
-    fits = _fits(request, scored)
-    if request.picture:
-        draw_clusters(scored, request.policies[0], request.picture)
-    masks = class_agnostic_scores(scored.table, detections, source, request.backend)
-    names = str(request.scored.pseudo), str(request.scored.gt)
-    left_out = pairing.only_gt, pairing.only_pseudo
-    return Report.of(*names, fits, request.policies, request.seeds, masks, *left_out)
+    if scoring.matching and (fit_on or save):
+        raise UsageError("--matching fits nothing, so --fit-on and --save-matching can't go with it")
+    gt, pseudo, pairing = _read(scored)
+    taxonomy = Taxonomy.of(gt, scoring.things, scoring.stuff)
+    comparison = _compare(gt, pseudo, pairing, taxonomy, scoring, workers)
+    detections, source = _masks(pseudo, pairing, comparison.table)
+    fitted, name = None, str(scored.pseudo)
+    if fit_on:
+        other, other_pseudo, shared = _read(fit_on)
+        classes = Taxonomy.of(other, scoring.things, scoring.stuff).aligned_with(taxonomy, str(other.json_file))
+        fitted, name = _compare(other, other_pseudo, shared, classes, scoring, workers), str(fit_on.pseudo)
+    fits = scoring.fits(comparison, fitted, name)
+    if save:
+        save_matching(save, fitted or comparison, scoring.policies, name)
+    if picture:
+        draw_clusters(comparison, scoring.policies[0], picture)
+    masks = class_agnostic_scores(comparison.table, detections, source, scoring.backend)
+    left_out = {"only_gt": pairing.only_gt, "only_pseudo": pairing.only_pseudo}
+    return Report.of(str(scored.pseudo), str(scored.gt), fits, scoring, masks, **left_out)
 
 
 def _read(paths: LabelPaths) -> tuple[PanopticDataset, PanopticDataset, Pairing]:
@@ -111,11 +90,16 @@ def _read(paths: LabelPaths) -> tuple[PanopticDataset, PanopticDataset, Pairing]
 
 
 def _compare(
-    gt: PanopticDataset, pseudo: PanopticDataset, pairing: Pairing, taxonomy: Taxonomy, request: Request
+    gt: PanopticDataset,
+    pseudo: PanopticDataset,
+    pairing: Pairing,
+    taxonomy: Taxonomy,
+    scoring: Scoring,
+    workers: int,
 ) -> Comparison:
     """Read all PNGs, in this process or in others."""
     few = len(pairing.pairs) < PHOTOS_WORTH_WORKERS
-    workers = request.workers or (1 if few else min(os.cpu_count() or 1, 8))
+    workers = workers or (1 if few else min(os.cpu_count() or 1, 8))
     read_table = partial(_read_table, replace(gt, photos=()), replace(pseudo, photos=()))  # little to send to workers
     images = []
     with make_executor("process", workers, 1) as executor, Progress("comparing labels", len(pairing.pairs)) as progress:
@@ -123,7 +107,7 @@ def _compare(
             images.append(table)
             progress.advance()
     things, stuff = (tuple(category.id for category in part) for part in (pseudo.things, pseudo.stuff))
-    return Comparison(SetTable.join(images), taxonomy, things, stuff, request.thresholds, backend=request.backend)
+    return Comparison(SetTable.join(images), taxonomy, things, stuff, scoring.thresholds, backend=scoring.backend)
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> ImageTable:
@@ -132,22 +116,6 @@ def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[Labell
         return compare_maps(*maps, *(photo.segments for photo in pair))
     except DataError as error:
         raise DataError(f"photo {pair[0].file_name!r}: {error}") from error
-
-
-def _fits(request: Request, scored: Comparison) -> list[Fit]:
-    """The ways to fit that are asked for; a matching to save is saved on the way."""
-    if request.matching:
-        saved = load_matching(request.matching, scored)
-        return [Fit(scored, str(request.matching), "_transferred", saved=saved)]
-    fit, name = Fit(scored), str(request.scored.pseudo)
-    if request.fit_on:
-        gt, pseudo, pairing = _read(request.fit_on)
-        classes = Taxonomy.of(gt, request.things, request.stuff).aligned_with(scored.taxonomy, str(gt.json_file))
-        name, fitted = str(request.fit_on.pseudo), _compare(gt, pseudo, pairing, classes, request)
-        fit = Fit(scored, name, "_transferred", fitted=fitted)
-    if request.save_matching:
-        save_matching(request.save_matching, fit.fitted or scored, request.policies, name)
-    return [fit, Fit.on_folds(scored, request.folds)] if request.folds else [fit]
 
 
 def _masks(pseudo: PanopticDataset, pairing: Pairing, table: SetTable) -> tuple[np.ndarray, str]:

@@ -36,10 +36,8 @@ class ModelImage:
 
     image_id: Any
     table: ImageTable
-    detections: np.ndarray | None
-    """`SEGMENT` (N,); None if the model gives none."""
-    regions: ImageTable | None
-    """What the semantic head says; None if nobody asked or it says nothing."""
+    detections: np.ndarray | None  # `SEGMENT` (N,); None if the model gives none
+    regions: ImageTable | None  # What the semantic head says; None if nobody asked or it says nothing
 
 
 def read_output(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.evaluation.detection import AREAS, PER_POLICY
-from u2seg.evaluation.fitting import Fit, PolicyScores, score_policy
+from u2seg.evaluation.fitting import Fit, PolicyScores, Scoring, score_policy
 
 SEMANTIC = {"pixel_accuracy": "PixAcc", "mIoU": "mIoU"}
 TABLES = (
@@ -31,22 +31,16 @@ MASK_FIGURES = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50", *(f
 class Report:
     """What came out, as its JSON has it; all figures percent."""
 
-    scored: str
-    """What was scored."""
-    gt: str
-    """Against what."""
-    photos: dict[str, Any]
-    """``scored``, their number; file names that one side lacks: ``only_gt``, ``only_pseudo``."""
-    clusters: dict[str, int]
-    """Number of ``things`` and of ``stuff``."""
-    classes: dict[str, Any]
-    """The same of human classes, with ``things_level`` and ``stuff_level``."""
+    scored: str  # What was scored
+    gt: str  # Against what
+    photos: dict[str, Any]  # ``scored``, their number; file names that one side lacks: ``only_gt``, ``only_pseudo``
+    clusters: dict[str, int]  # Number of ``things`` and of ``stuff``
+    classes: dict[str, Any]  # The same of human classes, with ``things_level`` and ``stuff_level``
     class_agnostic: dict[str, Any]
     """What needs no matching: `class_agnostic_scores`, where there are masks, and ``one_class``, PQ of all things."""
     best_class_each: dict[str, float]
     """Figures of these segments with the best class given to each: what matching and clustering could reach."""
-    control_seeds: int
-    """Runs of the chance control."""
+    control_seeds: int  # Runs of the chance control
     policies: tuple[PolicyScores, ...]
 
     @classmethod
@@ -55,8 +49,7 @@ class Report:
         name: str,
         gt: str,
         fits: Sequence[Fit],
-        policies: Sequence[str],
-        seeds: int,
+        scoring: Scoring,
         masks: Mapping[str, Any],
         only_gt: Sequence[str] = (),
         only_pseudo: Sequence[str] = (),
@@ -75,8 +68,10 @@ class Report:
             },
             class_agnostic={**masks, "one_class": scored.one_class_things()},
             best_class_each=scored.figures(scored.best_classes()),
-            control_seeds=seeds,
-            policies=tuple(score_policy(fit, policy, range(seeds)) for fit in fits for policy in policies),
+            control_seeds=scoring.seeds,
+            policies=tuple(
+                score_policy(fit, policy, range(scoring.seeds)) for fit in fits for policy in scoring.policies
+            ),
         )
 
 

@@ -43,14 +43,10 @@ SEGMENT = np.dtype(
 class ImageTable:
     """One image: its segments on both sides, and what they share."""
 
-    pixels: np.ndarray
-    """int64 (G+1, P+1); row 0 is void of the ground truth, column 0 void of the prediction."""
-    gt: np.ndarray
-    """`SEGMENT` (G,)"""
-    pred: np.ndarray
-    """`SEGMENT` (P,)"""
-    size: tuple[int, int]
-    """H, W"""
+    pixels: np.ndarray  # int64 (G+1, P+1); row 0 is void of the ground truth, column 0 void of the prediction
+    gt: np.ndarray  # `SEGMENT` (G,)
+    pred: np.ndarray  # `SEGMENT` (P,)
+    size: tuple[int, int]  # H, W
 
 
 def compare_maps(
@@ -152,18 +148,13 @@ def _add_masks(rows: np.ndarray, ids: np.ndarray) -> None:
 class SetTable:
     """Segments and shared pixels of a whole set."""
 
-    gt: np.ndarray
-    """`SEGMENT` (G,)"""
-    pred: np.ndarray
-    """`SEGMENT` (P,)"""
+    gt: np.ndarray  # `SEGMENT` (G,)
+    pred: np.ndarray  # `SEGMENT` (P,)
     pair_gt: np.ndarray
     """int64 (M,) index of the true segment, `VOID` outside all; pairs run by image, then true, then predicted."""
-    pair_pred: np.ndarray
-    """int64 (M,) index of the predicted segment, `VOID` outside all."""
-    pixels: np.ndarray
-    """int64 (M,), all above 0."""
-    sizes: tuple[tuple[int, int], ...]
-    """(I,) height and width in pixels."""
+    pair_pred: np.ndarray  # int64 (M,) index of the predicted segment, `VOID` outside all
+    pixels: np.ndarray  # int64 (M,), all above 0
+    sizes: tuple[tuple[int, int], ...]  # (I,) height and width in pixels
 
     @property
     def num_images(self) -> int:
