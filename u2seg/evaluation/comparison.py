@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from u2seg.evaluation.detection import Detections, DetectionSet, matched_scores
+from u2seg.evaluation.detection import DetectionSet, matched_scores
 from u2seg.evaluation.matching import (
     U2SEG_PAPER,
     VoteThresholds,
@@ -35,17 +35,14 @@ class Comparison:
 
     table: SetTable
     taxonomy: Taxonomy
-    things: tuple[int, ...]
-    """``category_id`` of the thing clusters."""
-    stuff: tuple[int, ...]
-    """``category_id`` of the stuff clusters."""
+    things: tuple[int, ...]  # ``category_id`` of the thing clusters
+    stuff: tuple[int, ...]  # ``category_id`` of the stuff clusters
     thresholds: VoteThresholds
-    detections: Detections | None = None
-    """Of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
+    detections: np.ndarray | None = None
+    """`SEGMENT` (N,) of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
     regions: SetTable | None = None
     """Of a model's semantic head; they then vote instead of stuff segments in `u2seg_paper`."""
-    backend: str | None = None
-    """COCO library for AP; the fastest installed if None."""
+    backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
     def cluster_ids(self) -> np.ndarray:
@@ -65,16 +62,14 @@ class Comparison:
     @cached_property
     def members(self) -> np.ndarray:
         """`SEGMENT` (U,)"""
-        parts = [self.table.pred]
-        parts += [] if self.detections is None else [self.detections.rows]
-        parts += [] if self.regions is None else [self.regions.pred]
-        return np.concatenate(parts)
+        more = (self.detections, None if self.regions is None else self.regions.pred)
+        return np.concatenate([self.table.pred, *(rows for rows in more if rows is not None)])
 
     @cached_property
     def starts(self) -> tuple[int, int]:
         """Where among the members the detections and the regions start."""
         segments = len(self.table.pred)
-        return segments, segments + (0 if self.detections is None else len(self.detections.rows))
+        return segments, segments + (0 if self.detections is None else len(self.detections))
 
     @cached_property
     def cluster(self) -> np.ndarray:
@@ -90,10 +85,7 @@ class Comparison:
     def _votes(self) -> np.ndarray:
         head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
         stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou, start)
-        if self.detections is None:
-            voters = np.flatnonzero(self.table.pred["isthing"])
-        else:
-            voters = np.arange(*self.starts)
+        voters = np.flatnonzero(self.table.pred["isthing"]) if self.detections is None else np.arange(*self.starts)
         things = thing_votes(self.table, self.gt_class, self.members[voters], voters, self.thresholds)
         return np.concatenate([things, stuff])
 
@@ -115,11 +107,13 @@ class Comparison:
         table = self.counts(policy, cluster, chosen)
         return match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
 
-    def shuffled(self, seed: int) -> np.ndarray:
-        """`cluster` with the ids shuffled, things among things, stuff among stuff.
+    def shuffled(self, seed: int | None) -> np.ndarray:
+        """`cluster` with the ids shuffled, things among things, stuff among stuff; as it is for None.
 
         Segments follow the detections and regions that they were made of.
         """
+        if seed is None:
+            return self.cluster
         rng = np.random.default_rng(seed)
         cluster, (first, second) = self.cluster.copy(), self.starts
         isthing, origin = self.table.pred["isthing"], self.table.pred["origin"]

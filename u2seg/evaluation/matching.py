@@ -42,12 +42,9 @@ EVIDENCE = np.dtype([("member", np.int64), ("target", np.int64), ("weight", np.i
 class VoteThresholds:
     """When something votes in the policy `u2seg_paper`; what the labels' scores mean decides what 0.6 means."""
 
-    box_iou: float = 0.7
-    """A thing's box and a human one's: above this."""
-    score: float = 0.6
-    """A thing's score: at least this."""
-    stuff_iou: float = 0.15
-    """Masks of stuff: above this."""
+    box_iou: float = 0.7  # A thing's box and a human one's: above this
+    score: float = 0.6  # A thing's score: at least this
+    stuff_iou: float = 0.15  # Masks of stuff: above this
 
 
 def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
@@ -139,7 +136,7 @@ def thing_votes(
     gt_class: np.ndarray,
     voters: np.ndarray,
     members: np.ndarray,
-    thresholds: VoteThresholds = VoteThresholds(),  # noqa: B008  frozen
+    thresholds: VoteThresholds = VoteThresholds(),
 ) -> np.ndarray:
     """`EVIDENCE` (E,): a vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough.
 

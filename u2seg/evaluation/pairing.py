@@ -17,8 +17,7 @@ class Pairing:
 
     pairs: tuple[tuple[LabelledPhoto, LabelledPhoto], ...]
     """Ground truth and pseudo label of each photo, in order of stem."""
-    only_gt: tuple[str, ...]
-    """File names without a partner, or with several that can't be told apart."""
+    only_gt: tuple[str, ...]  # File names without a partner, or with several that can't be told apart
     only_pseudo: tuple[str, ...]
 
 

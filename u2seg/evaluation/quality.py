@@ -22,14 +22,10 @@ from u2seg.evaluation.tables import SEGMENT, VOID, SetTable
 class ClassCounts:
     """Matches of each class."""
 
-    iou: np.ndarray
-    """float64 (C,), sum over matches."""
-    tp: np.ndarray
-    """int64 (C,)"""
-    fp: np.ndarray
-    """int64 (C,)"""
-    fn: np.ndarray
-    """int64 (C,)"""
+    iou: np.ndarray  # float64 (C,), sum over matches
+    tp: np.ndarray  # int64 (C,)
+    fp: np.ndarray  # int64 (C,)
+    fn: np.ndarray  # int64 (C,)
 
     @property
     def seen(self) -> np.ndarray:

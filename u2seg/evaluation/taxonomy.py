@@ -24,13 +24,10 @@ class Taxonomy:
     """C classes and the class of each category id of the ground truth."""
 
     names: tuple[str, ...]
-    isthing: np.ndarray
-    """bool (C,)"""
+    isthing: np.ndarray  # bool (C,)
     class_of: Mapping[int, int]
-    things: str
-    """Level of the thing classes, one of `LEVELS`."""
-    stuff: str
-    """Level of the stuff classes, one of `LEVELS`."""
+    things: str  # Level of the thing classes, one of `LEVELS`
+    stuff: str  # Level of the stuff classes, one of `LEVELS`
 
     def __len__(self) -> int:
         return len(self.names)
