@@ -115,7 +115,8 @@ def test_the_gallery_reads_the_predictions(demo, photos, tmp_path):
     assert [dataset.photo_path(photo).read_bytes() for photo in dataset.photos] == [
         (photos / name).read_bytes() for name in ("a.png", "b.png")
     ]
-    assert all(photo.segments for photo in dataset.photos) and all(annotations)
+    assert all(photo.segments for photo in dataset.photos)
+    assert all(annotations)
 
 
 def test_one_photo_may_go_to_one_file(demo, photos, tmp_path):

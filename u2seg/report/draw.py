@@ -127,19 +127,16 @@ def place_marks(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: i
         row, column = _deepest(regions_map[rows, columns] == index + 1)
         half_x = (6.4 * len(region.name) + 12) / 2 / (w * scale)  # pixels of an 11 px face
         half_y = 17 / 2 / (h * scale)
-        x = _keep_inside((column + columns.start + 0.5) / w, half_x)
-        y = _keep_inside((row + rows.start + 0.5) / h, half_y)
-        box = (x - half_x, y - half_y, x + half_x, y + half_y)
-        crowded = region.area < 0.004 or any(_meet(box, other) for other in placed)
+        x = float(np.clip((column + columns.start + 0.5) / w, min(half_x, 0.5), max(1 - half_x, 0.5)))
+        y = float(np.clip((row + rows.start + 0.5) / h, min(half_y, 0.5), max(1 - half_y, 0.5)))
+        covers = (
+            abs(x - x2) < half_x + half_x2 and abs(y - y2) < half_y + half_y2 for x2, y2, half_x2, half_y2 in placed
+        )
+        crowded = region.area < 0.004 or any(covers)
         if not crowded:
-            placed.append(box)
+            placed.append((x, y, half_x, half_y))
         marks.append(Mark(region.category_id, round(x, 4), round(y, 4), region.area, region.score, crowded))
     return marks
-
-
-def _keep_inside(centre: float, half: float) -> float:
-    """``centre``, moved so that ``half`` on either side of it lies in [0, 1], or the middle where it can't."""
-    return min(max(centre, half), 1 - half) if half < 0.5 else 0.5
 
 
 def _deepest(mask: np.ndarray) -> tuple[int, int]:
@@ -153,10 +150,6 @@ def _deepest(mask: np.ndarray) -> tuple[int, int]:
     return int(row) * step, int(column) * step
 
 
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
 def draw_crop(photo: np.ndarray, mask: np.ndarray, side: int) -> Image.Image:
     """The surroundings of a segment, with what is not the segment greyed, and a white contour.
 
@@ -165,22 +158,18 @@ def draw_crop(photo: np.ndarray, mask: np.ndarray, side: int) -> Image.Image:
         mask: bool (H, W), not empty.
         side: longest side of the picture in pixels.
     """
-    spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
-    reach = max(round(1.25 * max(span[-1] - span[0] + 1 for span in spans)), 24)
-    window = tuple(_window(int(s[0] + s[-1] + 1), reach, limit) for s, limit in zip(spans, mask.shape, strict=True))
-    patch = np.ascontiguousarray(photo[window])
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    reach = max(round(1.25 * max(span.stop - span.start for span in box)), 24)
+    top, left = (
+        min(max((span.start + span.stop - reach) // 2, 0), max(limit - reach, 0))
+        for span, limit in zip(box, mask.shape, strict=True)
+    )
+    patch = np.ascontiguousarray(photo[top : top + reach, left : left + reach])
+    cover = mask[top : top + reach, left : left + reach].astype(np.uint8) * 255
     size = fit(patch.shape[1], patch.shape[0], side)
-    picture = Image.fromarray(patch).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    pixels = np.asarray(picture).astype(np.float32)
-    cover = Image.fromarray(mask[window].astype(np.uint8) * 255)
-    inside = np.asarray(cover.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)) > 127
+    inside = np.asarray(Image.fromarray(cover).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)) > 127
+    pixels = np.asarray(Image.fromarray(patch).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
     grey = pixels.mean(axis=2, keepdims=True) * 0.35 + 30
     drawn = np.where(inside[..., None], pixels, grey)
     drawn[contours(inside) & ~inside] = 245
     return Image.fromarray(drawn.round().astype(np.uint8))
-
-
-def _window(twice_centre: int, reach: int, limit: int) -> slice:
-    """``reach`` pixels about a centre, moved to lie in [0, limit)."""
-    start = min(max((twice_centre - reach) // 2, 0), max(limit - reach, 0))
-    return slice(start, min(start + reach, limit))

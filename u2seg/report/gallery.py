@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ PROBLEMS = {
     "label": "photos have labels that could not be read",
     PREDICTED: "photos have no readable prediction",
 }
-LIMITS = {"thumbnail": (32, 2048), "per_page": (1, 200), "crops_per_class": (0, 200), "max_images": (1, 10**9)}
+LIMITS = {"thumbnail": (32, 2048), "per page": (1, 200), "crops per class": (0, 200), "max images": (1, 10**9)}
 """Least and most of each number; pages stay light."""
 
 
@@ -71,76 +70,68 @@ def write_gallery(
         DataError: a JSON file of the dataset is damaged.
         OSError: the disk is full; what is written stays, and another call resumes from it.
     """
-    _check(thumbnail=thumbnail, per_page=per_page, crops_per_class=crops_per_class, max_images=max_images)
+    numbers = (thumbnail, per_page, crops_per_class, max_images)
+    for (name, (least, most)), number in zip(LIMITS.items(), numbers, strict=True):
+        if number is not None and not least <= number <= most:
+            raise UsageError(f"{name} must be from {least} to {most}, not {number}")
     dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
-    predictions = read_panoptic(Path(predictions_dir), image_root=image_root) if predictions_dir else None
+    predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
+    predicted = {photo.file_name: photo for photo in predictions.photos} if predictions else {}
     run_file = dataset.root / RUN_JSON
-    site = Site(dataset, annotations, read_json_object(run_file) if run_file.is_file() else {}, per_page, predictions)
+    run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
-    beside = {photo.file_name: photo for photo in predictions.photos} if predictions else {}
     crops = choose_crops(annotations, crops_per_class, seed)
     tasks = [
-        Task(number, photo, annotations[number], beside.get(photo.file_name), crops.get(number, ()))
+        Task(number, photo, annotations[number], predicted.get(photo.file_name), tuple(crops.get(number, ())))
         for number, photo in enumerate(dataset.photos)
     ]
-    without_photos = predictions and replace(predictions, photos=())
-    painter = Painter(output, replace(dataset, photos=()), without_photos, thumbnail)
+    folders = [photos and replace(photos, photos=()) for photos in (dataset, predictions)]  # light, for the workers
+    painter = Painter(output, folders[0], folders[1], thumbnail)
     workers = workers or (available_cores() if len(tasks) >= 32 else 1)
     with make_executor("process", workers, threads=1) as executor:
-        _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
+        records = run_in_order(executor, painter, tasks, 8 * workers)
+        _write_pages(Site(dataset, annotations, run, per_page, predictions), annotations, output, records)
     return output / "index.html"
-
-
-def _check(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        least, most = LIMITS[name]
-        if value is not None and not least <= value <= most:
-            raise UsageError(f"{name.replace('_', ' ')} must be from {least} to {most}, not {value}")
 
 
 def _write_pages(
     site: Site, annotations: Sequence[Sequence[Annotation]], output: Path, records: Iterable[Record]
 ) -> None:
+    """Write the pages of photos as their ``records`` come, then those that need all of them."""
+
+    def write(name: str, text: str) -> None:
+        # Bytes of a file name that are no UTF-8 become question marks.
+        write_bytes(output / name, text.encode("utf-8", "replace"))
+
     for name in ("gallery.css", "gallery.js"):
-        write_bytes(output / "assets" / name, (files("u2seg.report") / "templates" / name).read_bytes())
-    total = len(annotations)
+        write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
     problems: Counter[str] = Counter()
     crops: dict[int, list[Crop]] = defaultdict(list)
     shares, voids = [], []
-    pages: dict[int, list[Record]] = defaultdict(list)
-    with Progress("gallery", total) as progress:
+    pages: dict[int, list[Record]] = {0: []}
+    with Progress("gallery", len(annotations)) as progress:
         for record in records:
             progress.advance()
             problems.update({what for what, _ in record.problems})
             shares.append(record.shares)
-            voids.append(record.void)
+            voids += [] if record.void is None else [record.void]
             for position, file in record.crops:
                 annotation = annotations[record.number][position]
                 crop = Crop(file, record.number, annotation.score, record.shares[position])
                 crops[annotation.category_id].append(crop)
             page, place = divmod(record.number, site.per_page)
-            pages[page].append(record)
-            if page and (place == site.per_page - 1 or record.number == total - 1):
-                _write_text(output / site.photo_pages[page], photo_page(site, page, pages.pop(page)))
+            pages.setdefault(page, []).append(record)
+            if page and (place == site.per_page - 1 or record.number == len(annotations) - 1):
+                write(site.photo_pages[page], photo_page(site, page, pages.pop(page)))
     summary = summarise(site.dataset, annotations, shares, voids)
-    notes = [f"{count} of {total} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
-    for index, name in enumerate(site.class_pages):
-        _write_text(output / name, class_page(site, index, summary, crops))
-    _write_text(output / "classes.html", class_table(site, summary))
-    _write_text(output / "run.html", run_page(site, summary, notes))
-    _write_text(output / "index.html", photo_page(site, 0, pages[0], summary))
-    _remove_old_pages(output, {*site.photo_pages, *site.class_pages})
+    notes = [f"{count} of {len(annotations)} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
+    for page, name in enumerate(site.class_pages):
+        write(name, class_page(site, page, summary, crops))
+    write("classes.html", class_table(site, summary))
+    write("run.html", run_page(site, summary, notes))
+    write("index.html", photo_page(site, 0, pages[0], summary))
+    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
+        if path.name not in (*site.photo_pages, *site.class_pages):
+            path.unlink()  # of an earlier, larger gallery
     for note in notes:
         logger.warning("gallery: %s", note)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a page; bytes of a file name that are no UTF-8 become question marks."""
-    write_bytes(path, text.encode("utf-8", "replace"))
-
-
-def _remove_old_pages(output: Path, kept: set[str]) -> None:
-    """Remove numbered pages of an earlier, larger gallery, which no page links to any more."""
-    for path in output.iterdir():
-        if re.fullmatch(r"(photos|classes)_\d{4,}\.html", path.name) and path.name not in kept:
-            path.unlink()

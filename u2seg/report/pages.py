@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from u2seg.panoptic import Category, PanopticDataset
 from u2seg.report.charts import draw_charts
@@ -16,25 +18,17 @@ from u2seg.report.labels import VIEWS, Annotation
 from u2seg.report.pictures import PREDICTED, Record, media_stem
 from u2seg.report.statistics import Summary
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-MAX_MARKS = 40
-"""Most names a view of one photo carries; the largest segments get them."""
-CLASSES_PER_PAGE = 40
-MAX_SKIPPED = 1000
-"""Most skipped files that the run page lists."""
+MAX_MARKS, MAX_SKIPPED, CLASSES_PER_PAGE = 40, 1000, 40
+"""Most names on a view of one photo (of its largest segments), and most skipped files that the run page lists."""
 
 
 class Crop(NamedTuple):
-    """A drawn mask on its class's page."""
+    """A drawn mask on its class's page: its file, the number of its photo, its score and its share of the photo."""
 
     file: str
     number: int
-    """of the photo"""
     score: float
     share: float
-    """fraction of the photo"""
 
 
 class Site:
@@ -54,11 +48,13 @@ class Site:
         self.categories = {category.id: category for category in dataset.categories}
         self.predicted = {category.id: category for category in predictions.categories} if predictions else {}
         self.views = ["photo", *VIEWS, *([PREDICTED] if predictions else [])]
-        count = max(1, -(-len(dataset.photos) // per_page))
-        self.photo_pages = ["index.html", *(f"photos_{index:04d}.html" for index in range(2, count + 1))]
-        self.used = sorted({annotation.category_id for of_photo in annotations for annotation in of_photo})
-        count = -(-len(self.used) // CLASSES_PER_PAGE)
-        self.class_pages = [f"classes_{index:04d}.html" for index in range(1, count + 1)]
+        more = range(2, 1 + -(-len(dataset.photos) // per_page))
+        self.photo_pages = ["index.html", *(f"photos_{page:04d}.html" for page in more)]
+        counts = Counter(annotation.category_id for of_photo in annotations for annotation in of_photo)
+        self.thing_masks = sum(counts[category.id] for category in dataset.things)
+        self.used = sorted(counts)
+        pages = range(1, 1 + -(-len(self.used) // CLASSES_PER_PAGE))
+        self.class_pages = [f"classes_{page:04d}.html" for page in pages]
         self._place = {category_id: place for place, category_id in enumerate(self.used)}
 
     def class_link(self, category_id: int) -> str:
@@ -66,44 +62,23 @@ class Site:
         place = self._place.get(category_id)
         return "" if place is None else f"{self.class_pages[place // CLASSES_PER_PAGE]}#c{category_id}"
 
-    def photo_link(self, number: int, view: str) -> str:
-        """Where a photo is shown enlarged."""
-        return f"{self.photo_pages[number // self.per_page]}#p{number}-{view}"
-
     def caveats(self) -> list[str]:
         """Every caveat that the dataset, or the weights it was made with, carries; each once."""
-        texts = [text for holder in (self.dataset.info, self.run) for text in holder.get("caveats") or []]
         weights = self.run.get("weights") or []
         entries = weights.values() if isinstance(weights, Mapping) else weights
+        texts = [text for holder in (self.dataset.info, self.run) for text in holder.get("caveats") or []]
         texts += [entry["caveat"] for entry in entries if isinstance(entry, Mapping) and entry.get("caveat")]
         return list(dict.fromkeys(map(str, texts)))
-
-    def key_figures(self, summary: Summary) -> list[tuple[str, str]]:
-        """What the dataset holds, as (what, number) pairs."""
-        used = Counter(self.categories[index].isthing for index in self.used)
-        segments, void = summary.segments, summary.voids
-        skipped = len(self.run.get("skipped") or [])
-        return [
-            ("photos", f"{len(self.dataset.photos):,}"),
-            ("thing masks", f"{sum(summary.classes[c.id].segments for c in self.dataset.things):,}"),
-            ("thing classes in use", f"{used[True]} of {len(self.dataset.things)}"),
-            ("stuff classes in use", f"{used[False]} of {len(self.dataset.stuff)}"),
-            ("segments a photo", f"{segments.mean():.1f}" if len(segments) else "\u2013"),
-            ("void", f"{void.mean():.1%}" if len(void) else "\u2013"),
-            *([("files skipped", f"{skipped:,}")] if skipped else []),
-        ]
 
 
 def photo_page(site: Site, page: int, records: Sequence[Record], summary: Summary | None = None) -> str:
     """Page ``page`` (from 0) of the photos, made of what was drawn; with a ``summary`` its figures come first."""
     photos = [_describe(site, record) for record in records]
-    classes = {"classes": site.categories, "predicted": site.predicted}
     data: dict[str, Any] = {"photos": photos}
-    for key, categories in classes.items():
-        views = [PREDICTED] if key == "predicted" else VIEWS
+    for key, views, categories in (("classes", VIEWS, site.categories), ("predicted", (PREDICTED,), site.predicted)):
         used = sorted({mark[0] for photo in photos for view in views for mark in photo["views"].get(view, ())})
-        href = site.class_link if key == "classes" else lambda _: ""
-        data[key] = {index: (categories[index].name, css_color(categories[index]), href(index)) for index in used}
+        links = {index: "" if key == "predicted" else site.class_link(index) for index in used}
+        data[key] = {index: (categories[index].name, css_color(categories[index]), links[index]) for index in used}
     return _render("photos.html", site, page=page, photos=photos, data=data, summary=summary)
 
 
@@ -117,7 +92,7 @@ def _describe(site: Site, record: Record) -> dict[str, Any]:
         "size": (photo.width, photo.height),
         "stem": media_stem(record.number),
         # Beyond, a picture is shown stretched rather than as a line.
-        "ratio": round(min(max(photo.width / max(1, photo.height), 0.2), 5.0), 4),
+        "ratio": round(min(max(photo.width / photo.height, 0.2), 5.0), 4),
         "readable": not any(what == "photo" for what, _ in record.problems),
         "note": "; ".join(f"{what}: {why}" for what, why in record.problems),
         "views": views,
@@ -141,29 +116,24 @@ def class_page(site: Site, page: int, summary: Summary, crops: Mapping[int, Sequ
 def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
     """Settings, counts, charts, caveats and skipped files; ``notes`` say what this gallery could not show."""
     skipped = [(item["file"], item.get("reason", "")) for item in site.run.get("skipped") or []]
-    run = {key: value for key, value in site.run.items() if value not in ([], {}, "", None)}
-    tables = {key: value for key, value in run.items() if isinstance(value, (Mapping, list))}
-    tables = {"run": {key: value for key, value in run.items() if key not in tables}, **tables}
-    facts = {
-        key: list(flatten(value, key if isinstance(value, list) else ""))
-        for key, value in tables.items()
-        if key not in ("caveats", "skipped")
-    }
-    context = {"charts": draw_charts(site.dataset, summary), "facts": facts, "notes": notes}
-    return _render(
-        "run.html", site, summary=summary, skipped=skipped[:MAX_SKIPPED], num_skipped=len(skipped), **context
-    )
+    facts: dict[str, dict[str, Any]] = {"run": {}}
+    for key, value in site.run.items():
+        if isinstance(value, Mapping):
+            facts[key] = dict(flatten(value))
+        elif key not in ("caveats", "skipped") and value not in ([], "", None):
+            facts["run"] |= flatten(value, key)
+    charts = draw_charts(site.dataset, summary)
+    return _render("run.html", site, summary=summary, notes=notes, charts=charts, facts=facts, skipped=skipped)
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists as (dotted key, value), in their order, but for caveats."""
+    """Leaves of nested mappings and lists of mappings as (dotted key, value), in their order, but for caveats."""
+    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        tree = dict(enumerate(tree))
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             if key != "caveat":
                 yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        for index, item in enumerate(tree):
-            yield from flatten(item, f"{prefix}[{index}]")
     elif isinstance(tree, list):
         yield prefix, ", ".join(map(str, tree))
     else:
@@ -175,17 +145,14 @@ def css_color(category: Category) -> str:
     return "#{:02x}{:02x}{:02x}".format(*category.color)
 
 
-def _render(template: str, site: Site, **context: Any) -> str:
-    return _environment().get_template(template).render(site=site, **context)
-
-
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("u2seg.report")
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=PackageLoader("u2seg.report"), **options)
     environment.filters["css"] = css_color
+    environment.globals["max_skipped"] = MAX_SKIPPED
     return environment
+
+
+def _render(template: str, site: Site, **context: Any) -> str:
+    return _environment().get_template(template).render(site=site, **context)

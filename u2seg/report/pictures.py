@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from u2seg.errors import DataError
 from u2seg.files import replacing, write_json
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
-from u2seg.report.draw import draw_crop, fit
+from u2seg.report.draw import Layer, draw_crop, fit
 from u2seg.report.labels import VIEWS, Annotation, Labels
 
 DRAWING = 2
@@ -87,17 +86,11 @@ class Painter:
         if kept is not None and kept.fingerprint == record.fingerprint:
             return kept
         photo = self._draw_photo(task, record)
-        try:
-            self._draw_labels(task, photo, record)
-        except DataError as error:
-            record.problems.append(("label", str(error)))
-        try:
-            if self.predictions is not None:
-                if task.predicted is None:
-                    raise DataError("not in the predictions")
-                self._draw_layer(Labels(self.predictions, task.predicted), "panoptic", PREDICTED, record)
-        except DataError as error:
-            record.problems.append((PREDICTED, str(error)))
+        for what, draw in (("label", self._draw_labels), (PREDICTED, self._draw_predictions)):
+            try:
+                draw(task, photo, record)
+            except DataError as error:
+                record.problems.append((what, str(error)))
         write_json(notes, asdict(record))
         return record
 
@@ -118,10 +111,10 @@ class Painter:
         except (OSError, ValueError, TypeError):
             return None  # absent or damaged: the photo is drawn again
 
-    def _save(self, record: Record, ending: str, write: Callable[[Path], object]) -> str:
+    def _save(self, record: Record, ending: str, picture: Layer | Image.Image) -> str:
         name = f"{media_stem(record.number)}_{ending}"
         with replacing(self.output / name) as path:
-            write(path)
+            picture.save(path, **({"quality": 82} if path.suffix == ".jpg" else {}))
         record.files.append(name)
         return name
 
@@ -142,7 +135,7 @@ class Painter:
         for kind, longest in (("large", max(3 * self.thumbnail, 640)), ("photo", self.thumbnail)):
             size = fit(*picture.size, min(longest, max(picture.size)))
             picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-            self._save(record, f"{kind}.jpg", _jpeg(picture))
+            self._save(record, f"{kind}.jpg", picture)
         return photo
 
     def _draw_labels(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
@@ -155,19 +148,21 @@ class Painter:
         for position in () if photo is None else task.crops:
             mask = labels.mask(task.annotations[position])
             if mask.any():
-                crop = _jpeg(draw_crop(photo, mask, CROP_SIDE))
-                record.crops.append((position, self._save(record, f"c{position}.jpg", crop)))
+                file = self._save(record, f"c{position}.jpg", draw_crop(photo, mask, CROP_SIDE))
+                record.crops.append((position, file))
+
+    def _draw_predictions(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
+        if self.predictions is not None:
+            if task.predicted is None:
+                raise DataError("not in the predictions")
+            self._draw_layer(Labels(self.predictions, task.predicted), "panoptic", PREDICTED, record)
 
     def _draw_layer(self, labels: Labels, view: str, shown_as: str, record: Record) -> None:
         """Write a layer at twice the thumbnail's size, which serves the enlarged view too."""
         height, width = labels.ids.shape
         layer = labels.layer(view, fit(width, height, 2 * self.thumbnail), self.thumbnail)
-        self._save(record, f"{shown_as}.png", layer.save)
+        self._save(record, f"{shown_as}.png", layer)
         record.views[shown_as] = [list(mark) for mark in layer.marks]
-
-
-def _jpeg(picture: Image.Image) -> Callable[[Path], object]:
-    return lambda path: picture.save(path, "JPEG", quality=82)
 
 
 def _file_state(path: Path) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +22,13 @@ class ClassCount(NamedTuple):
     segments: int
     photos: int
     mean_score: float
+    mean_area: float
+    """fraction of the photo"""
     areas: np.ndarray
     """float64 (A,), fraction of the photo, of those whose label could be read"""
 
-    @property
-    def mean_area(self) -> float:
-        """Fraction of the photo."""
-        return float(self.areas.mean()) if len(self.areas) else 0.0
 
-
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Counts over the whole set."""
 
     classes: dict[int, ClassCount]
@@ -48,7 +43,7 @@ def summarise(
     dataset: PanopticDataset,
     annotations: Sequence[Sequence[Annotation]],
     shares: Sequence[Sequence[float]],
-    voids: Sequence[float | None],
+    voids: Sequence[float],
 ) -> Summary:
     """Count ``dataset``.
 
@@ -56,7 +51,7 @@ def summarise(
         dataset: P photos.
         annotations: those of each photo.
         shares: fraction of its photo that each annotation covers; empty where the label could not be read.
-        voids: fraction of each photo in no segment; None where the label could not be read.
+        voids: fraction of a photo in no segment, where the label could be read.
     """
     rows: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
     for number, of_photo in enumerate(annotations):
@@ -65,17 +60,18 @@ def summarise(
     classes = {}
     for category in dataset.categories:
         numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
-        mean_score = float(scores.sum() / max(1, len(scores)))
-        classes[category.id] = ClassCount(len(scores), len(set(numbers)), mean_score, areas[~np.isnan(areas)])
+        areas = areas[~np.isnan(areas)]
+        means = [float(values.sum() / max(1, len(values))) for values in (scores, areas)]
+        classes[category.id] = ClassCount(len(scores), len(set(numbers)), *means, areas)
     segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
-    return Summary(classes, segments, np.array([void for void in voids if void is not None], np.float64))
+    return Summary(classes, segments, np.array(voids, np.float64))
 
 
-def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int) -> dict[int, tuple[int, ...]]:
+def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int) -> dict[int, list[int]]:
     """Which masks stand for their class: at most ``per_class`` of each, drawn by ``seed`` where there are more.
 
     Returns:
-        For each position in ``annotations``, positions of its chosen ones, ascending.
+        For each position in ``annotations``, positions of its chosen ones.
     """
     places: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, of_photo in enumerate(annotations):
@@ -86,4 +82,4 @@ def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, se
         sample = random.Random(f"{seed} {category_id}").sample(candidates, min(per_class, len(candidates)))
         for number, position in sample:
             chosen[number].append(position)
-    return {number: tuple(sorted(positions)) for number, positions in chosen.items()}
+    return chosen
