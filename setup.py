@@ -71,6 +71,7 @@ setup(
         "huggingface_hub>=0.23",
         "threadpoolctl>=3.5",
         "tqdm>=4.66",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "onnx>=1.16",
         "PyYAML>=6.0",
