@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from u2seg.evaluation.tables import VOID, SetTable
+from u2seg.evaluation.tables import VOID, SetTable, count_grid
 
 
 def confusion_matrix(
@@ -36,9 +36,7 @@ def confusion_matrix(
         np.where(pred_class == VOID, num_classes, pred_class), num_classes if outside is None else outside
     )
     column = padded[table.pair_pred[keep]]  # VOID is -1, the last entry
-    flat = row * (num_classes + 1) + column
-    counts = np.bincount(flat, weights=table.pixels[keep], minlength=num_classes * (num_classes + 1))
-    return counts.astype(np.int64).reshape(num_classes, num_classes + 1)
+    return count_grid(row, column, table.pixels[keep], (num_classes, num_classes + 1))
 
 
 def semantic_scores(confusion: np.ndarray, chosen: np.ndarray) -> dict[str, float]:

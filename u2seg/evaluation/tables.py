@@ -107,15 +107,13 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
     starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted at once
     lengths = np.diff(starts, append=gt_ids.size)
     rows, columns = _rows(gt_ids.ravel()[starts], gt), _rows(pred_ids.ravel()[starts], pred)
-    flat = rows * (len(pred) + 2) + columns
-    counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
-    counts = counts.reshape(len(gt) + 2, len(pred) + 2)
+    counts = count_grid(rows, columns, lengths, (len(gt) + 2, len(pred) + 2))
     sides = ("ground truth", counts[0], gt_ids, gt), ("label", counts[:, 0], pred_ids, pred)
     for side, unlisted, ids, known in sides:
         if unlisted.any():
             strange = sorted(set(np.unique(ids).tolist()) - {0, *known})
             raise DataError(f"the PNG of its {side} holds segment id {strange[0]}, which the JSON does not list")
-    return counts[1:, 1:].astype(np.int64)
+    return counts[1:, 1:]
 
 
 def _rows(values: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -180,3 +178,17 @@ def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.concatenate([np.zeros(0, SEGMENT), *images])
     rows["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
     return rows
+
+
+def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each different pair of ``first`` and ``second``, integers from -1, in rising order, and its sum of weights."""
+    width = int(second.max(initial=0)) + 2
+    keys, inverse = np.unique((first + 1) * width + second + 1, return_inverse=True)
+    total = np.bincount(inverse.reshape(-1), weights=weight, minlength=len(keys)).astype(np.int64)
+    return keys // width - 1, keys % width - 1, total
+
+
+def count_grid(row: np.ndarray, column: np.ndarray, weight: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """``weight`` summed at ``row`` and ``column``, int64 of ``shape``."""
+    counts = np.bincount(row * shape[1] + column, weights=weight, minlength=shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)
