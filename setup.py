@@ -17,6 +17,8 @@ EXTRAS = {
     "dask": ["dask[distributed]>=2024.8"],
     # COCO scores some 20 times faster, to the same last digit.
     "fast": ["hotcoco>=1.3.0", "kornia-rs>=0.2.0"],
+    # Films in tools/demo.py.
+    "video": ["av>=15.0"],
     # The photos of tools/quickstart.sh.
     "photos": ["scikit-image>=0.24"],
     # What Detectron2 itself needs; it is installed apart, see README.
@@ -26,7 +28,6 @@ EXTRAS = {
         "omegaconf>=2.3,<2.4",
         "opencv-python-headless>=4.9",
         "packaging>=23.0",
-        "tabulate>=0.9",
         "tensorboard>=2.16",
         "termcolor>=2.4",
         "yacs>=0.1.8",
@@ -69,6 +70,8 @@ setup(
         "huggingface_hub>=0.23",
         "threadpoolctl>=3.5",
         "tqdm>=4.66",
+        "jinja2>=3.1",
+        "tabulate>=0.9",
         "matplotlib>=3.9",
         "onnx>=1.16",
         "PyYAML>=6.0",

@@ -11,12 +11,11 @@ It needs ``gtFine/cityscapes_panoptic_val.json`` and ``gtFine/cityscapes_panopti
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from u2seg.data.convert import convert_panoptic
-from u2seg.errors import U2SegError
+from u2seg.runtime import run_tool
 
 
 def photo_name(image: dict[str, Any]) -> str:
@@ -30,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cityscapes", type=Path, required=True, help="holds gtFine/ and leftImg8bit/")
     parser.add_argument("--split", default="val", help="train or val (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    parser.add_argument("--output", type=Path, required=True, help="new, empty, or an earlier output")
     args = parser.parse_args()
     labels = args.cityscapes / "gtFine" / f"cityscapes_panoptic_{args.split}"
     photos = args.cityscapes / "leftImg8bit" / args.split
@@ -38,7 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except U2SegError as error:
-        sys.exit(f"error: {error}")
+    raise SystemExit(run_tool(main))

@@ -11,13 +11,12 @@ With --supercategories, stuff classes are merged into their 15 supercategories, 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from u2seg.data.convert import convert_panoptic
-from u2seg.errors import U2SegError
+from u2seg.runtime import run_tool
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True, help="COCO as downloaded: annotations/, val2017/, ...")
     parser.add_argument("--split", default="val2017", help="val2017 or train2017 (default: %(default)s)")
     parser.add_argument("--supercategories", action="store_true", help="merge stuff into its 15 supercategories")
-    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    parser.add_argument("--output", type=Path, required=True, help="new, empty, or an earlier output")
     args = parser.parse_args()
     annotations = args.coco / "annotations"
     pngs = annotations / f"panoptic_{args.split}"
@@ -41,7 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except U2SegError as error:
-        sys.exit(f"error: {error}")
+    raise SystemExit(run_tool(main))

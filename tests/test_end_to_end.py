@@ -132,7 +132,7 @@ def test_the_dataset_describes_itself(made, photos):
     run = json.loads((made / "run.json").read_text())
     assert run["counts"]["masks"] >= 2
     assert len(run["weights"]["things"]["weights_sha256"]) == 64
-    assert set(run["timings"]) == {"masks", "cluster", "stuff", "merge"}
+    assert set(run["timings"]) == {"fit", "label", "cluster", "merge"}
 
 
 def test_other_peoples_loaders_read_it(made, photos):
@@ -169,7 +169,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(made, photos, 
     before = {path: path.stat().st_mtime_ns for path in (made / "panoptic").rglob("*.png")}
     again = generate(photos, made, *options)
     assert again.returncode == 0
-    assert "masks: already done" in again.stderr
+    assert "label: already done" in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (made / "panoptic").rglob("*.png")}
     other = generate(photos, made, *options, "U2SEG.NUM_THINGS", "3")
     assert other.returncode == 2
@@ -192,7 +192,7 @@ def test_the_executor_does_not_matter(made, photos, options, executor, tmp_path)
     assert result(tmp_path / "out") == result(made)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(made, photos, options, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(made, photos, options, tmp_path):
     clock = random.Random(0)
     output = tmp_path / "out"
     command = [*TOOL, *command_line(photos, output, *options)]
@@ -200,22 +200,22 @@ def test_a_killed_run_goes_on_to_the_same_bytes(made, photos, options, tmp_path)
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
             # Wait for work to begin, so that the kill falls into it and not into the imports.
             deadline = time.monotonic() + 60
-            while not (output / "stages" / "settings.json").exists() and time.monotonic() < deadline:
+            while not (output / "stages" / "lock").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(clock.random() * 3)
             os.kill(process.pid, signal.SIGKILL)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert result(output) == result(made)
-    assert not (output / "stages" / "tmp").exists()
+    assert not [path for path in output.rglob("*") if ".part" in path.name]
 
 
 def test_stages_one_by_one_and_redo(made, photos, options, tmp_path):
     output = tmp_path / "out"
     early = generate(photos, output, "--stages", "cluster", *options)
     assert early.returncode == 2
-    assert "stage cluster needs masks" in early.stderr
-    for stages in ("stuff", "masks", "cluster,merge"):
+    assert "stage cluster needs label" in early.stderr
+    for stages in ("fit", "label", "cluster,merge"):
         assert generate(photos, output, "--stages", stages, *options).returncode == 0
     assert result(output) == result(made)
     done = generate(photos, output, "--redo", "cluster", *options, "U2SEG.NUM_THINGS", "1")

@@ -125,3 +125,11 @@ def test_ids_are_coded_as_coco_does():
     colours = encode_ids(ids)
     assert np.array_equal(colours.astype(int) @ [1, 256, 65536], ids)
     assert np.array_equal(decode_ids(colours), ids)
+
+
+def test_other_numberings_have_no_label_space(dataset):
+    root, _ = dataset
+    change(root, lambda content: content["categories"][2].update(id=9))
+    change(root, lambda content: content["annotations"][0]["segments_info"][1].update(category_id=9))
+    with pytest.raises(DataError, match="not numbered"):
+        read_panoptic(root).label_space()

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Segment photos, a film or a camera with a trained model, and look at the result."""
+"""Segment photos or a film with a trained model, and look at the result."""
 
 import argparse
+import os
+import re
 import sys
 
 from u2seg.runtime import run_tool
@@ -11,7 +13,7 @@ examples:
   python tools/demo.py --config-file configs/COCO-PanopticSegmentation/u2seg_eval_300.yaml \\
       --input photo.jpg --output results/demo --opts MODEL.WEIGHTS cocotrain_300_0089999.pth
 
-  # the classes called by what they were matched to; predictions as a dataset for the gallery and evaluation
+  # classes called by what they were matched to; predictions as a dataset for the gallery and evaluation
   python tools/demo.py --config-file ... --input 'photos/*.jpg' --output results/demo \\
       --matching matching.json --save-panoptic results/panoptic
 
@@ -26,56 +28,64 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the model")
-    parser.add_argument("--input", nargs="+", metavar="PHOTO", help="files, folders, or a 'pattern*'")
-    parser.add_argument("--webcam", action="store_true", help="segment what the camera sees, until Esc or Ctrl-C")
-    parser.add_argument("--video-input", metavar="FILM", help="a film")
-    parser.add_argument("--output", metavar="PATH", help="a file or folder; without one, a window is opened")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="PHOTO", help="files, folders, or a 'pattern*'")
+    source.add_argument("--video-input", metavar="FILM", help="a film; needs pip install 'u2seg[video]'")
+    source.add_argument("--webcam", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--output", default="", metavar="PATH", help="folder or file of the pictures, or of the film")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, metavar="SCORE", help="of things (default: %(default)s)"
     )
-    parser.add_argument("--matching", metavar="JSON", help="file of --save-matching: classes are called by it")
-    parser.add_argument("--policy", default="", help="which matching of that file (default: many_to_one)")
-    parser.add_argument("--save-panoptic", metavar="DIR", help="also write the predictions as a COCO panoptic dataset")
     parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config over the YAML"
+        "--matching", default="", metavar="JSON", help="file of --save-matching: classes are called by it"
     )
-    return parser.parse_args(argv)
+    parser.add_argument("--policy", default="", help="which matching of that file (default: many_to_one)")
+    parser.add_argument(
+        "--save-panoptic", default="", metavar="DIR", help="also write the predictions as a COCO panoptic dataset"
+    )
+    options = {"nargs": argparse.REMAINDER, "metavar": "KEY VALUE", "help": "config over the YAML; comes last"}
+    parser.add_argument("--opts", default=[], **options)
+    parser.add_argument("key_values", **options)
+    args = parser.parse_args(argv)
+    for index, word in enumerate(args.input or ()):
+        if re.fullmatch(r"[A-Z0-9_]+(\.\w+)+", word) and not os.path.exists(word):  # --input takes all that follows
+            args.key_values, args.input = args.input[index:], args.input[:index]
+            break
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool."""
     args = parse(argv)
-    from u2seg.errors import UsageError
-
-    if sum([bool(args.input), args.webcam, bool(args.video_input)]) != 1:
-        raise UsageError("give one of --input, --webcam and --video-input; see --help")
-    if args.save_panoptic and not args.input:
-        raise UsageError("--save-panoptic goes with --input")
     from u2seg.engine import demo
+    from u2seg.errors import UsageError
+    from u2seg.images import find_photos
 
+    if args.webcam:
+        raise UsageError("--webcam is not offered: record a film and give it to --video-input")
+    if not args.output and not args.save_panoptic:
+        raise UsageError("no window is opened: name an --output for the pictures, or a folder for --save-panoptic")
+    if args.video_input and (args.save_panoptic or not args.output):
+        raise UsageError("--video-input writes a film: name an --output for it, and leave --save-panoptic out")
     demo.quiet()
     from u2seg.engine.predictor import Predictor
 
-    photos = demo.find_inputs(args.input) if args.input else None
+    film = demo.film_path(args.video_input, args.output) if args.video_input else None
+    photos = find_photos(args.input, option="--input") if args.input else None
     predictor = Predictor.from_config(
         args.config_file,
         confidence=args.confidence_threshold,
-        matching=args.matching or "",
+        matching=args.matching,
         policy=args.policy,
-        opts=args.opts,
+        opts=[*args.opts, *args.key_values],
     )
-    if photos is None:
-        frames, film = demo.run_film(predictor, 0 if args.webcam else args.video_input, args.output or "")
-        print(f"segmented {frames} frames{f', see {film}' if film else ''}")
+    if film is not None:
+        print(f"segmented {demo.segment_film(predictor, args.video_input, film)} frames, see {film}")
         return 0
-    outcome = demo.run_photos(predictor, photos, args.output or "", args.save_panoptic or "")
-    where = [str(path) for path in outcome.written]
-    print(
-        f"segmented {outcome.done} photo{'' if outcome.done == 1 else 's'}"
-        + (f", see {where[0]}" if len(where) == 1 else "")
-    )
-    if len(where) > 1:
-        print(f"see {args.output or where[0]}" + (f" and {where[-1]}" if args.save_panoptic and args.output else ""))
+    outcome = demo.segment_photos(predictor, photos, args.output, args.save_panoptic)
+    places = [str(outcome.pictures[0]) if len(outcome.pictures) == 1 else args.output, args.save_panoptic]
+    plural = "" if outcome.segmented == 1 else "s"
+    print(f"segmented {outcome.segmented} photo{plural}, see {' and '.join(filter(None, places))}")
     if outcome.failed:
         print(f"{len(outcome.failed)} of {len(photos)} photos could not be read", file=sys.stderr)
     return 1 if outcome.failed else 0

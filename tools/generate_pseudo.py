@@ -27,8 +27,9 @@ examples:
   python tools/generate_pseudo.py --config-file configs/pseudo/self_training.yaml --output out_1 \\
       U2SEG.SELF_TRAINING.LABELS out U2SEG.SELF_TRAINING.MODEL output/model
 
-A run that was stopped goes on where it was when the same command is given again. What a photo's failure was is in the
-last lines and in run.json. Look at the result with tools/visualize_pseudo.py, score it with tools/evaluate_pseudo.py.
+The same command again resumes a run that was stopped, and labels photos that are new or have changed. Photos without a
+label are named at the end and in run.json. Look at the result with tools/visualize_pseudo.py, score it with
+tools/evaluate_pseudo.py.
 """
 
 
@@ -40,13 +41,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", metavar="YAML", help="settings, such as configs/pseudo/quickstart.yaml")
     parser.add_argument(
         "--images",
-        help="a folder, a 'pattern*', one photo, a .txt of paths, or a COCO .json; self-training takes the photos of "
+        help="a folder, a 'pattern*', one photo, a .txt of paths, or a COCO .json; self-training uses the photos of "
         "its labels where this is left out",
     )
     parser.add_argument("--image-root", help="the folder that file names in the dataset are relative to")
-    parser.add_argument("--output", metavar="DIR", help="where the dataset goes; also where a stopped run goes on")
-    parser.add_argument("--stages", default="masks,cluster,stuff,merge", help="those to run (default: %(default)s)")
-    parser.add_argument("--redo", metavar="STAGE", help="throw away what this stage and those after it made, first")
+    parser.add_argument("--output", metavar="DIR", help="directory of the dataset: new, empty, or of an earlier run")
+    parser.add_argument("--stages", default="fit,label,cluster,merge", help="those to run (default: %(default)s)")
+    parser.add_argument(
+        "--redo",
+        metavar="WHAT",
+        help="make this again, and what depends on it, with other settings if you like: fit (the stuff segmenter), "
+        "masks, stuff, label (both), cluster or merge",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with code 1 if any photo has no label")
     parser.add_argument(
         "--list-plugins",
@@ -64,7 +70,7 @@ def import_generators(name: str) -> None:
 
     import u2seg.engine.self_training  # noqa: F401  registers its own
     from u2seg.plugins.registry import register_detectron2
-    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 
     if name not in PSEUDO_LABEL_GENERATORS and importlib.util.find_spec("detectron2"):
         register_detectron2()
@@ -73,7 +79,7 @@ def import_generators(name: str) -> None:
 def list_plugins(as_json: bool) -> None:
     """Print every offer of every plugin."""
     from u2seg.plugins.registry import installed_plugins
-    from u2seg.pseudo.generator import generator_table
+    from u2seg.pseudo.pipeline import generator_table
 
     plugins = installed_plugins()
     import_generators("")
@@ -100,21 +106,22 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--output is missing; see --help")
     from u2seg.config import check_bounds, fill, get_pseudo_cfg
     from u2seg.plugins.registry import add_plugin_config
-    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
-    from u2seg.pseudo.store import STAGES, OutputDirectory
+    from u2seg.pseudo.ledger import REDOABLE, STAGES
+    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 
     cfg = get_pseudo_cfg()
     add_plugin_config(cfg)
     fill(cfg, args.config_file or "", args.opts)
     check_bounds(cfg)
     stages = [name.strip() for name in args.stages.split(",") if name.strip()]
-    for stage in [*stages, *([args.redo] if args.redo else [])]:
+    for stage in stages:
         lookup("stage", stage, dict.fromkeys(STAGES))
+    if args.redo:
+        lookup("product for --redo", args.redo, REDOABLE)
     import_generators(cfg.U2SEG.GENERATOR)
     generator_class = lookup("label generator (U2SEG.GENERATOR)", cfg.U2SEG.GENERATOR, dict(PSEUDO_LABEL_GENERATORS))
     photos = generator_class.find_photos(cfg, args.images, args.image_root)
-    generator = generator_class(cfg, photos, OutputDirectory(args.output))
-    summary = generator.run(stages, args.redo)
+    summary = generator_class(cfg, photos, args.output).run(stages, args.redo)
     if summary is None:
         return 0
     print("\n".join([*summary.lines(), f"dataset: {args.output}/panoptic.json"]))

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-ensure_environment detectron2,faiss,dask,fast,dev
+ensure_environment detectron2,faiss,dask,fast,video,dev
 exec python -m pytest "$@"

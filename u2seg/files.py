@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -53,6 +54,15 @@ def in_words(path: Path, advice: str = "") -> Iterator[None]:
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "what should be its folder is a file" if blocked else error.strerror or error
         raise UsageError(f"{path} can't be written: {reason}{advice}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """sha256, hexadecimal, of the file ``path``."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

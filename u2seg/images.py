@@ -47,22 +47,33 @@ class PhotoSet:
     """Files of a folder whose ending is none of a photo."""
     repeated: int = 0
     """Entries of a list that name a file twice."""
+    numbered: bool = False
+    """Whether the ids are those of a list that brought its own, and must stay."""
 
     def __len__(self) -> int:
         return len(self.photos)
 
 
-def find_photos(images: str, root: str | None = None) -> PhotoSet:
+def find_photos(images: str | Sequence[str], root: str | None = None, option: str = "--images") -> PhotoSet:
     """Find the photos that ``--images`` names.
 
     Args:
         images: a folder (searched below, through links), a pattern with ``*``, ``?`` or ``[``, one photo, a ``.txt``
-            file of one path a line, or a COCO ``.json`` with an ``images`` list.
+            file of one path a line, or a COCO ``.json`` with an ``images`` list; or several of these, whose photos
+            are numbered anew.
         root: the folder that names are relative to; by default the folder itself, or the deepest common one.
+        option: what the user typed ``images`` for, named in messages.
 
     Raises:
         UsageError: it does not exist, can't be read, or holds no photo.
     """
+    if not isinstance(images, str):
+        if len(images) == 1:
+            return find_photos(images[0], root, option)
+        sets = [find_photos(entry, root, option) for entry in images]
+        paths = [photo.path for photos in sets for photo in photos.photos]
+        base = Path(root).expanduser() if root else _common_folder(paths)
+        return _number(paths, None, base.absolute(), sum(photos.ignored for photos in sets))
     given = Path(images).expanduser()
     ignored = 0
     ids: list[int] | None = None
@@ -79,11 +90,11 @@ def find_photos(images: str, root: str | None = None) -> PhotoSet:
         paths, base = sorted(p for p in glob.glob(str(given), recursive=True) if not os.path.isdir(p)), None
     else:
         raise UsageError(
-            f"--images {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json"
+            f"{option} {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json"
         )
     if not paths:
         other = f" ({ignored} files have another ending)" if ignored else ""
-        raise UsageError(f"--images {images!r} holds no photos{other}; taken are {' '.join(sorted(EXTENSIONS))}")
+        raise UsageError(f"{option} {images!r} holds no photos{other}; taken are {' '.join(sorted(EXTENSIONS))}")
     base = Path(root).expanduser() if root else (base or _common_folder(paths))
     return _number(paths, ids, base.absolute(), ignored)
 
@@ -162,7 +173,8 @@ def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, ignored
         seen.add(name)
         photos.append(Photo(ids[index] if ids else len(photos) + 1, name, full, ""))
     labelled = _name_labels(photos)
-    return PhotoSet(base, tuple(sorted(labelled, key=lambda p: p.id)), ignored, len(paths) - len(photos))
+    ordered = tuple(sorted(labelled, key=lambda photo: photo.id))
+    return PhotoSet(base, ordered, ignored, len(paths) - len(photos), numbered=ids is not None)
 
 
 def _name_labels(photos: Sequence[Photo]) -> list[Photo]:

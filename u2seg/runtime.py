@@ -11,6 +11,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ DEBUG_VARIABLE = "U2SEG_DEBUG"
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress, where there is no terminal."""
 _RANK_VARIABLE = "_U2SEG_WORKER_RANK"
+_REMOTE_ERROR = re.compile(rf"\n{re.escape(U2SegError.__module__)}\.\w+: (.*)\s*\Z")
+"""The last line of a traceback that ends in an error of ours."""
 
 
 class InlineExecutor(Executor):
@@ -71,8 +74,12 @@ def default_workers(threads: int) -> int:
     """One worker per GPU; without a GPU one per ``threads`` cores that this process may use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.cuda.device_count() or max(1, cores // threads)
+    return torch.cuda.device_count() or max(1, available_cores() // threads)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processes(workers: int) -> Executor:
@@ -240,10 +247,14 @@ def readable_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def run_tool(main: Callable[[], int | None]) -> int:
+def run_tool(main: Callable[[], int | None], resume: str = "run the same command again to resume") -> int:
     """Call ``main`` and return the exit code.
 
     0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C. What a run wrote before stays.
+
+    Args:
+        main: the tool.
+        resume: what to do after a stop, for messages.
     """
     level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
     logging.getLogger("u2seg").setLevel(level)
@@ -252,20 +263,18 @@ def run_tool(main: Callable[[], int | None]) -> int:
     if not root.handlers:
         root.addHandler(handler)
     try:
-        return _call(main)
+        return _call(main, resume)
     finally:
         # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
         root.removeHandler(handler)
 
 
-def _call(main: Callable[[], int | None]) -> int:
+def _call(main: Callable[[], int | None], resume: str) -> int:
     """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
-    except U2SegError as error:
-        return _complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain("stopped; run the same command again to resume", 130)
+        return _complain(f"stopped; {resume}", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -274,9 +283,15 @@ def _call(main: Callable[[], int | None]) -> int:
             raise
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         where = f": {error.filename}" if error.filename else ""
-        return _complain(f"{what}{where}; what is done stays; run the same command again to resume", 1)
+        return _complain(f"{what}{where}; what is done stays; {resume}", 1)
     except MemoryError:
-        return _complain("out of memory; run the same command again with fewer workers to resume", 1)
+        return _complain(f"out of memory; {resume}, with fewer workers", 1)
+    except Exception as error:
+        # torch's processes and loader workers send an error as the text of its traceback
+        remote = _REMOTE_ERROR.search(str(error))
+        if remote is None and not isinstance(error, U2SegError):
+            raise
+        return _complain(remote[1] if remote else str(error), 2)
 
 
 def _complain(message: str, code: int) -> int:

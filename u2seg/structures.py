@@ -6,7 +6,6 @@ Shapes: ``H, W`` image pixels; ``h, w`` any grid that covers the whole image (fe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,21 +67,6 @@ class LabelSpace:
             }
             for index in range(1, self.num_things + self.num_stuff + 1)
         ]
-
-    @classmethod
-    def from_categories(cls, categories: Iterable[Mapping[str, Any]]) -> LabelSpace:
-        """Read K and S off the categories of a dataset that this package wrote.
-
-        Raises:
-            DataError: ids are not 1..K for things followed by K+1..K+S for stuff.
-        """
-        ordered = sorted(categories, key=lambda category: category["id"])
-        flags = [bool(category["isthing"]) for category in ordered]
-        space = cls(sum(flags), len(flags) - sum(flags))
-        ids_run = [category["id"] for category in ordered] == list(range(1, len(ordered) + 1))
-        if not ids_run or flags != sorted(flags, reverse=True):
-            raise DataError("categories are not numbered things 1..K, then stuff K+1..K+S")
-        return space
 
 
 def category_color(category_id: int) -> list[int]:

@@ -1,6 +1,7 @@
 """COCO's labels as a dataset directory, with stuff as it is and merged into supercategories."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from synthetic_panoptic import write_dataset
 
 from u2seg.data.convert import convert_panoptic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
-from u2seg.data.mapper import read_label
 from u2seg.errors import UsageError
-from u2seg.panoptic import decode_ids
+from u2seg.files import claim_directory
+from u2seg.panoptic import read_ids
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
@@ -29,7 +30,9 @@ CATEGORIES = [
 
 def run_script(name, options, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, *options])
-    runpy.run_path(str(ROOT / "datasets" / name), run_name="__main__")
+    with pytest.raises(SystemExit) as ending:
+        runpy.run_path(str(ROOT / "datasets" / name), run_name="__main__")
+    return ending.value.code
 
 
 def test_numbers():
@@ -62,20 +65,24 @@ def coco(tmp_path):
 @pytest.mark.parametrize("merge", [False, True])
 def test_script(coco, tmp_path, merge, monkeypatch):
     options = ["--coco", str(coco), "--output", str(tmp_path / "out"), *["--supercategories"] * merge]
-    run_script("prepare_coco.py", options, monkeypatch)
+    assert run_script("prepare_coco.py", options, monkeypatch) == 0
+    written = {}
+    for annotation in json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]:
+        written[annotation["file_name"]] = {segment["id"]: segment for segment in annotation["segments_info"]}
     name = register_pseudo_dataset(tmp_path / "out")
     assert MetadataCatalog.get(name).stuff_classes[1:] == (["plant", "sky"] if merge else ["tree", "grass", "sky"])
     source = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())["annotations"]
     for entry, annotation in zip(DatasetCatalog.get(name), source, strict=True):
         assert Path(entry["file_name"]).is_file()
-        ids = decode_ids(read_label(entry["pan_seg_file_name"]))
-        before = decode_ids(read_label(str(coco / "annotations" / "panoptic_val2017" / annotation["file_name"])))
+        ids = read_ids(entry["pan_seg_file_name"])
+        before = read_ids(coco / "annotations" / "panoptic_val2017" / annotation["file_name"])
         kinds = [(segment["isthing"], segment["category_id"]) for segment in entry["segments_info"]]
         stuff = [category for isthing, category in kinds if not isthing]
         assert len(stuff) == len(set(stuff))
         for segment in entry["segments_info"]:
             mask = ids == segment["id"]
-            assert segment["area"] == mask.sum() > 0
+            area = written[annotation["file_name"]][segment["id"]]["area"]
+            assert area == mask.sum() > 0
             members = {before_id for before_id in np.unique(before[mask])}
             assert np.array_equal(mask, np.isin(before, list(members)))
             assert len(members) == 1 or (merge and not segment["isthing"])
@@ -99,14 +106,35 @@ def test_two_stuff_segments_become_one(tmp_path):
     convert_panoptic(*paths, merge_stuff=True)
     (entry,) = DatasetCatalog.get(register_pseudo_dataset(tmp_path / "out"))
     plant = next(segment for segment in entry["segments_info"] if not segment["isthing"])
-    assert (plant["category_id"], plant["area"], plant["bbox"]) == (1, 4, [0, 0, 2, 2])
-    ids = decode_ids(read_label(entry["pan_seg_file_name"]))
+    assert plant["category_id"] == 1
+    (annotation,) = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]
+    (written,) = (segment for segment in annotation["segments_info"] if segment["id"] == plant["id"])
+    assert (written["area"], written["bbox"]) == (4, [0, 0, 2, 2])
+    ids = read_ids(entry["pan_seg_file_name"])
     assert ((ids == plant["id"]) == [[1, 1, 0], [1, 1, 0]]).all()
 
 
-def test_script_fails_in_one_line(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r"^error: .*panoptic_val2017.json does not exist$"):
-        run_script("prepare_coco.py", ["--coco", str(tmp_path), "--output", str(tmp_path / "out")], monkeypatch)
+def test_script_fails_in_one_line(tmp_path, monkeypatch, capsys):
+    options = ["--coco", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert run_script("prepare_coco.py", options, monkeypatch) == 2
+    assert re.search(r"error: .*panoptic_val2017.json does not exist$", capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("flag", [[], ["--supercategories"]])
+def test_nothing_of_the_users_is_overwritten(coco, tmp_path, monkeypatch, capsys, flag):
+    """A folder of human labels, or of labels that tools/generate_pseudo.py made, is no place for converted ones."""
+    human = write_dataset(tmp_path / "human")
+    before = (human / "panoptic.json").read_bytes()
+    assert run_script("prepare_coco.py", ["--coco", str(coco), "--output", str(human), *flag], monkeypatch) == 2
+    assert "files that u2seg did not write" in capsys.readouterr().err
+    assert (human / "panoptic.json").read_bytes() == before
+    claim_directory(tmp_path / "pseudo", "labels")
+    output = str(tmp_path / "pseudo")
+    assert run_script("prepare_coco.py", ["--coco", str(coco), "--output", output, *flag], monkeypatch) == 2
+    assert "holds labels" in capsys.readouterr().err
+    for _ in range(2):  # its own output may be written again
+        output = str(tmp_path / "new")
+        assert run_script("prepare_coco.py", ["--coco", str(coco), "--output", output, *flag], monkeypatch) == 0
 
 
 def test_missing_paths(tmp_path):
@@ -127,7 +155,8 @@ def test_cityscapes_script(coco, tmp_path, monkeypatch):
         annotation["image_id"] = name
     (root / "gtFine" / "cityscapes_panoptic_val.json").write_text(json.dumps(content))
     (coco / "annotations" / "panoptic_val2017").rename(root / "gtFine" / "cityscapes_panoptic_val")
-    run_script("prepare_cityscapes.py", ["--cityscapes", str(root), "--output", str(tmp_path / "out")], monkeypatch)
+    options = ["--cityscapes", str(root), "--output", str(tmp_path / "out")]
+    assert run_script("prepare_cityscapes.py", options, monkeypatch) == 0
     for entry in DatasetCatalog.get(register_pseudo_dataset(tmp_path / "out")):
         assert Path(entry["file_name"]).is_file()
         assert Path(entry["pan_seg_file_name"]).is_file()

@@ -6,10 +6,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from synthetic_panoptic import read_json, write_dataset, write_json
 
-from u2seg.data.datasets import register_datasets, register_pseudo_dataset, set_class_counts
+from u2seg.data.datasets import load_pseudo_dataset, register_datasets, register_pseudo_dataset, set_class_counts
 from u2seg.engine.config import get_cfg, load_config
 from u2seg.errors import DataError, UsageError
 from u2seg.structures import LabelSpace
+
+FROM_DATA = ["MODEL.ROI_HEADS.NUM_CLASSES", "0", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "0"]
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_a_changed_file_counts(dataset):
     name = register_pseudo_dataset(dataset)
     content = read_json(dataset)
     content["categories"] = LabelSpace(7, 2).categories()
-    content["annotations"] = content["annotations"][:1]
+    content["annotations"] = [content["annotations"][0] | {"segments_info": []}]
     write_json(dataset, content)
     register_pseudo_dataset(dataset)
     assert MetadataCatalog.get(name).label_space == LabelSpace(7, 2)
@@ -47,6 +49,7 @@ def test_dicts_and_metadata(dataset):
     for ours, theirs in zip(first["segments_info"], written, strict=True):
         category = theirs["category_id"]
         assert ours["isthing"] == (category <= 3)
+        assert ours["id"] == theirs["id"]
         assert ours["category_id"] == (category - 1 if category <= 3 else category - 3)
     metadata = MetadataCatalog.get(name)
     assert metadata.thing_classes == ["thing_1", "thing_2", "thing_3"]
@@ -76,7 +79,7 @@ def test_works_in_a_spawned_process(dataset):
 
 def test_config_names_a_path(dataset):
     for value in (str(dataset), f"('{dataset}',)", f'["{dataset}"]', f"pseudo://{dataset}"):
-        cfg = load_config(options=["DATASETS.TRAIN", value])
+        cfg = load_config(options=["DATASETS.TRAIN", value, *FROM_DATA])
         register_datasets(cfg)
         set_class_counts(cfg)
         assert (register_pseudo_dataset(dataset),) == cfg.DATASETS.TRAIN
@@ -91,25 +94,42 @@ def test_yaml_names_a_path(dataset, tmp_path):
 
 @pytest.mark.parametrize("key", ["MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"])
 def test_contradicting_counts_are_refused(dataset, key):
-    cfg = load_config(options=["DATASETS.TRAIN", str(dataset), key, "300"])
+    cfg = load_config(options=["DATASETS.TRAIN", str(dataset), *FROM_DATA, key, "300"])
     register_datasets(cfg)
-    with pytest.raises(UsageError, match=rf"{key} is 300, but .*labels has 3 .*leave the key at 0"):
+    with pytest.raises(UsageError, match=rf"{key} is 300, but .*labels has 3 .*0 takes the count"):
         set_class_counts(cfg)
 
 
 def test_two_training_sets_must_agree(dataset, tmp_path):
     other = write_dataset(tmp_path / "other", num_things=4)
-    cfg = load_config(options=["DATASETS.TRAIN", f"('{dataset}', '{other}')"])
+    cfg = load_config(options=["DATASETS.TRAIN", f"('{dataset}', '{other}')", *FROM_DATA])
     register_datasets(cfg)
     with pytest.raises(UsageError, match=r"NUM_CLASSES is 3, but .*other has 4"):
         set_class_counts(cfg)
 
 
-def test_a_built_in_name_stays():
+def test_a_name_of_detectron2s_can_be_tested_on_and_not_be_trained_on():
     cfg = get_cfg()
     cfg.DATASETS.TEST = ("coco_2017_val_panoptic",)
     register_datasets(cfg)
     assert cfg.DATASETS.TEST == ("coco_2017_val_panoptic",)
+    cfg.DATASETS.TRAIN = ("coco_2017_train_panoptic",)
+    with pytest.raises(
+        UsageError, match=r"'coco_2017_train_panoptic'.* u2seg dataset .*datasets/prepare_coco\.py"
+    ) as e:
+        register_datasets(cfg)
+    assert "\n" not in str(e.value)
+
+
+def test_a_set_that_a_plugin_registered_can_be_trained_on(dataset, request):
+    """It says its label space, and its dicts have contiguous ids, as those of `load_pseudo_dataset`."""
+    DatasetCatalog.register("plugins_own", lambda: load_pseudo_dataset(dataset))
+    request.addfinalizer(lambda: DatasetCatalog.remove("plugins_own"))
+    MetadataCatalog.get("plugins_own").label_space = LabelSpace(3, 2)
+    cfg = load_config(options=["DATASETS.TRAIN", "plugins_own", *FROM_DATA])
+    register_datasets(cfg)
+    set_class_counts(cfg)
+    assert (cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (("plugins_own",), 3)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +137,8 @@ def test_a_built_in_name_stays():
     [
         (lambda root: (root / "panoptic.json").unlink(), UsageError, "holds no panoptic.json"),
         (lambda root: (root / "panoptic.json").write_text("{"), DataError, "can't be read as JSON"),
-        (lambda root: (root / "panoptic.json").write_text("[]"), DataError, "has no images, annotations"),
-        (lambda root: (root / "panoptic.json").write_text('{"images": []}'), DataError, "no annotations, categories"),
+        (lambda root: (root / "panoptic.json").write_text("[]"), DataError, "not a JSON object"),
+        (lambda root: (root / "panoptic.json").write_text('{"images": []}'), DataError, "no list 'annotations'"),
     ],
 )
 def test_bad_directories(dataset, change, error, words):
@@ -139,5 +159,5 @@ def test_bad_annotation_is_named(dataset):
     content = read_json(dataset)
     content["annotations"][1]["segments_info"][0]["category_id"] = 99
     write_json(dataset, content)
-    with pytest.raises(DataError, match=r"annotation '2.png' misses or misnames 99"):
+    with pytest.raises(DataError, match=r"segment 1 of 2.png has category_id 99"):
         DatasetCatalog.get(register_pseudo_dataset(dataset))

@@ -8,13 +8,22 @@ import torch
 from synthetic_panoptic import read_json, write_dataset, write_json
 
 from u2seg.data.datasets import register_datasets
-from u2seg.data.loader import BatchSampler, build_train_loader, seeded, training_dicts
+from u2seg.data.loader import (
+    BatchSampler,
+    TrainLoader,
+    build_seeded_loader,
+    build_train_loader,
+    seeded,
+    training_dicts,
+)
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError, UsageError
 
 
 def first(sampler, count):
-    return list(itertools.islice(iter(sampler), count))
+    """The first ``count`` batches of the stream."""
+    stream, size = iter(sampler), sampler.batch_size // sampler.world_size
+    return [list(itertools.islice(stream, size)) for _ in range(count)]
 
 
 def test_epochs_are_whole_and_shuffled():
@@ -99,10 +108,34 @@ def test_copy_paste_does_not_depend_on_workers_either(cfg):
     assert sum(len(s["instances"]) for b in pasted for s in b) > sum(len(s["instances"]) for b in plain for s in b)
 
 
-def test_remembers_the_last_batch(cfg):
+def test_a_set_of_ones_own(cfg):
+    """What a trainer of another kind of sample builds on."""
+
+    class Loader(TrainLoader):
+        pass
+
+    def mapper(entry):
+        return {**entry, "draw": np.random.rand()}
+
+    def draws(workers):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        loader = build_seeded_loader([{"entry": index} for index in range(5)], mapper, cfg, make=Loader)
+        assert isinstance(loader, Loader)
+        return [[(s["entry"], s["draw"]) for s in batch] for batch in itertools.islice(loader, 6)]
+
+    here = draws(0)
+    assert here == draws(2)
+    assert sorted(entry for batch in here[:5] for entry, _ in batch) == sorted([*range(5), *range(5)])
+    assert len({draw for batch in here for _, draw in batch}) == 12
+
+
+def test_making_an_iterator_draws_nothing_from_the_models_generator(cfg):
     loader = build_train_loader(cfg)
-    batch = next(iter(loader))
-    assert loader.last_batch is batch
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    next(iter(loader))
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_photos_without_segments_are_left_out(cfg, caplog):
@@ -122,7 +155,7 @@ def test_photos_without_segments_are_left_out(cfg, caplog):
         training_dicts(cfg)
     content["annotations"] = []
     write_json(root, content)
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="0 photos, but none with a segment"):
         training_dicts(cfg)
 
 

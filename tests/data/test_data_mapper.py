@@ -8,10 +8,10 @@ from synthetic_panoptic import write_dataset
 
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.data.loader import seeded
-from u2seg.data.mapper import DATASET_MAPPERS, U2SegDatasetMapper, read_label
+from u2seg.data.mapper import DATASET_MAPPERS, U2SegDatasetMapper
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError
-from u2seg.panoptic import decode_ids
+from u2seg.panoptic import decode_ids, encode_ids, read_ids
 
 FIXED = ["INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MAX_SIZE_TRAIN", "64", "INPUT.FORMAT", "RGB"]
 
@@ -35,7 +35,7 @@ def naive(entry, image, colours):
         mask = ids == segment["id"]
         sem_seg[mask] = 0 if segment["isthing"] else segment["category_id"]
         if segment["isthing"] and mask.any():
-            masks.append((segment["category_id"], mask, segment["score"]))
+            masks.append((segment["category_id"], mask))
     return image, sem_seg, masks
 
 
@@ -45,16 +45,15 @@ def check(sample, expected):
     assert np.array_equal(sample["sem_seg"].numpy(), sem_seg)
     things = sample["instances"]
     assert len(things) == len(masks)
-    for row, (category, mask, score) in enumerate(masks):
+    for row, (category, mask) in enumerate(masks):
         assert things.gt_classes[row] == category
         assert np.array_equal(things.gt_masks.tensor[row].numpy(), mask)
-        assert things.gt_scores[row] == np.float32(score)
         ys, xs = np.nonzero(mask)
         assert things.gt_boxes.tensor[row].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
 def arrays(entry):
-    return np.array(Image.open(entry["file_name"])), read_label(entry["pan_seg_file_name"])
+    return np.array(Image.open(entry["file_name"])), encode_ids(read_ids(entry["pan_seg_file_name"]))
 
 
 def test_is_registered_by_name():
@@ -167,7 +166,7 @@ def test_mix_pastes_and_relabels(dicts):
     [
         (lambda e: {"file_name": e["file_name"] + "x"}, r"photo .*1\.pngx"),
         (lambda e: {"height": 12}, r"photo .* has 64 x 48 pixels .* says 64 x 12"),
-        (lambda e: {"pan_seg_file_name": e["pan_seg_file_name"] + "x"}, r"label .*1\.pngx does not exist"),
+        (lambda e: {"pan_seg_file_name": e["pan_seg_file_name"] + "x"}, r"there is no file .*1\.pngx"),
     ],
 )
 def test_bad_files_are_named(dicts, change, words):
@@ -178,9 +177,9 @@ def test_bad_files_are_named(dicts, change, words):
 def test_damaged_or_wrong_label_is_named(dicts):
     path = dicts[0]["pan_seg_file_name"]
     Image.new("RGB", (10, 11)).save(path)
-    with pytest.raises(DataError, match=r"label .*1\.png has 10 x 11 pixels .* its photo 64 x 48"):
+    with pytest.raises(DataError, match=r"label .*1\.png has 10 x 11 pixels .* its photo has 64 x 48"):
         mapper()(dicts[0])
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DataError, match=r"label .*1\.png can't be read"):
+    with pytest.raises(DataError, match=r"1\.png can't be read"):
         mapper()(dicts[0])

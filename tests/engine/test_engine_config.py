@@ -53,6 +53,35 @@ def test_the_papers_settings(clusters, kind):
     assert not any([off.DROP_LOSS_IOU, off.IGNORE_UNLABELLED, cfg.INPUT.COPY_PASTE.ENABLED])
 
 
+def test_a_stock_config_of_detectron2_keeps_its_class_counts():
+    """Only configs that ask for it (0, as the base YAML says) take class counts from data."""
+    from detectron2 import model_zoo
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"))
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (80, 54)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = (
+        "cpu",
+        "",
+        18,
+        64,
+    )
+    model = build_model(cfg)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 81
+    assert model.sem_seg_head.predictor.out_channels == 54
+    ours = load_config(leaf("u2seg_R18_small.yaml"))
+    assert (ours.MODEL.ROI_HEADS.NUM_CLASSES, ours.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (0, 0)
+
+
+def test_keys_of_the_label_factory_are_read_by_the_same_rules():
+    options = ["U2SEG.FEATURES.ARGS.vit.weights", "x.pth", "U2SEG.MASKS.ARGS.maskcut.tau", "1e-8"]
+    cfg = load_config(options=[*options, "U2SEG.CLUSTERS.REUSE", "2024-01-05"])
+    assert cfg.U2SEG.FEATURES.ARGS.vit.weights == "x.pth"
+    assert cfg.U2SEG.MASKS.ARGS.maskcut.tau == 1e-8
+    assert cfg.U2SEG.CLUSTERS.REUSE == "2024-01-05"
+
+
 def test_adding_the_keys_again_changes_nothing():
     cfg = get_cfg()
     cfg.INPUT.COPY_PASTE.ENABLED = True

@@ -14,14 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG, read_json, write_dataset, write_json
+from training_tool import setup, train_net
 
-from u2seg.engine import run as run_module
 from u2seg.engine import self_training, teacher
-from u2seg.engine.run import setup
-from u2seg.engine.self_training import SelfTrainingGenerator, run_round
+from u2seg.engine.self_training import SelfTrainingGenerator, ask_model
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import UsageError
 from u2seg.panoptic import encode_ids
@@ -40,9 +38,8 @@ def made(tmp_path_factory):
     labels = write_dataset(root / "labels", photos=3)
     options = ["DATASETS.TRAIN", str(labels), "OUTPUT_DIR", str(root / "model"), "MODEL.DEVICE", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "register_detectron2", lambda: None)
-        arguments = ["--num-gpus", "0", "--config-file", str(TINY_CONFIG), *options]
-        trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+        patch.setattr(train_net, "register_detectron2", lambda: None)
+        trainer = Trainer(setup(options))
         torch.manual_seed(3)
         with torch.no_grad():
             trainer.model.sem_seg_head.predictor.weight.normal_(std=1.0)
@@ -125,29 +122,29 @@ def count_things(labels):
 
 def test_evaluation_gallery_and_training_read_it(case, tmp_path):
     from u2seg.data.datasets import load_pseudo_dataset
-    from u2seg.data.mapper import read_label
+    from u2seg.panoptic import read_ids
     from u2seg.report.gallery import write_gallery
 
     assert generate(case.out, case.options).code == 0
     records = load_pseudo_dataset(case.out)
     assert len(records) == 3
     for record in records:
-        read_label(record["pan_seg_file_name"], (record["height"], record["width"]))
+        assert read_ids(record["pan_seg_file_name"]).shape == (record["height"], record["width"])
         assert Path(record["file_name"]).is_file()
     assert write_gallery(str(case.out), str(tmp_path / "gallery"), workers=1).is_file()
     page = (tmp_path / "gallery" / "run.html").read_text()
     assert "SelfTrainingGenerator" in page
 
 
-def test_it_goes_on_after_a_crash_and_gives_the_same(case, tmp_path, monkeypatch):
+def test_it_resumes_after_a_crash_and_gives_the_same(case, tmp_path, monkeypatch):
     assert generate(case.out, case.options).code == 0
     calls = []
 
-    def dies(*arguments):
+    def dies(*arguments, **more):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(*arguments)
+        return write(*arguments, **more)
 
     write = self_training.write_round
     monkeypatch.setattr(self_training, "write_round", dies)
@@ -172,7 +169,7 @@ def test_workers_give_what_one_process_gives(case, tmp_path):
     jobs = [*case.options, "U2SEG.EXECUTOR.SHARD_SIZE", "1"]
     assert generate(tmp_path / "shards", jobs).code == 0
     assert result(tmp_path / "shards") == result(case.out)
-    assert getattr(sys.modules[run_round.__module__], run_round.__qualname__) is run_round  # can travel to a worker
+    assert getattr(sys.modules[ask_model.__module__], ask_model.__qualname__) is ask_model  # can travel to a worker
 
 
 @pytest.mark.slow
@@ -269,7 +266,7 @@ def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(c
     """A mask of which another one hides a part comes back whole, and one that was never painted does not."""
     from pycocotools import mask as coco
 
-    from u2seg.engine.previous import read_previous
+    from u2seg.engine.earlier_labels import read_earlier_labels
 
     whole = np.zeros((48, 64), np.uint8)
     whole[10:30, 10:40] = 1
@@ -278,10 +275,10 @@ def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(c
     entry = {"image_id": 1, "category_id": 2, "segmentation": segmentation, "score": 0.4}
     annotations = [{"id": 1, "segment_id": 3, **entry}, {"id": 2, "segment_id": 0, **entry}]
     (case.labels / "instances.json").write_text(json.dumps({"annotations": annotations}))
-    masks, clusters, _ = read_previous(str(case.labels)).labels[1].read(48, 64)
+    masks, clusters, _ = read_earlier_labels(str(case.labels)).labels[1].read(48, 64)
     assert np.array_equal(masks.masks, whole[None].astype(bool))
     assert (clusters.tolist(), masks.scores.tolist()) == ([1], [np.float32(0.4)])
-    halved, _, stuff = read_previous(str(case.labels)).labels[1].read(24, 32)
+    halved, _, stuff = read_earlier_labels(str(case.labels)).labels[1].read(24, 32)
     assert np.array_equal(halved.masks[0], whole[1::2, 1::2].astype(bool))
     assert stuff.shape == (24, 32)
 
@@ -314,6 +311,8 @@ def add_a_class(case):
 
 def number_otherwise(case):
     content = read_json(case.labels)
+    for segment in (s for annotation in content["annotations"] for s in annotation["segments_info"]):
+        segment["category_id"] += 10
     write_json(case.labels, {**content, "categories": [c | {"id": 10 + c["id"]} for c in content["categories"]]})
 
 
@@ -333,12 +332,12 @@ def use_a_strange_category(case):
         (lose_labels, [], "holds no panoptic.json"),
         (add_a_class, [], "knows 3 thing and 2 stuff classes"),
         (number_otherwise, [], "categories are not numbered"),
-        (use_a_strange_category, [], "of a category that the file does not list"),
+        (use_a_strange_category, [], "category_id 9, not in 'categories'"),
         (None, ["U2SEG.SELF_TRAINING.LABELS", ""], "LABELS is empty"),
         (None, ["U2SEG.SELF_TRAINING.MODEL", ""], "no trained model is named"),
         (None, ["U2SEG.SELF_TRAINING.WEIGHTS", "gone.pth"], "'gone.pth' do not exist"),
         (None, ["U2SEG.SELF_TRAINING.CONFIG_FILE", "gone.yaml"], "'gone.yaml' does not exist"),
-        (None, ["U2SEG.SELF_TRAINING.SCORE", "1.5"], "SCORE must be from 0 to 1"),
+        (None, ["U2SEG.SELF_TRAINING.SCORE", "1.5"], "U2SEG.SELF_TRAINING.SCORE must be from 0 to 1"),
         (None, ["U2SEG.SELF_TRAINING.SCORE_STEP", "0.8"], "which is no score"),
         (None, ["U2SEG.NUM_THINGS", "7"], "U2SEG.NUM_THINGS is 7, but"),
         (None, ["U2SEG.GENERATOR", "SelfTrainingGenerater"], "Did you mean 'SelfTrainingGenerator'"),
@@ -386,15 +385,15 @@ def test_weights_alone_and_caveats(case):
 
 
 def test_a_plugin_can_bring_a_generator_of_its_own(case, monkeypatch):
-    from u2seg.plugins import manager
-    from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS
+    from u2seg.plugins import registry
+    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 
     class Elsewhere(SelfTrainingGenerator):
         def run(self, stages, redo=None):
             raise UsageError(f"Elsewhere was asked for {len(self.photos)} photos")
 
     monkeypatch.setattr(PSEUDO_LABEL_GENERATORS, "_obj_map", dict(PSEUDO_LABEL_GENERATORS))
-    monkeypatch.setattr(manager, "register_detectron2", lambda: PSEUDO_LABEL_GENERATORS.register(Elsewhere))
+    monkeypatch.setattr(registry, "register_detectron2", lambda: PSEUDO_LABEL_GENERATORS.register(Elsewhere))
     done = generate(case.out, [*case.options, "U2SEG.GENERATOR", "Elsewhere"])
     assert "Elsewhere was asked for 3 photos" in done.err
 

@@ -1,49 +1,35 @@
 """tools/train_net.py from its arguments on: it learns, resumes exactly, and fails in one line."""
 
-import importlib.util
 import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG as CONFIG
 from synthetic_panoptic import read_json, write_dataset, write_json
+from training_tool import TOOL, exit_code, setup, train_net
 
-from u2seg.engine import run as run_module
-from u2seg.engine.run import run, setup
+from u2seg.engine.checkpoint import last_checkpoint
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError
-
-TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
+from u2seg.files import claim_directory
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     """No plugins, and no complaint of loggers that hold an earlier test's standard output."""
-    monkeypatch.setattr(run_module, "register_detectron2", lambda: None)
+    monkeypatch.setattr(train_net, "register_detectron2", lambda: None)
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
-def tool_main():
-    spec = importlib.util.spec_from_file_location("train_net_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def arguments(options, *flags, config=CONFIG):
-    return default_argument_parser().parse_args(["--num-gpus", "0", "--config-file", str(config), *flags, *options])
-
-
 def train(options, *flags):
-    code = run(tool_main(), arguments(options, *flags))
-    assert code == 0
+    assert exit_code(options, *flags) == 0
 
 
 def history(output):
@@ -66,7 +52,7 @@ class EveryStep(Trainer):
 
 
 def losses(options, steps, resume=False, total=6):
-    cfg = setup(arguments([*options, "SOLVER.MAX_ITER", str(total), "SOLVER.CHECKPOINT_PERIOD", "3"]))
+    cfg = setup([*options, "SOLVER.MAX_ITER", str(total), "SOLVER.CHECKPOINT_PERIOD", "3"])
     trainer = EveryStep(cfg)
     trainer.resume_or_load(resume)
     start = trainer.start_iter
@@ -105,12 +91,12 @@ def test_the_tool_trains_and_goes_on(options, tmp_path, capsys):
 def test_counts_come_from_the_checkpoint_where_there_is_no_dataset(options, tmp_path):
     train(options)
     weights = ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "eval")]
-    cfg = setup(arguments([*weights, "DATASETS.TEST", options[1]], "--eval-only"))
+    cfg = setup([*weights, "DATASETS.TEST", options[1]], "--eval-only")
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (3, 3)
 
 
 def test_a_nan_names_its_photo(options, tmp_path, monkeypatch):
-    cfg = setup(arguments([*options, "INPUT.RANDOM_FLIP", "none"]))
+    cfg = setup([*options, "INPUT.RANDOM_FLIP", "none"])
     trainer = Trainer(cfg)
     trainer.resume_or_load(False)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
@@ -134,30 +120,20 @@ def test_a_nan_names_its_photo(options, tmp_path, monkeypatch):
     assert len(before)
 
 
-def test_batch_learning_rate_and_schedule_follow_the_processes(options, monkeypatch):
-    from detectron2.utils import comm
-
+def test_batch_learning_rate_and_schedule_follow_the_processes(options):
     more = ["SOLVER.REFERENCE_WORLD_SIZE", "4", "SOLVER.IMS_PER_BATCH", "8", "SOLVER.STEPS", "(1,)"]
-    cfg = setup(arguments([*options, *more]))
-    told = []
-    monkeypatch.setattr("u2seg.engine.trainer.logger.info", lambda message, *values: told.append(message % values))
-    scaled = Trainer.auto_scale_workers(cfg, 1)
-    Trainer.auto_scale_workers(scaled, 1)
-    assert len(told) == 1
-    for part in ("1 process where", "IMS_PER_BATCH 8 -> 2", "BASE_LR 0.001 -> 0.00025", "MAX_ITER 2 -> 8"):
-        assert part in told[0]
-    assert "SOLVER.STEPS (1,) -> (4,)" in told[0]
+    cfg = setup([*options, *more])
+    scaled = Trainer(cfg).cfg
     assert scaled.SOLVER.IMS_PER_BATCH == 2
     assert scaled.SOLVER.BASE_LR == cfg.SOLVER.BASE_LR / 4
     assert scaled.SOLVER.MAX_ITER == cfg.SOLVER.MAX_ITER * 4
-    assert comm.get_world_size() == 1
 
 
 def fails(options, capsys, *flags, config=CONFIG):
-    code = run(tool_main(), arguments(options, *flags, config=config))
+    code = exit_code(options, *flags, config=config)
     error = capsys.readouterr().err.strip().splitlines()
     assert code == 2
-    assert error[-1].startswith("error: ")
+    assert ": error: " in error[-1]
     assert not any("Traceback" in line for line in error), error
     assert "Traceback" not in error[-1]
     assert "Caught" not in error[-1]
@@ -187,13 +163,16 @@ def empty_segments(root):
         (None, ["MODEL.WEIGHTS", "no/such.pth"], "do not exist"),
         (None, ["SOLVER.IMS_PER_BATCH", "3", "SOLVER.REFERENCE_WORLD_SIZE", "2"], "no multiple"),
         (None, ["SOLVER.NO_SUCH", "3"], "no config key"),
-        (None, ["INPUT.DATASET_MAPPER_NAME", "Other"], "no dataset mapper"),
-        (drop_label, [], "does not exist"),
-        (drop_label, ["DATALOADER.NUM_WORKERS", "1"], "does not exist"),
+        (None, ["INPUT.DATASET_MAPPER_NAME", "U2SegDatasetMaper"], "Did you mean 'U2SegDatasetMapper'"),
+        (None, ["MODEL.META_ARCHITECTURE", "U2SegPanopticFPM"], "Did you mean 'U2SegPanopticFPN'"),
+        (None, ["SOLVER.TRAINER_NAME", "Trainr"], "Did you mean 'Trainer'"),
+        (None, ["DATASETS.TRAIN", "coco_2017_train_panoptic"], "datasets/prepare_coco.py"),
+        (drop_label, [], "there is no file"),
+        (drop_label, ["DATALOADER.NUM_WORKERS", "1"], "there is no file"),
         (shrink_label, [], "has 10 x 10 pixels"),
         (empty_segments, [], "none with a segment"),
-        (lambda root: write_json(root, read_json(root) | {"annotations": []}), [], "is empty"),
-        (lambda root: write_json(root, {}), [], "is no COCO panoptic file"),
+        (lambda root: write_json(root, read_json(root) | {"annotations": []}), [], "0 photos, but none with a segment"),
+        (lambda root: write_json(root, {}), [], "is no COCO panoptic JSON"),
     ],
 )
 def test_bad_input_ends_in_one_line(options, labels, capsys, change, more, words):
@@ -211,10 +190,119 @@ def test_checkpoints_that_do_not_fit_end_in_one_line(options, tmp_path, capsys):
     )
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "damaged" in fails([*options, "SOLVER.MAX_ITER", "4"], capsys, "--resume")
-    assert "DATASETS.TEST is empty" in fails(
-        [*options, "MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"], capsys, "--eval-only"
-    )
-    assert "number of classes is unknown" in fails(options, capsys, "--eval-only")
+
+
+def test_scoring_wants_a_trained_model_and_a_labelled_set(options, labels, tmp_path, capsys):
+    counts = ["MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    test = [*options, *counts, "DATASETS.TEST", str(labels)]
+    assert "--eval-only needs DATASETS.TEST" in fails([*options, *counts], capsys, "--eval-only")
+    assert "--eval-only needs a trained model" in fails(test, capsys, "--eval-only")
+    assert "--eval-only needs a trained model" in fails(test, capsys, "--eval-only", "--resume")
+    torch.save({"model": {"sem_seg_head.predictor.bias": torch.zeros(3)}}, tmp_path / "part.pth")
+    part = [*test, "MODEL.WEIGHTS", str(tmp_path / "part.pth")]
+    assert "are no trained model of this config" in fails(part, capsys, "--eval-only")
+    assert "number of classes is unknown" in fails([*part, *zeros(counts)], capsys, "--eval-only")
+
+
+def zeros(pairs):
+    return [part if "." in part else "0" for part in pairs]
+
+
+def test_resume_scores_the_last_checkpoint(options, labels, tmp_path):
+    train(options)
+    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
+    (tmp_path / "out" / "model_final.pth").rename(tmp_path / "out" / "model_0000001.pth")
+    cfg = setup([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume")
+    assert cfg.MODEL.WEIGHTS == last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "model_0000001.pth")
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert exit_code([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume") == 0
+
+
+def test_nothing_of_the_users_is_overwritten(options, labels, tmp_path, capsys):
+    assert "files that u2seg did not write" in fails([*options, "OUTPUT_DIR", str(labels)], capsys)
+    claim_directory(tmp_path / "pseudo", "labels")
+    assert "holds labels" in fails([*options, "OUTPUT_DIR", str(tmp_path / "pseudo")], capsys)
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        train_net.argument_parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "u2seg_R18_small.yaml" in text
+    assert "--eval-only --resume" in text
+    with pytest.raises(SystemExit) as ending:
+        train_net.argument_parser().parse_args(["--num-gpus", "1"])
+    assert ending.value.code == 2
+    assert "--config-file" in capsys.readouterr().err
+
+
+def test_only_the_forward_pass_is_in_mixed_precision(options, monkeypatch):
+    monkeypatch.setattr("u2seg.engine.config.cpu_has_bfloat16", lambda: True)
+    trainer = Trainer(setup([*options, "SOLVER.AMP.ENABLED", "True"]))
+    trainer.resume_or_load(False)
+    seen = {"forward": set(), "backward": set(), "step": set()}
+
+    def note(name):
+        seen[name].add(torch.is_autocast_enabled("cpu"))
+
+    bias = trainer.model.sem_seg_head.predictor.bias
+    trainer.model.sem_seg_head.register_forward_hook(lambda *_: note("forward"))
+    bias.register_hook(lambda gradient: note("backward"))
+    trainer.optimizer.register_step_pre_hook(lambda *_: note("step"))
+    trainer.train()
+    assert seen == {"forward": {True}, "backward": {False}, "step": {False}}
+
+
+NAN_ON_ONE_RANK = """
+import functools, sys
+from detectron2.engine import launch
+from detectron2.utils import comm
+from u2seg.runtime import run_tool
+sys.path.insert(0, {folder!r})
+import train_net
+
+def main(args, kind):
+    cfg = train_net.setup(args)
+    trainer = train_net.trainer_class(cfg)(cfg)
+    trainer.resume_or_load(False)
+    head = trainer.model.module.sem_seg_head
+    losses = head.losses
+    def spoil(predictions, targets):
+        if comm.get_rank() == 1 and kind == "forward":
+            raise FloatingPointError("Predicted boxes contain Inf/NaN")
+        factor = float("nan") if comm.get_rank() == 1 else 1.0
+        return {{key: value * factor for key, value in losses(predictions, targets).items()}}
+    head.losses = spoil
+    try:
+        trainer.train()
+    except Exception as error:
+        print(f"rank {{comm.get_rank()}}: {{error}}", flush=True)
+        raise
+
+if __name__ == "__main__":
+    args = train_net.argument_parser().parse_args(sys.argv[2:])
+    raise SystemExit(run_tool(functools.partial(launch, main, 2, dist_url="auto", args=(args, sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize(("kind", "words"), [("loss", "loss_sem_seg became NaN"), ("forward", "Inf/NaN")])
+def test_a_nan_in_one_process_stops_all_with_one_error(options, tmp_path, kind, words):
+    if torch.cuda.is_available():
+        pytest.skip("on a machine with GPUs, two processes mean two GPUs")
+    script = tmp_path / "nan_on_one_rank.py"
+    script.write_text(NAN_ON_ONE_RANK.format(folder=str(TOOL.parent)))
+    command = [sys.executable, str(script), kind, "--config-file", str(CONFIG), *options]
+    more = ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.REFERENCE_WORLD_SIZE", "0"]
+    start = time.monotonic()
+    done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert time.monotonic() - start < 100
+    lines = [line.partition(": ") for line in done.stdout.splitlines() if line.startswith("rank ")]
+    assert sorted(line[0] for line in lines) == ["rank 0", "rank 1"]
+    assert len({line[2] for line in lines}) == 1
+    assert words in lines[0][2]
+    assert lines[0][2].count(".png") == 2  # the two photos of the process that broke
+    assert done.stderr.splitlines()[-1].endswith(f"error: {lines[0][2]}")
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -250,7 +338,7 @@ def test_quick_schedules(tmp_path, config):
     drawings = str(write_dataset(tmp_path / "drawings", photos=12))
     path = CONFIG.with_name(f"u2seg_R18_{config}_test.yaml")
     options = ["DATASETS.TRAIN", drawings, "DATASETS.TEST", drawings, "OUTPUT_DIR", str(tmp_path / "out")]
-    assert run(tool_main(), arguments(options, config=path)) == 0
+    assert exit_code(options, config=path) == 0
 
 
 @pytest.mark.slow
@@ -260,7 +348,7 @@ def test_loss_goes_down_on_real_photos(labelled_photos, tmp_path):
     options = ["DATASETS.TRAIN", str(labelled_photos), "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "30"]
     options += ["INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MAX_SIZE_TRAIN", "192", "DATALOADER.NUM_WORKERS", "0"]
     options += ["SOLVER.WARMUP_ITERS", "10", "TEST.PRECISE_BN.ENABLED", "False"]
-    trainer = EveryStep(setup(arguments(options, config=recipe)))
+    trainer = EveryStep(setup(options, config=recipe))
     trainer.resume_or_load(False)
     trainer.train()
     total = [step["total_loss"] for step in trainer.noted]

@@ -61,79 +61,53 @@ def test_the_whole_image_has_the_mean():
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mean", "crop", "both"])
+@pytest.mark.parametrize("kind", ["mean", "crop"])
 def test_no_masks_and_empty_masks(kind):
     image, features = sample_image(20, 30), sample_features(3, 5, 5)
     for extractor in (Colours(), ColoursWithEmbed()):
-        found = mask_embeddings(kind, extractor, image, features, np.zeros((0, 20, 30), bool), 8)
-        assert found.shape == (0, 6 if kind == "both" else 3)
-        assert found.dtype == np.float32
+        vectors = mask_embeddings(kind, extractor, image, features, np.zeros((0, 20, 30), bool), 8)
+        assert vectors.shape == (0, 3)
+        assert vectors.dtype == np.float32
         with pytest.raises(DataError, match="empty mask"):
             mask_embeddings(kind, extractor, image, features, np.zeros((1, 20, 30), bool), 8)
 
 
-def test_both_is_the_two_side_by_side():
+def test_an_unknown_kind_is_refused():
     image, features = sample_image(20, 30), sample_features(3, 5, 5)
-    masks = np.zeros((2, 20, 30), bool)
-    masks[0, 3:9, 4:8] = masks[1, 10:, :] = True
-    parts = [mask_embeddings(kind, Colours(), image, features, masks, 8) for kind in ("mean", "crop")]
-    both = mask_embeddings("both", Colours(), image, features, masks, 8)
-    np.testing.assert_allclose(both, np.concatenate(parts, axis=1) / np.sqrt(2), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
-    with pytest.raises(UsageError, match="Did you mean 'both'"):
-        mask_embeddings("bot", Colours(), image, features, masks, 8)
+    with pytest.raises(UsageError, match="Did you mean 'crop'"):
+        mask_embeddings("crops", Colours(), image, features, np.ones((1, 20, 30), bool), 8)
 
 
 def test_crops_use_embed_where_there_is_one():
-    image = sample_image(20, 30)
-    mask = np.ones((1, 20, 30), bool)
-    options = {"margin": 0.0, "box": "tight"}
-    plain, own = (crop_embeddings(e, image, mask, 30, **options)[0] for e in (Colours(), ColoursWithEmbed()))
-    assert not np.allclose(plain, own)
-    mean = crop_image(image, mask[0], 30, 0.0, False, False).mean((0, 1))
+    image, mask = sample_image(20, 30), np.ones((1, 20, 30), bool)
+    plain, special = (crop_embeddings(extractor, image, mask, 30)[0] for extractor in (Colours(), ColoursWithEmbed()))
+    assert not np.allclose(plain, special)
+    mean = crop_image(image, mask[0], 30).mean((0, 1))
     np.testing.assert_allclose(plain, mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_crop_cuts_where_the_mask_is():
-    image = np.zeros((40, 60, 3), np.uint8)
-    image[10:20, 30:40] = [200, 100, 50]
-    mask = (image > 0).all(axis=2)
-    assert (crop_image(image, mask, 10, 0.0, False, False) == [200, 100, 50]).all()
-    wide = crop_image(image, mask, 20, 0.5, True, False)  # the box is 20 x 20 pixels
-    np.testing.assert_array_equal(wide, image[5:25, 25:45])
-
-
-def test_square_keeps_shapes_and_tight_stretches():
-    image = np.zeros((40, 60, 3), np.uint8)
-    mask = np.zeros((40, 60), bool)
-    mask[18:22, 10:50] = True
-    image[mask] = 200
-    square = crop_image(image, mask, 40, 0.0, True, False)[..., 0]
-    assert (square > 100).sum() == pytest.approx(4 * 40, abs=20)
-    assert (crop_image(image, mask, 40, 0.0, False, False) == 200).all()
-
-
-def test_background_is_kept_or_filled_and_what_lies_beyond_is_filled():
+def test_a_crop_is_square_with_a_margin_and_filled_beside_the_mask_and_beyond_the_image():
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 255, (30, 30, 3)).astype(np.uint8)
-    mask = np.zeros((30, 30), bool)
-    mask[0:10, 0:10] = True
-    mask[0, 0] = False
+    image = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    mask = np.zeros((40, 40), bool)
+    mask[0:10, 5:15] = True
+    mask[0, 5] = False
     colour = image.reshape(-1, 3).mean(0).round()
-    kept = crop_image(image, mask, 20, 0.5, True, False)  # from -5 to 15
-    np.testing.assert_array_equal(kept[5:, 5:], image[:15, :15])
-    assert (kept[:5] == colour).all()
-    assert (kept[:, :5] == colour).all()
-    filled = crop_image(image, mask, 20, 0.5, True, True)
-    assert (filled[5, 5] == colour).all()
-    np.testing.assert_array_equal(filled[5:15, 6:15], image[:10, 1:10])
-    assert (filled[15:] == colour).all()
+    crop = crop_image(image, mask, 12)  # rows -1 to 11, columns 4 to 16
+    np.testing.assert_array_equal(crop[2:11, 1:11], image[1:10, 5:15])
+    for filled in (crop[0], crop[11:], crop[:, :1], crop[:, 11:], crop[1:2, 1:2]):
+        assert (filled == colour).all()
+    wide = np.zeros((40, 40), bool)
+    wide[18:22, 0:40] = True
+    image[wide] = 200
+    assert (crop_image(image, wide, 48)[..., 0] > 190).sum() == pytest.approx(4 * 40, abs=30)
 
 
 def test_inputs_stay_as_they_were():
     image, features = sample_image(20, 30), sample_features(3, 5, 5)
     masks = np.ones((1, 20, 30), bool)
     copies = image.copy(), features.copy(), masks.copy()
-    mask_embeddings("both", ColoursWithEmbed(), image, features, masks, 8)
+    for kind in ("mean", "crop"):
+        mask_embeddings(kind, ColoursWithEmbed(), image, features, masks, 8)
     for before, after in zip(copies, (image, features, masks), strict=True):
         np.testing.assert_array_equal(before, after)

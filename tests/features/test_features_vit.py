@@ -9,6 +9,7 @@ from PIL import Image
 
 from u2seg.errors import UsageError
 from u2seg.plugins.checks import check_feature_extractor, check_picklable, sample_image
+from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.features.vit import ViTFeatures
 
 MODEL = "test_vit"
@@ -35,10 +36,9 @@ def test_contract_holds_for_every_facet(plain_file, facet):
 
 
 @pytest.mark.parametrize("layer", [0, 3, 5, -1, -6])
-@pytest.mark.parametrize("position_resize", ["timm"])
-def test_block_outputs_are_timms(plain, plain_file, layer, position_resize):
+def test_block_outputs_are_timms(plain, plain_file, layer):
     image = sample_image(80, 120)
-    found = make(plain_file, layer=layer, position_resize=position_resize).extract([image])[0]
+    found = make(plain_file, layer=layer).extract([image])[0]
     last = layer in (5, -1)
     wanted = plain.forward_intermediates(
         timm_input(image, 96), indices=[layer % DEPTH], norm=last, intermediates_only=True
@@ -76,6 +76,33 @@ def test_blocks_after_the_one_asked_for_do_not_run(plain_file):
     assert ran == [0]
 
 
+def test_several_blocks_come_from_one_pass_and_are_the_same_to_the_last_bit(plain_file):
+    images = [sample_image(80, 120), sample_image(50, 50, seed=1)]
+    options = [{"layer": 4}, {"layer": 2}, {"layer": 4, "facet": "key"}, {"layer": 5}]
+    extractors = [make(plain_file, **chosen) for chosen in options]
+    first = extractors[0]
+    first.prepare()
+    ran = []
+    for index, block in enumerate(first._network.blocks):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    together = extract_each(extractors, images)
+    assert ran == [*range(DEPTH)] * len(images)
+    for extractor, features in zip(extractors, together, strict=True):
+        for apart, array in zip(
+            make(plain_file, **options[extractors.index(extractor)]).extract(images), features, strict=True
+        ):
+            np.testing.assert_array_equal(array, apart)
+
+
+@pytest.mark.parametrize("other", [{"size": 64}, {"batch_size": 2}])
+def test_other_inputs_have_a_pass_of_their_own(plain_file, other):
+    extractors = [make(plain_file), make(plain_file, **other)]
+    assert not extractors[0].shares_pass(extractors[1])
+    images = [sample_image(80, 120)]
+    for extractor, features in zip(extractors, extract_each(extractors, images), strict=True):
+        np.testing.assert_array_equal(features[0], extractor.extract(images)[0])
+
+
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
 def test_batches_equal_singles(plain_file, batch_size):
     images = [sample_image(40 + 9 * i, 60, seed=i) for i in range(5)]
@@ -91,12 +118,10 @@ def test_batches_equal_singles(plain_file, batch_size):
 
 def test_images_keep_their_order_when_sizes_differ(plain_file):
     images = [sample_image(*size, seed=i) for i, size in enumerate([(40, 80), (80, 40), (60, 60), (40, 80)])]
-    extractor = make(plain_file, keep_aspect=True)
-    together = extractor.extract(images)
-    for image, found in zip(images, together, strict=True):
-        np.testing.assert_array_equal(found, extractor.extract([image])[0])
-    assert together[0].shape == (64, 4, 8)
-    assert together[1].shape == (64, 8, 4)
+    extractor = make(plain_file)
+    together = extractor.embed(images)
+    for image, vector in zip(images, together, strict=True):
+        np.testing.assert_array_equal(vector, extractor.embed([image])[0])
 
 
 def test_a_worker_makes_the_same(plain_file):
@@ -116,9 +141,8 @@ def test_size_is_rounded_and_said(plain_file, caplog):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-@pytest.mark.parametrize("keep_aspect", [False, True])
-def test_odd_photos(plain_file, size, keep_aspect):
-    found = make(plain_file, keep_aspect=keep_aspect).extract([np.zeros((*size, 3), np.uint8)])[0]
+def test_odd_photos(plain_file, size):
+    found = make(plain_file).extract([np.zeros((*size, 3), np.uint8)])[0]
     assert np.isfinite(found).all()
     assert found[0].size <= 36
 
@@ -152,7 +176,6 @@ def test_info_tells_what_was_used(plain_file):
         ({"model": "dino_vits61"}, "dino_vits16"),
         ({"model": "vit_smal_patch16_224"}, "vit_small_patch16_224"),
         ({"facet": "keys"}, "Did you mean 'key'"),
-        ({"position_resize": "dinov"}, "dinov2"),
         ({"embed": "clss"}, "Did you mean 'cls'"),
         ({"remove_key_bias": True}, "facet 'key'"),
         ({"size": "480"}, "number of pixels"),

@@ -11,6 +11,8 @@ from PIL import Image
 from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
 from synthetic_panoptic import write_dataset
 
+from u2seg.files import claim_directory
+from u2seg.panoptic import decode_mask, read_ids, read_instances, read_panoptic
 from u2seg.runtime import run_tool
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -46,16 +48,15 @@ def photos(tmp_path):
     return folder
 
 
-def read_ids(path):
-    with Image.open(path) as file:
-        wide = np.array(file).astype(np.int32)
-    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
-
-
 def test_overlays_and_a_dataset_of_the_predictions(demo, photos, tmp_path, predictor, capsys):
     assert demo("--input", f"{photos}/*.png", "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 0
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.png", "b.png"]
-    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["instances.json", "panoptic", "panoptic.json"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        ".u2seg.json",
+        "instances.json",
+        "panoptic",
+        "panoptic.json",
+    ]
     content = json.loads((tmp_path / "p" / "panoptic.json").read_text())
     assert content["info"]["image_root"] == str(photos)
     assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png"]
@@ -74,19 +75,44 @@ def test_overlays_and_a_dataset_of_the_predictions(demo, photos, tmp_path, predi
     assert "segmented 2 photos" in capsys.readouterr().out
 
 
-def test_saved_instances_are_the_masks(predictor, photo):
-    from pycocotools import mask as coco
-
-    from u2seg.engine.saving import instance_entries
-
-    things = predictor(photo).instances
+def test_saved_instances_are_the_masks(demo, photos, tmp_path, predictor):
+    assert demo("--input", photos / "a.png", "--save-panoptic", tmp_path / "p") == 0
+    (entries,) = read_instances(read_panoptic(tmp_path / "p")).values()
+    things = predictor(photos / "a.png").instances
     shown = things.masks.reshape(len(things), -1).any(axis=1)
-    entries = instance_entries(things)
     assert len(entries) == shown.sum() > 0
     for entry, mask, category in zip(entries, things.masks[shown], things.category_ids[shown], strict=True):
-        np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), mask)
+        np.testing.assert_array_equal(decode_mask(entry["segmentation"]), mask)
         assert entry["category_id"] == category
         assert entry["area"] == mask.sum()
+
+
+def test_labels_of_someone_else_are_never_overwritten(demo, photos, tmp_path, capsys):
+    """Issue 9, 1.12: a folder of human COCO labels lost its panoptic.json and PNGs, with exit code 0."""
+    labels = write_dataset(tmp_path / "human", photos=2, num_things=2, num_stuff=2)
+    before = {path: path.read_bytes() for path in labels.rglob("*") if path.is_file()}
+    assert demo("--input", labels / "images", "--save-panoptic", labels) == 2
+    assert "--save-panoptic" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in labels.rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_run_is_replaced_as_a_whole(demo, photos, tmp_path):
+    saved = tmp_path / "p"
+    assert demo("--input", photos, "--save-panoptic", saved) == 0
+    assert demo("--input", photos / "b.png", "--save-panoptic", saved) == 0
+    assert [photo.file_name for photo in read_panoptic(saved).photos] == ["b.png"]
+    (photos / "a.png").write_bytes(b"")
+    assert demo("--input", photos / "a.png", "--save-panoptic", saved) == 2
+    assert [photo.file_name for photo in read_panoptic(saved).photos] == ["b.png"]  # nothing took its place
+
+
+def test_key_values_come_last_with_or_without_opts(tiny, monkeypatch):
+    tool = load_tool("demo")
+    pairs = ["MODEL.WEIGHTS", tiny.weights, "MODEL.DEVICE", "cpu"]
+    for words in (["--output", "o", "--opts", *pairs], ["--output", "o", *pairs], pairs):
+        args = tool.parse(["--config-file", tiny.config, "--input", "a.png", "b.png", *words])
+        assert args.input == ["a.png", "b.png"]
+        assert [*args.opts, *args.key_values] == pairs
 
 
 def test_evaluation_scores_the_predictions_and_its_matching_names_them(demo, tmp_path, monkeypatch):
@@ -108,14 +134,15 @@ def test_evaluation_scores_the_predictions_and_its_matching_names_them(demo, tmp
 
 
 def test_the_gallery_reads_the_predictions(demo, photos, tmp_path):
-    from u2seg.report.source import read_set
+    from u2seg.report.labels import read_annotated
 
     assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == 0
-    found = read_set(tmp_path / "p")
-    assert [Path(entry.photo).read_bytes() for entry in found.entries] == [
+    dataset, annotations = read_annotated(tmp_path / "p")
+    assert [dataset.photo_path(photo).read_bytes() for photo in dataset.photos] == [
         (photos / name).read_bytes() for name in ("a.png", "b.png")
     ]
-    assert all(entry.segments and entry.instances for entry in found.entries)
+    assert all(photo.segments for photo in dataset.photos)
+    assert all(annotations)
 
 
 def test_one_photo_may_go_to_one_file(demo, photos, tmp_path):
@@ -133,7 +160,7 @@ def test_photos_of_several_folders_keep_apart(demo, photos, tmp_path):
     files = {path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.*")}
     assert files == {"photos/a.png", "other/a.png", "other/a.jpg"}
     labels = {path.relative_to(tmp_path / "p" / "panoptic").as_posix() for path in (tmp_path / "p").rglob("*.png")}
-    assert labels == {"photos/a.png", "other/a.png.png", "other/a.jpg.png"}
+    assert labels == {"photos/a.png", "other/a.png", "other/a.jpg.png"}
 
 
 def test_a_photo_that_can_not_be_read_is_left_out_and_counted(demo, photos, tmp_path, capsys):
@@ -167,9 +194,11 @@ def test_every_mistake_is_one_line(demo, photos, tmp_path, capsys, tiny):
         return errors[0]
 
     out = ["--output", tmp_path / "o"]
-    assert "matches no file" in line("--input", tmp_path / "gone*.jpg", *out)
-    assert "give one of --input, --webcam and --video-input" in line(*out)
-    assert "--save-panoptic goes with --input" in line("--webcam", "--save-panoptic", tmp_path / "p")
+    assert "holds no photos" in line("--input", tmp_path / "gone*.jpg", *out)
+    assert "--input 'gone.jpg' does not exist" in line("--input", "gone.jpg", *out)
+    assert "--webcam is not offered" in line("--webcam", *out)
+    assert "no window is opened" in line("--input", photos / "b.png")
+    assert "leave --save-panoptic out" in line("--video-input", "f.mp4", *out, "--save-panoptic", tmp_path / "p")
     assert "no config key 'MODEL.WEIGHT'" in line("--input", photos, *out, opts=["MODEL.WEIGHT", "x"])
     assert "does not exist" in line("--input", photos, *out, config="gone.yaml")
     assert "gone.pth' do not exist" in line("--input", photos, *out, weights="gone.pth")
@@ -180,12 +209,7 @@ def test_every_mistake_is_one_line(demo, photos, tmp_path, capsys, tiny):
     assert "no photo could be read" in line("--input", photos / "a.png", *out)
     file = tmp_path / "file"
     file.write_text("")
-    assert "can't be written: Not a directory" in line("--input", photos, "--output", file / "o")
+    assert "what should be its folder is a file" in line("--input", photos, "--output", file / "o")
     assert "can't be written" in line("--input", photos, "--save-panoptic", file / "p")
-    assert "no window can be opened" in line("--input", photos / "b.png")
-    labels = tmp_path / "labels"
-    labels.mkdir()
-    (labels / "run.json").write_text("{}")
-    assert "holds labels of tools/generate_pseudo.py" in line("--input", photos, "--save-panoptic", labels)
-    assert (labels / "run.json").exists()
-    assert len(list(labels.iterdir())) == 1
+    labels = claim_directory(tmp_path / "labels", "labels")
+    assert "holds labels, not predictions" in line("--input", photos, "--save-panoptic", labels)

@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.structures import Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predictor_model import THINGS, make_photo, save_weights
 
-from u2seg.engine.export import ExportedPredictor, export_model
-from u2seg.engine.merging import PanopticMerge, paste_masks
+from u2seg.engine.export import ExportedPredictor, PanopticMerge, export_model
 from u2seg.engine.predictor import Predictor
 from u2seg.errors import DataError, UsageError
 
@@ -49,16 +47,16 @@ def test_it_works_where_nothing_is_found(tiny, tmp_path):
     assert len(exported(photos[high]).instances)
     assert not len(exported(photos[low]).instances)
     np.testing.assert_array_equal(exported(photos[low]).panoptic, between(photos[low]).panoptic)
-    with pytest.raises(DataError, match="nothing is found in the photo to trace with"):
+    with pytest.raises(DataError, match="nothing is detected in the photo to trace with"):
         export_model(between, tmp_path / "b.ts", photos[low])
     assert not (tmp_path / "b.ts").exists()
 
 
 def test_the_file_needs_neither_detectron2_nor_this_package(exported, predictor, photo, tmp_path):
-    from u2seg.engine.predictor import resize_for_test, to_tensor
+    from u2seg.engine.predictor import to_network
 
     expected = predictor(photo)
-    torch.save(to_tensor(resize_for_test(photo, predictor.cfg.INPUT.MIN_SIZE_TEST, 10**6)), tmp_path / "image.pt")
+    torch.save(to_network(photo, "RGB", predictor.cfg.INPUT.MIN_SIZE_TEST, 10**6), tmp_path / "image.pt")
     code = (
         "import sys, torch, torchvision\n"
         f"model = torch.jit.load({str(exported)!r}).eval()\n"
@@ -136,14 +134,3 @@ def test_the_merge_is_detectron2s(seed, count, overlap, stuff_area, min_score):
     assert torch.equal(panoptic, table[ids.long()])
     for segment, score in zip(info, segment_scores.tolist(), strict=True):
         assert not segment["isthing"] or score == pytest.approx(segment["score"])
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5))
-def test_pasting_is_detectron2s(seed, count):
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([40.0, 30.0])
-    boxes = torch.cat([corners.min(dim=1).values, corners.max(dim=1).values + 0.01], dim=1)
-    grids = torch.rand(count, 7, 7, generator=generator)
-    expected = paste_masks_in_image(grids, boxes, (30, 40))
-    assert torch.equal(paste_masks(grids, boxes, 30, 40), expected)

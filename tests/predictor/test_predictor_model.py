@@ -12,6 +12,7 @@ from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
 from u2seg.engine.config import load_config
 from u2seg.engine.predictor import Predictor, set_confidence
 from u2seg.errors import DataError, UsageError
+from u2seg.structures import PanopticLabel
 
 
 def test_it_says_what_detectron2s_own_predictor_says(predictor, photo):
@@ -32,7 +33,7 @@ def test_it_says_what_detectron2s_own_predictor_says(predictor, photo):
 
 def test_the_result_keeps_its_contract(predictor, photo):
     found = predictor(photo)
-    found.label()  # raises where segments and map disagree
+    PanopticLabel(found.panoptic, found.segments)  # raises where segments and map disagree
     assert found.panoptic.dtype == np.int32
     assert found.panoptic.shape == photo.shape[:2]
     probabilities = torch.softmax(predictor.predict_raw(photo)["sem_seg"], 0).numpy()
@@ -157,6 +158,8 @@ def test_configs_that_can_not_segment_are_refused(tiny):
         make("MODEL.MASK_ON", "False")
     with pytest.raises(UsageError, match="'gpu' is no device"):
         make(device="gpu")
+    with pytest.raises(UsageError, match=r"INPUT\.FORMAT 'L' is no order of channels"):
+        make("INPUT.FORMAT", "L")
     with pytest.raises(UsageError, match="between 0 and 1, not 50"):
         make(confidence=50)
 

@@ -71,6 +71,27 @@ def test_the_tutorial_in_python(get_cfg, tiny, tiny_eval, photo, tmp_path, predi
     assert demo.metadata.stuff_classes == ["things", "6", "7", "8"]
 
 
+def test_the_demo_and_its_predictor_are_used_as_detectron2s(tiny, tiny_eval, photo):
+    from detectron2.engine import DefaultPredictor
+    from detectron2.utils.visualizer import ColorMode
+
+    from u2seg.engine.predictor import VisualizationDemo
+
+    cfg = detectron2_get_cfg()
+    cfg.merge_from_file(str(tiny_eval))
+    demo = VisualizationDemo(cfg, ColorMode.IMAGE_BW, False)
+    bgr = np.ascontiguousarray(photo[:, :, ::-1])
+    predictions, grey = demo.run_on_image(bgr)
+    assert isinstance(demo.predictor, DefaultPredictor)
+    np.testing.assert_array_equal(demo.predictor(bgr)["panoptic_seg"][0], predictions["panoptic_seg"][0])
+    np.testing.assert_array_equal(
+        DefaultPredictor(demo.predictor.cfg)(bgr)["panoptic_seg"][0], predictions["panoptic_seg"][0]
+    )
+    colourful = VisualizationDemo(cfg, instance_mode=ColorMode.IMAGE, parallel=False).run_on_image(bgr)[1]
+    segmented = predictions["panoptic_seg"][0].numpy() > 0
+    np.testing.assert_array_equal(np.array(grey.get_image())[segmented], colourful.get_image()[segmented])
+
+
 def test_predictions_suit_detectron2s_visualizer(tiny, tiny_eval, photo, tmp_path):
     from detectron2.utils.visualizer import Visualizer
 

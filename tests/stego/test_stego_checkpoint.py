@@ -10,9 +10,9 @@ import torch
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_picklable, check_stuff_segmenter, sample_features, sample_image
-from u2seg.pseudo.stuff.code_checkpoint import StuffCheckpoint, read_checkpoint, write_checkpoint
-from u2seg.pseudo.stuff.code_head import ClusterProbe, CodeHead
-from u2seg.pseudo.stuff.stego import CauseStuff, StegoStuff
+from u2seg.stego.checkpoint import StuffCheckpoint, read_checkpoint, write_checkpoint
+from u2seg.stego.head import ClusterProbe, CodeHead
+from u2seg.stego.segmenter import CodeStuff, StegoStuff
 
 FEATURES = {"model": "dino_vits8", "weights_sha256": "00ff", "layer": 11, "facet": "block", "size": [224, 224]}
 
@@ -108,8 +108,11 @@ def test_another_number_of_classes_is_refused(trained):
 
 
 def test_another_method_is_refused(trained):
-    with pytest.raises(UsageError, match=r"trained by 'stego': set U2SEG.STUFF.NAME to stego, not cause"):
-        CauseStuff(num_classes=5, checkpoint=str(trained))
+    class OtherStuff(CodeStuff):
+        method = "other"
+
+    with pytest.raises(UsageError, match=r"trained by 'stego': set U2SEG.STUFF.NAME to stego, not other"):
+        OtherStuff(num_classes=5, checkpoint=str(trained))
 
 
 def test_features_of_another_width_are_refused(trained):
@@ -238,7 +241,7 @@ def test_official_checkpoints_with_another_head_are_told(tmp_path):
 def test_other_pickles_and_programs_are_refused(tmp_path):
     path = tmp_path / "other.ckpt"
     torch.save({"cfg": DictConfig({})}, path)
-    with pytest.raises(DataError, match="no checkpoint of STEGO"):
+    with pytest.raises(DataError, match="no learned stuff segmenter"):
         read_checkpoint(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", pickle.dumps(Dangerous()))

@@ -1,4 +1,4 @@
-"""Probes and matching on small sets whose figures are known."""
+"""Scores and matching on small sets whose figures are known."""
 
 import json
 
@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from u2seg.modeling.stego_evaluation import (
-    LabelledPhotos,
-    cluster_scores,
-    count_overlap,
-    grid_truth,
-    linear_probe_scores,
-    overlap_tables,
-    read_labelled,
-)
+from u2seg.errors import DataError
+from u2seg.panoptic import read_panoptic
+from u2seg.stego.evaluation import cluster_scores, count_overlap, read_classes, score_segmenter, supercategories
 
 COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 
@@ -22,8 +16,6 @@ COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 @pytest.fixture
 def dataset(tmp_path):
     """Four photos in three colours, each colour a supercategory; left column void."""
-    from u2seg.data.datasets import register_pseudo_dataset
-
     (tmp_path / "images").mkdir()
     (tmp_path / "panoptic").mkdir()
     rng = np.random.default_rng(0)
@@ -43,17 +35,24 @@ def dataset(tmp_path):
     categories = [{"id": k + 1, "name": f"c{k}", "supercategory": f"s{k}", "isthing": int(k == 0)} for k in range(3)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    return read_labelled(register_pseudo_dataset(tmp_path))
+    return read_panoptic(tmp_path)
 
 
-def nearest_colour(image, order=(2, 0, 1)):
-    distance = np.abs(image[:, :, None].astype(int) - COLOURS[list(order)]).sum(axis=3)
-    return distance.argmin(axis=2).astype(np.uint8)
+class Colours:
+    """An extractor, a stuff segmenter that finds the colours under permuted ids, and a refiner."""
+
+    num_classes = 3
+
+    def extract(self, images):
+        return [image.transpose(2, 0, 1).astype(np.float32) for image in images]
+
+    def segment(self, image, features):
+        distance = np.abs(image[:, :, None].astype(int) - COLOURS[[2, 0, 1]]).sum(axis=3)
+        return distance.argmin(axis=2).astype(np.uint8)
 
 
 def test_permuted_truth_scores_100(dataset):
-    tables = overlap_tables(dataset, 3, nearest_colour)
-    scores = cluster_scores(tables)
+    scores = score_segmenter(Colours(), Colours(), None, dataset)
     assert scores == dict.fromkeys(scores, 100.0)
     assert set(scores) == {
         "pixel_accuracy_fit_on_set",
@@ -64,12 +63,21 @@ def test_permuted_truth_scores_100(dataset):
 
 
 def test_void_pixels_do_not_count(dataset):
-    assert (dataset.truth(0) == 255).sum() == 16
-    table = count_overlap(np.zeros((16, 24), np.uint8), dataset.truth(0), 3, 3)
+    truth = read_classes(dataset, dataset.photos[0], supercategories(dataset))
+    assert (truth == 255).sum() == 16
+    table = count_overlap(np.zeros((16, 24), np.uint8), truth, 3, 3)
     assert table.sum() == 16 * 23
-    nothing = count_overlap(np.full((16, 24), 255, np.uint8), dataset.truth(0), 3, 3)
+    nothing = count_overlap(np.full((16, 24), 255, np.uint8), truth, 3, 3)
     assert nothing[:3].sum() == 0
     assert nothing[3].sum() == 16 * 23
+
+
+def test_categories_without_supercategory_are_told(dataset, tmp_path):
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    del content["categories"][0]["supercategory"]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="needs labelled photos, and categories with supercategories"):
+        supercategories(read_panoptic(tmp_path))
 
 
 def test_scores_are_those_of_an_obvious_count():
@@ -83,27 +91,3 @@ def test_scores_are_those_of_an_obvious_count():
 
 def test_one_photo_has_no_halves():
     assert set(cluster_scores(np.ones((1, 3, 2), int))) == {"pixel_accuracy_fit_on_set", "miou_fit_on_set"}
-
-
-def test_a_linear_probe_of_colours_is_perfect_and_one_of_noise_is_not(dataset):
-    def codes(image):
-        return np.asarray(Image.fromarray(image).resize((6, 4), Image.Resampling.NEAREST), np.float32).transpose(
-            2, 0, 1
-        )
-
-    photos = [np.asarray(Image.open(path)) for path, _ in dataset.photos]
-    good = linear_probe_scores([codes(photo) for photo in photos], dataset)
-    noise = np.random.default_rng(0).normal(size=(4, 3, 4, 6)).astype(np.float32)
-    bad = linear_probe_scores(list(noise), dataset)
-    assert good["pixel_accuracy"] > 85 > 60 > bad["pixel_accuracy"]
-    assert np.isfinite(list(bad.values())).all()
-
-
-def test_a_linear_probe_needs_two_photos(dataset):
-    alone = LabelledPhotos(dataset.names, dataset.photos[:1], dataset.taxonomy)
-    assert linear_probe_scores([np.zeros((3, 4, 6), np.float32)], alone) == {}
-
-
-def test_the_truth_of_a_cell_is_that_of_its_middle():
-    truth = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    assert grid_truth(truth, 2, 2).tolist() == [[5, 7], [13, 15]]

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from u2seg.modeling.stego_loss import (
+from u2seg.stego.loss import (
     Pair,
     all_pairs,
     centre,
-    compare,
     correspondence_loss,
     cosines,
     other_image,
@@ -56,7 +55,6 @@ def test_each_point_is_centred_over_the_other_image(quartet):
     assert centre(raw, "row").mean(dim=2).abs().max() < 1e-6
     assert not torch.allclose(centre(raw, "row").mean(dim=1), torch.zeros(1, 9), atol=1e-3)
     assert centre(raw, "row_keep_mean").mean() == pytest.approx(float(raw.mean()), abs=1e-6)
-    assert centre(raw, "none") is raw
 
 
 def test_codes_that_point_apart_are_left_alone():
@@ -74,10 +72,11 @@ def test_alike_features_attract_and_others_repel():
     assert attract < 0 < repel
 
 
-def test_sampling_reads_cells_at_their_middle():
+def test_points_span_the_centres_of_the_outermost_cells():
+    """As in the official code (``align_corners=True``): -1 is the first cell, 0.5 lies halfway to the last of three."""
     grid = torch.arange(6.0).reshape(1, 1, 2, 3)
-    middles = torch.tensor([[[[-2 / 3, -0.5], [0.0, -0.5]], [[2 / 3, -0.5], [-2 / 3, 0.5]]]])
-    assert sample(grid, middles).flatten().tolist() == pytest.approx([0, 1, 2, 3], abs=1e-5)
+    points = torch.tensor([[[[-1.0, -1.0], [0.0, -1.0]], [[0.5, -1.0], [1.0, 1.0]]]])
+    assert sample(grid, points).flatten().tolist() == pytest.approx([0, 1, 1.5, 5], abs=1e-6)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
@@ -93,9 +92,9 @@ def test_one_image_alone_is_compared_with_itself():
 def test_no_gradient_reaches_the_features():
     features = torch.randn(2, 5, 4, 4, requires_grad=True)
     codes = torch.randn(2, 4, 4, 4, requires_grad=True)
-    pair = compare((features, features), (codes, codes), "row")
-    assert not pair.features.requires_grad
-    assert pair.codes.requires_grad
+    pairs = all_pairs((features, features), (codes, codes), 3, 1, "row")
+    assert not any(pair.features.requires_grad for pair in pairs["self"] + pairs["random"])
+    assert all(pair.codes.requires_grad for pair in pairs["self"] + pairs["random"])
 
 
 def test_all_three_terms_are_there():

@@ -39,10 +39,19 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.EXECUTOR.THREADS": (1, 4096),
     "U2SEG.EXECUTOR.BATCH_SIZE": (1, 4096),
     "U2SEG.EXECUTOR.SHARD_SIZE": (1, None),
+    "STEGO.CROP_RATIO": (0.01, 1),
+    "STEGO.MIN_CROP": (1, None),
+    "STEGO.NUM_NEIGHBOURS": (1, None),
+    "STEGO.CODE_DIM": (1, None),
+    "STEGO.DROPOUT": SHARE,
+    "STEGO.POINTS": (1, None),
+    "STEGO.NUM_RANDOM": (1, None),
+    "STEGO.PLOT_PERIOD": (0, None),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "U2SEG.CLUSTERS.EMBEDDING": ("crop", "mean"),
     "U2SEG.MERGE.ORDER": ("area", "score"),
+    "STEGO.CENTRING": ("row", "row_keep_mean"),
 }
 
 

@@ -204,7 +204,7 @@ def _unquoted(text: str) -> str:
 def _sequence(key: str, raw: Any, value: Any, default: tuple[Any, ...] | list[Any], source: str) -> Any:
     """``value`` as a sequence of the kind of ``default``; one name stands for a sequence of itself."""
     names = all(isinstance(entry, str) for entry in default)  # also where the default is empty
-    if names and isinstance(raw, Plain) and not isinstance(value, (tuple, list)):
+    if names and isinstance(raw, str) and not isinstance(value, (tuple, list)):
         value = [str(raw)] if raw else []
     if not isinstance(value, (tuple, list)):
         kind = type(default).__name__

@@ -25,7 +25,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.LARGE_SCALE_JITTER.MAX_SCALE = 2.0
     cfg.INPUT.LARGE_SCALE_JITTER.SIZE = 1024
 
-    # Things of another photo of the batch are pasted on, shrunk by a random factor (CutLER: 0.3 to 1.0).
+    # A random subset of the things of another photo of the batch is pasted on, brought to this photo's size times a
+    # random factor (CutLER: 0.3 to 1.0).
     cfg.INPUT.COPY_PASTE = node()
     cfg.INPUT.COPY_PASTE.ENABLED = False
     # Share of photos that get something pasted.
@@ -35,8 +36,8 @@ def add_training_keys(cfg: CfgNode) -> None:
 
     # Departures from the paper's losses; all off there.
     cfg.MODEL.U2SEG = node()
-    # DropLoss (CutLER, section 3.3; there 0.01): no loss for regions whose best IoU with a label is not above this;
-    # 0 is off.
+    # DropLoss (CutLER, section 3.3; there 0.01): no loss at a stage for regions whose predicted box has no IoU with a
+    # label above this; photos without labels have the plain loss. 0 is off.
     cfg.MODEL.U2SEG.DROP_LOSS_IOU = 0.0
     # No loss for background regions of which more than this share is unlabelled; 0 is off.
     cfg.MODEL.U2SEG.IGNORE_UNLABELLED = 0.0
@@ -89,8 +90,6 @@ def add_stego_keys(cfg: CfgNode) -> None:
     stego.MIN_CROP = 64
     # Neighbours of a crop that one is drawn from in each step.
     stego.NUM_NEIGHBOURS = 7
-    # "exact", "faiss", or "auto": faiss where it is installed.
-    stego.NEIGHBOUR_SEARCH = "auto"
 
     # Channels of a code (paper: 70 for ViT-S, 90 for ViT-B).
     stego.CODE_DIM = 70
@@ -109,7 +108,7 @@ def add_stego_keys(cfg: CfgNode) -> None:
     # Other images of the batch that each is compared with.
     stego.NUM_RANDOM = 5
     # "row_keep_mean" (each point's mean is taken away, the batch's mean is added back: what the official code does and
-    # its shifts were found with), "row" (nothing is added back) or "none".
+    # its shifts were chosen with) or "row" (nothing is added back).
     stego.CENTRING = "row_keep_mean"
     stego.WEIGHTS = node()
     stego.WEIGHTS.SELF = 0.67
@@ -122,5 +121,5 @@ def add_stego_keys(cfg: CfgNode) -> None:
     stego.SHIFTS.RANDOM = 0.66
     # Take the shifts from the features instead, without labels (docs/stuff.md).
     stego.CHOOSE_SHIFTS = False
-    # Steps between plots of the similarities; 0 is never.
+    # Steps between histograms of the similarities in TensorBoard; 0 is never.
     stego.PLOT_PERIOD = 500

@@ -3,7 +3,7 @@
 Photo and label go through the same Detectron2 transforms; the label travels as the colours of its PNG, uint8
 (H, W, 3), so that nearest-neighbour resizing selects ids and never mixes them.
 
-Shapes: ``H, W`` image pixels; ``h, w`` pixels of a pasted photo; ``n`` segments.
+Shapes: ``H, W`` image pixels; ``h, w`` pixels of a pasted photo; ``n`` segments of the target; ``m`` things to paste.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from u2seg.data.targets import Segments, segment_rows
+from u2seg.data.targets import Segments
 
 if TYPE_CHECKING:
     from detectron2.data.transforms import Augmentation
     from fvcore.common.config import CfgNode
+
+MAX_OVERLAP = 0.5
+"""IoU with a thing of the target from which on a pasted thing is dropped (CutLER, CVPR 2023)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class PanopticSample:
     image: np.ndarray
     """uint8 (H, W, 3)"""
     segment_ids: np.ndarray
-    """int32 (H, W); 0, or any id that `segments` does not list, for nothing"""
+    """unsigned (H, W), numbered 1..n, 0 for nothing"""
     segments: Segments
 
 
@@ -53,59 +56,79 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
 def copy_paste(
     target: PanopticSample, source: PanopticSample, rng: np.random.Generator, scale: tuple[float, float] = (0.3, 1.0)
 ) -> PanopticSample:
-    """Paste the things of ``source`` onto ``target``, all shrunk by one random factor and shifted together.
+    """Paste a random subset of the things of ``source`` onto ``target``.
 
-    The label stays a partition: a pixel that is pasted on belongs to the pasted thing and to nothing else.
-    Source: Copy-Paste (Ghiasi et al., CVPR 2021); shrinking by 0.3 to 1.0 as CutLER (CVPR 2023, section 3.5).
+    The source photo is brought to the target's size times one random factor and shifted at random inside the target. A
+    thing that would overlap one of the target's by an IoU of `MAX_OVERLAP` or more is dropped. The label stays a
+    partition: a pixel that is pasted on belongs to the pasted thing and to nothing else.
+
+    Source: Copy-Paste (Ghiasi et al., CVPR 2021), as CutLER (CVPR 2023, section 3.5) uses it. That every number of
+    things is equally likely is our choice.
 
     Args:
         target: what is pasted on; left as it is.
         source: whose things are pasted; crowds are not.
-        rng: draws the factor and the place.
+        rng: draws how many things, which, the factor, and the place down and across.
         scale: smallest and largest factor.
 
     Returns:
-        A new sample of the target's size; ids of pasted things are larger than the target's.
+        A new sample of the target's size; pasted things are numbered after the target's segments.
     """
-    things = np.flatnonzero(source.segments.isthing & ~source.segments.crowd)
+    things = np.flatnonzero(source.segments.instances)
     if not len(things):
         return target
-    photo, rows = _shrink(source, rng.uniform(*scale))
-    into, out_of = _place(target.image.shape[:2], rows.shape, rng)
-    rank = np.full(len(source.segments.ids) + 1, -1, np.int32)
-    rank[things] = np.arange(len(things))
-    pasted = rank[rows[out_of]]
-    inside = pasted >= 0
+    subset = np.sort(rng.choice(things, rng.integers(1, len(things) + 1), replace=False))
+    photo, ids = _resize(source, target.segment_ids.shape, rng.uniform(*scale))
+    (height, width), frame = ids.shape, target.segment_ids.shape
+    top, left = int(rng.integers(frame[0] - height + 1)), int(rng.integers(frame[1] - width + 1))
+    place = np.s_[top : top + height, left : left + width]
+    pasted = _assign(len(source.segments.classes), subset, np.arange(1, len(subset) + 1))[ids]
+    kept = np.flatnonzero(_overlap(target, pasted, place, len(subset)) < MAX_OVERLAP)
 
-    first = max(int(target.segment_ids.max(initial=0)), int(target.segments.ids.max(initial=0))) + 1
-    image, ids = target.image.copy(), target.segment_ids.copy()
-    np.copyto(image[into], photo[out_of], where=inside[:, :, None])
-    np.copyto(ids[into], pasted + np.int32(first), where=inside)
-    segments = source.segments.take(things)
-    added = Segments(
-        np.arange(first, first + len(things)), segments.classes, segments.isthing, segments.crowd, segments.scores
+    n, new = len(target.segments.classes), subset[kept]
+    numbers = _assign(len(subset), kept, np.arange(n + 1, n + 1 + len(kept)))[pasted]
+    image, segment_ids = target.image.copy(), target.segment_ids.astype(np.min_scalar_type(n + len(kept)))
+    np.copyto(image[place], photo, where=(numbers > 0)[:, :, None])
+    np.copyto(segment_ids[place], numbers, where=numbers > 0, casting="same_kind")
+    before, after = target.segments, source.segments
+    segments = Segments(
+        np.append(before.classes, after.classes[new]),
+        np.append(before.isthing, after.isthing[new]),
+        np.append(before.crowd, after.crowd[new]),
     )
-    return PanopticSample(image, ids, target.segments.join(added))
+    return PanopticSample(image, segment_ids, segments)
 
 
-def _shrink(sample: PanopticSample, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8 (h, w, 3) and rows of its segments int64 (h, w) at ``factor`` times its size."""
+def _assign(count: int, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A table unsigned (count + 1,) from segment ids to ``numbers``, those of ``rows`` + 1; 0 for all others."""
+    table = np.zeros(count + 1, np.min_scalar_type(numbers.max(initial=0)))
+    table[rows + 1] = numbers
+    return table
+
+
+def _resize(sample: PanopticSample, frame: tuple[int, ...], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Photo uint8 (h, w, 3) and segment ids (h, w) of ``sample`` at ``factor`` times ``frame`` (H, W)."""
+    h, w = (max(1, round(side * factor)) for side in frame)
     height, width = sample.segment_ids.shape
-    h, w = max(1, round(height * factor)), max(1, round(width * factor))
     photo = np.asarray(Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR))
     y = ((np.arange(h) + 0.5) * height / h).astype(int)
     x = ((np.arange(w) + 0.5) * width / w).astype(int)
-    return photo, segment_rows(sample.segment_ids[y[:, None], x], sample.segments)
+    return photo, sample.segment_ids[y[:, None], x]
 
 
-def _place(
-    target: tuple[int, int], source: tuple[int, int], rng: np.random.Generator
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a photo of size ``source`` lands on one of size ``target``: inside, or, along a longer side, around it."""
-    into, out_of = [], []
-    for room, length in zip(target, source, strict=True):
-        low, high = min(0, room - length), max(0, room - length)
-        start = int(rng.integers(low, high + 1))
-        into.append(slice(max(0, start), min(room, start + length)))
-        out_of.append(slice(max(0, -start), min(length, room - start)))
-    return (into[0], into[1]), (out_of[0], out_of[1])
+def _overlap(target: PanopticSample, pasted: np.ndarray, place: tuple[slice, slice], count: int) -> np.ndarray:
+    """Largest IoU float64 (m,) of each of ``count`` things with a thing of ``target``.
+
+    Args:
+        target: the sample.
+        pasted: unsigned (h, w), the things 1..m, 0 for none.
+        place: where in the target that is.
+        count: m.
+    """
+    n = len(target.segments.classes)
+    pairs = target.segment_ids[place] * np.intp(count + 1) + pasted
+    shared = np.bincount(pairs.ravel(), minlength=(n + 1) * (count + 1)).reshape(n + 1, count + 1)
+    areas = np.bincount(target.segment_ids.ravel(), minlength=n + 1)
+    union = areas[:, None] + shared.sum(axis=0) - shared
+    iou = shared / np.maximum(union, 1)
+    return iou[1:, 1:][target.segments.instances].max(axis=0, initial=0)

@@ -2,25 +2,26 @@
 
 Which photos make batch ``i``, and how each is augmented, depends on the seed and on ``i``, and on nothing that
 happened before: so a resumed run sees what an unbroken one would have seen, whatever the number of workers, and the
-batches of several processes together are those of one.
+batches of several processes together are those of one. Detectron2 cuts the stream into batches and runs the workers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from u2seg.data.mapper import DATASET_MAPPERS, Sample
-from u2seg.errors import DataError, UsageError, lookup
+from u2seg.data.mapper import Sample, build_mapper
+from u2seg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -31,8 +32,8 @@ Draw = tuple[int, int]
 """Index of a photo, and its place in the stream of all photos drawn."""
 
 
-class BatchSampler(Sampler[list[Draw]]):
-    """An endless stream of shuffled epochs, cut into batches of photos of like orientation.
+class BatchSampler(Sampler[Draw]):
+    """An endless stream of shuffled epochs, in an order that makes batches of photos of like orientation.
 
     Photos of one orientation are collected until they make a batch for all processes together, of which this one
     takes every ``world_size``-th.
@@ -42,7 +43,6 @@ class BatchSampler(Sampler[list[Draw]]):
         self,
         size: int,
         batch_size: int,
-        *,
         seed: int = 0,
         is_portrait: Sequence[bool] | None = None,
         rank: int = 0,
@@ -64,9 +64,9 @@ class BatchSampler(Sampler[list[Draw]]):
         self.start_batch = 0
         """Batches to leave out, as a run that is resumed there already had them. Set it before iterating."""
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Draw]:
         for batch in itertools.islice(self._batches(), self.start_batch, None):
-            yield batch[self.rank :: self.world_size]
+            yield from batch[self.rank :: self.world_size]
 
     def _batches(self) -> Iterator[list[Draw]]:
         waiting: tuple[list[Draw], list[Draw]] = ([], [])
@@ -83,10 +83,10 @@ class BatchSampler(Sampler[list[Draw]]):
             yield from torch.randperm(self.size, generator=generator).tolist()
 
 
-class MappedDataset(Dataset[Sample]):
+class MappedDataset(Dataset[tuple[int, Sample]]):
     """Maps each draw with generators seeded by its place in the stream."""
 
-    def __init__(self, dicts: list[Sample], mapper: Any, sampler: BatchSampler) -> None:
+    def __init__(self, dicts: list[Sample], mapper: Callable[[Sample], Sample], sampler: BatchSampler) -> None:
         self.dicts = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
         # the sampler's seed may still change when a run is resumed
@@ -95,46 +95,78 @@ class MappedDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: Draw) -> tuple[int, Sample]:
         index, place = draw
         with seeded(self.sampler.seed, place):
-            return self.mapper(self.dicts[index])
+            return place, self.mapper(self.dicts[index])
 
-    def __getitems__(self, draws: list[Draw]) -> list[Sample]:
+    def collate(self, draws: list[tuple[int, Sample]]) -> list[Sample]:
         """The samples of one batch, mixed by the mapper if it does that."""
-        samples = [self[draw] for draw in draws]
+        samples = [sample for _, sample in draws]
         mix = getattr(self.mapper, "mix", None)
-        return mix(samples, np.random.default_rng([self.sampler.seed, draws[0][1]])) if mix else samples
+        return mix(samples, np.random.default_rng([self.sampler.seed, draws[0][0]])) if mix else samples
 
 
-class seeded:  # noqa: N801  a context manager, used like a function
-    """Seeds numpy's and Python's global generators, which augmentations draw from, and puts them back at the end."""
-
-    def __init__(self, *entropy: int) -> None:
-        self.words = np.random.SeedSequence(entropy).generate_state(4)
-
-    def __enter__(self) -> None:
-        self.before = np.random.get_state(), random.getstate()
-        np.random.seed(self.words)
-        random.seed(int(self.words[0]))
-
-    def __exit__(self, *_: object) -> None:
-        np.random.set_state(self.before[0])
-        random.setstate(self.before[1])
+@contextlib.contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed numpy's and Python's global generators, which augmentations draw from, and put them back at the end."""
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    before = np.random.get_state(), random.getstate()
+    np.random.seed(words)
+    random.seed(int(words[0]))
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
 
 
 class TrainLoader:
-    """Iterates batches, and remembers the last one."""
+    """Iterates batches; its ``sampler`` is told where a resumed run starts."""
 
     def __init__(self, loader: DataLoader[Sample], sampler: BatchSampler) -> None:
         self.loader = loader
         self.sampler = sampler
-        self.last_batch: list[Sample] = []
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for batch in self.loader:
-            self.last_batch = batch
-            yield batch
+        return iter(self.loader)
+
+
+def build_seeded_loader(
+    dicts: list[Sample],
+    mapper: Callable[[Sample], Sample],
+    cfg: CfgNode,
+    is_portrait: Sequence[bool] | None = None,
+    make: Callable[[DataLoader[Sample], BatchSampler], TrainLoader] = TrainLoader,
+) -> TrainLoader:
+    """The loader of any training set: ``mapper`` makes a sample of each of ``dicts``.
+
+    Args:
+        dicts: the training set, one entry a photo (or a crop).
+        mapper: called with an entry; numpy's and Python's global generators are seeded when it is.
+        cfg: ``SOLVER.IMS_PER_BATCH``, ``DATALOADER.NUM_WORKERS`` and ``SEED`` count.
+        is_portrait: for each entry, whether it is higher than wide; None does not tell them apart.
+        make: a subclass of `TrainLoader`, or what makes one.
+
+    Raises:
+        UsageError: the processes can't share a batch evenly.
+    """
+    world_size, batch_size, seed = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH, max(cfg.SEED, 0)
+    if batch_size < 1 or batch_size % world_size:
+        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} can't be shared evenly among {world_size} processes")
+    sampler = BatchSampler(len(dicts), batch_size, seed, is_portrait, comm.get_rank(), world_size)
+    dataset = MappedDataset(dicts, mapper, sampler)
+    loader = build_detection_train_loader(
+        dataset,
+        mapper=None,
+        sampler=sampler,
+        total_batch_size=batch_size,
+        aspect_ratio_grouping=False,  # the sampler groups, so that no half-filled group is lost when a run stops
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=dataset.collate,
+        seed=seed,  # without it, making an iterator draws from the generator that the model samples with
+    )
+    return make(loader, sampler)
 
 
 def training_dicts(cfg: CfgNode) -> list[Sample]:
@@ -144,21 +176,15 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
         UsageError: no training set is named.
         DataError: nothing is left.
     """
-    if not cfg.DATASETS.TRAIN:
-        raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
     names = cfg.DATASETS.TRAIN
-    try:
-        dicts = get_detection_dataset_dicts(names, filter_empty=False, check_consistency=False)
-    except (AssertionError, IndexError) as error:
-        raise DataError(f"dataset {', '.join(names)} is empty") from error
-    without = next((entry for entry in dicts if "pan_seg_file_name" not in entry), None)
-    if without is not None:
-        raise UsageError(f"{', '.join(names)} is no panoptic dataset: {without['file_name']} has no pan_seg_file_name")
+    if not names:
+        raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
+    dicts = [entry for name in names for entry in DatasetCatalog.get(name)]
     kept = [entry for entry in dicts if entry["segments_info"]]
+    if not kept:
+        raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
     if len(kept) < len(dicts):
         logger.warning("%d of %d photos have no segment and are left out", len(dicts) - len(kept), len(dicts))
-    if not kept:
-        raise DataError(f"dataset {', '.join(names)} has {len(dicts)} photos, but none with a segment to learn from")
     return kept
 
 
@@ -170,41 +196,11 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         DataError: there is nothing to learn from.
     """
     dicts = training_dicts(cfg)
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    mapper = lookup("dataset mapper", name, dict(DATASET_MAPPERS))(cfg, is_train=True)
-    world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
-    if batch_size < 1 or batch_size % world_size:
-        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} can't be shared evenly among {world_size} processes")
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise UsageError(f"DATALOADER.SAMPLER_TRAIN must be TrainingSampler, not {cfg.DATALOADER.SAMPLER_TRAIN!r}")
-    if cfg.INPUT.COPY_PASTE.ENABLED and batch_size // world_size < 2:
+    if cfg.INPUT.COPY_PASTE.ENABLED and cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() < 2:
         logger.warning("INPUT.COPY_PASTE pastes between photos of a batch and does nothing with one photo per process")
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    sampler = BatchSampler(
-        len(dicts),
-        batch_size,
-        seed=max(cfg.SEED, 0),
-        is_portrait=[entry["height"] > entry["width"] for entry in dicts] if grouped else None,
-        rank=comm.get_rank(),
-        world_size=world_size,
-    )
-    workers = cfg.DATALOADER.NUM_WORKERS
-    loader = DataLoader(
-        MappedDataset(dicts, mapper, sampler),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_one_thread,
-        # without one of its own, making an iterator draws from the generator that the model samples with
-        generator=torch.Generator(),
-    )
-    logger.info("%d photos, %d per batch, %d workers", len(dicts), batch_size, workers)
-    return TrainLoader(loader, sampler)
-
-
-def _as_it_is(batch: list[Sample]) -> list[Sample]:
-    return batch
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+    is_portrait = [entry["height"] > entry["width"] for entry in dicts] if grouped else None
+    logger.info("%d photos, %d per batch", len(dicts), cfg.SOLVER.IMS_PER_BATCH)
+    return build_seeded_loader(dicts, build_mapper(cfg, is_train=True), cfg, is_portrait)

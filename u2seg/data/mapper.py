@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T  # noqa: N812
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
-from PIL import Image
 
 from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
-from u2seg.data.targets import Segments, derive_targets
-from u2seg.errors import DataError
+from u2seg.data.targets import derive_targets, number_segments
+from u2seg.errors import DataError, lookup
 from u2seg.images import read_image
-from u2seg.panoptic import decode_ids
+from u2seg.panoptic import decode_ids, encode_ids, read_ids
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -35,13 +34,23 @@ whole batch and returns as many.
 Sample = dict[str, Any]
 
 
+def build_mapper(cfg: CfgNode, is_train: bool) -> Any:
+    """The mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    mappers = dict(DATASET_MAPPERS)
+    return lookup("dataset mapper (INPUT.DATASET_MAPPER_NAME)", cfg.INPUT.DATASET_MAPPER_NAME, mappers)(cfg, is_train)
+
+
 @DATASET_MAPPERS.register()
 class U2SegDatasetMapper:
     """Reads photo and panoptic PNG, augments both alike, and derives instances and ``sem_seg`` from the PNG.
 
     In training a sample holds ``image`` uint8 (3, H, W) in the channel order of ``INPUT.FORMAT``; ``instances`` with
-    ``gt_masks`` (BitMasks), ``gt_boxes``, ``gt_classes``, ``gt_scores``; and ``sem_seg`` int64 (H, W), 255 where there
-    is no label. In testing, the image alone.
+    ``gt_masks`` (BitMasks), ``gt_boxes``, ``gt_classes``; and ``sem_seg`` int64 (H, W), 255 where there is no label.
+    In testing, the image alone.
     """
 
     @configurable
@@ -57,7 +66,7 @@ class U2SegDatasetMapper:
         """Make a mapper.
 
         Args:
-            is_train: whether targets are wanted.
+            is_train: whether targets are derived.
             augmentations: what is done to photo and label.
             image_format: "RGB" or "BGR".
             paste_probability: share of the samples that `mix` pastes things on; 0 is never.
@@ -91,24 +100,21 @@ class U2SegDatasetMapper:
         image = _read_photo(sample)
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
-        if not self.is_train:
-            augmented = T.AugInput(image)
-            self.augmentations(augmented)
-            return sample | {"image": _to_tensor(augmented.image)}
-        colours = read_label(sample["pan_seg_file_name"], image.shape[:2])
+        colours = _read_label(sample["pan_seg_file_name"], image.shape[:2]) if self.is_train else None
         augmented = T.AugInput(image, sem_seg=colours)
         self.augmentations(augmented)
-        segments = Segments.from_info(dataset_dict["segments_info"])
-        return self._finish(sample, PanopticSample(augmented.image, decode_ids(augmented.sem_seg), segments))
+        if not self.is_train:
+            return sample | {"image": _to_tensor(augmented.image)}
+        ids, segments = number_segments(decode_ids(augmented.sem_seg), dataset_dict["segments_info"])
+        return self._finish(sample, PanopticSample(augmented.image, ids, segments))
 
     def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
         if not self.paste_probability or len(samples) < 2:
             return samples
         shift = int(rng.integers(1, len(samples)))
-        partners = samples[shift:] + samples[:shift]
         mixed = []
-        for sample, partner in zip(samples, partners, strict=True):
+        for sample, partner in zip(samples, samples[shift:] + samples[:shift], strict=True):
             if rng.random() < self.paste_probability:
                 pasted = copy_paste(sample["panoptic_sample"], partner["panoptic_sample"], rng, self.paste_scale)
                 sample = self._finish(sample, pasted)
@@ -118,10 +124,9 @@ class U2SegDatasetMapper:
     def _finish(self, sample: Sample, panoptic: PanopticSample) -> Sample:
         targets = derive_targets(panoptic.segment_ids, panoptic.segments)
         instances = Instances(panoptic.segment_ids.shape)
-        instances.gt_boxes = Boxes(torch.from_numpy(targets.boxes))
-        instances.gt_classes = torch.from_numpy(targets.classes)
         instances.gt_masks = BitMasks(torch.from_numpy(targets.masks))
-        instances.gt_scores = torch.from_numpy(targets.scores)
+        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        instances.gt_classes = torch.from_numpy(targets.classes)
         sem_seg = torch.from_numpy(targets.sem_seg.astype(np.int64))
         done = sample | {"image": _to_tensor(panoptic.image), "instances": instances, "sem_seg": sem_seg}
         return done | {"panoptic_sample": panoptic} if self.paste_probability else done
@@ -132,38 +137,25 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _read_photo(sample: Sample) -> np.ndarray:
-    """Photo uint8 (H, W, 3) RGB of a dataset dict, of the size that it says."""
+    """Photo uint8 (H, W, 3) RGB of a dataset dict, of the size that it says; a size that is missing is filled in."""
+    file = sample["file_name"]
     try:
-        image = read_image(sample["file_name"])
+        image = read_image(file)
     except DataError as error:
-        raise DataError(f"photo {sample['file_name']}: {error}") from error
-    height, width = sample.get("height", image.shape[0]), sample.get("width", image.shape[1])
-    if image.shape[:2] != (height, width):
-        raise DataError(
-            f"photo {sample['file_name']} has {image.shape[1]} x {image.shape[0]} pixels (width x height), "
-            f"but its dataset says {width} x {height}"
-        )
-    sample.setdefault("height", height)
-    sample.setdefault("width", width)
+        raise DataError(f"photo {file}: {error}") from error
+    size = sample.setdefault("height", image.shape[0]), sample.setdefault("width", image.shape[1])
+    _check_size(f"photo {file}", image, size, "its dataset says")
     return image
 
 
-def read_label(path: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Colours uint8 (H, W, 3) of the panoptic PNG at ``path``, which must be of ``size`` (H, W) if that is given.
+def _read_label(file: str, size: tuple[int, int]) -> np.ndarray:
+    """Colours uint8 (H, W, 3) of the panoptic PNG at ``file``, which must be of ``size`` (H, W)."""
+    ids = read_ids(file)
+    _check_size(f"label {file}", ids, size, "its photo has")
+    return encode_ids(ids)
 
-    Raises:
-        DataError: it is missing, damaged, or of another size.
-    """
-    try:
-        with Image.open(path) as png:
-            colours = np.array(png.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"label {path} does not exist") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"label {path} can't be read: {error}") from error
-    if size is not None and colours.shape[:2] != size:
-        raise DataError(
-            f"label {path} has {colours.shape[1]} x {colours.shape[0]} pixels (width x height), "
-            f"but its photo {size[1]} x {size[0]}"
-        )
-    return colours
+
+def _check_size(name: str, pixels: np.ndarray, size: tuple[int, int], reason: str) -> None:
+    height, width = pixels.shape[:2]
+    if (height, width) != size:
+        raise DataError(f"{name} has {width} x {height} pixels (width x height), but {reason} {size[1]} x {size[0]}")

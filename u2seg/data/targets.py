@@ -19,41 +19,19 @@ _TABLE_LIMIT = 1 << 16
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of one image, as columns; sorted by id."""
+    """The segments 1..n of one image, as columns."""
 
-    ids: np.ndarray
-    """int64 (n,), positive, each once"""
     classes: np.ndarray
     """int64 (n,): 0..K-1 for things, 1..S for stuff"""
     isthing: np.ndarray
     """bool (n,)"""
     crowd: np.ndarray
     """bool (n,): a thing that is no instance to learn"""
-    scores: np.ndarray
-    """float32 (n,) in [0, 1]"""
 
-    @classmethod
-    def from_info(cls, segments: Iterable[Mapping[str, Any]]) -> Segments:
-        """Read ``segments_info`` with contiguous category ids."""
-        ordered = sorted(segments, key=lambda segment: segment["id"])
-        return cls(
-            np.array([segment["id"] for segment in ordered], np.int64),
-            np.array([segment["category_id"] for segment in ordered], np.int64),
-            np.array([segment["isthing"] for segment in ordered], bool),
-            np.array([segment.get("iscrowd", 0) for segment in ordered], bool),
-            np.array([segment.get("score", 1.0) for segment in ordered], np.float32),
-        )
-
-    def take(self, index: np.ndarray) -> Segments:
-        """The segments at ``index``, increasing int (m,) or bool (n,)."""
-        return Segments(*(column[index] for column in self._columns()))
-
-    def join(self, other: Segments) -> Segments:
-        """These segments and then ``other``, whose ids are all larger."""
-        return Segments(*(np.concatenate(pair) for pair in zip(self._columns(), other._columns(), strict=True)))
-
-    def _columns(self) -> tuple[np.ndarray, ...]:
-        return self.ids, self.classes, self.isthing, self.crowd, self.scores
+    @property
+    def instances(self) -> np.ndarray:
+        """bool (n,): the things that are instances to learn."""
+        return self.isthing & ~self.crowd
 
 
 @dataclass(frozen=True)
@@ -62,46 +40,41 @@ class Targets:
 
     masks: np.ndarray
     """bool (N, H, W), disjoint, none empty"""
-    boxes: np.ndarray
-    """float32 (N, 4): x0, y0, x1, y1 in pixels, tight, the far edge exclusive"""
     classes: np.ndarray
     """int64 (N,) in [0, K)"""
-    scores: np.ndarray
-    """float32 (N,)"""
     sem_seg: np.ndarray
     """uint8 (H, W): 0 for every thing, 1..S for stuff, 255 for nothing"""
 
 
-def segment_rows(segment_ids: np.ndarray, segments: Segments) -> np.ndarray:
-    """Row of ``segments`` of each pixel of ``segment_ids`` int32 (H, W), int64 (H, W), n where it is none of them."""
-    ids, count = segments.ids, len(segments.ids)
-    if count == 0:
-        return np.zeros(segment_ids.shape, np.int64)
-    if ids[-1] < _TABLE_LIMIT:
-        table = np.full(ids[-1] + 2, count)
-        table[ids] = np.arange(count)
-        return table[np.minimum(segment_ids, ids[-1] + 1)]
-    rows = np.minimum(np.searchsorted(ids, segment_ids), count - 1)
-    return np.where(ids[rows] == segment_ids, rows, count)
+def number_segments(segment_ids: np.ndarray, info: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, Segments]:
+    """Number the segments of a label from 1.
+
+    Args:
+        segment_ids: int32 (H, W), as a panoptic PNG codes them.
+        info: ``segments_info`` with contiguous category ids.
+
+    Returns:
+        Segment ids of the smallest unsigned type (H, W), 1..n in rising order of the old ones and 0 for any that
+        ``info`` does not list; and what the segments are.
+    """
+    rows = sorted((s["id"], s["category_id"], s["isthing"], s.get("iscrowd", 0)) for s in info)
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    old, count = table[:, 0], len(rows)
+    dtype = np.min_scalar_type(count)
+    if count and old[-1] < _TABLE_LIMIT:
+        number_of_id = np.zeros(old[-1] + 2, dtype)
+        number_of_id[old] = np.arange(1, count + 1)
+        numbers = number_of_id[np.minimum(segment_ids, old[-1] + 1)]
+    else:
+        place = np.searchsorted(old, segment_ids)
+        numbers = np.where(np.append(old, -1)[place] == segment_ids, place + 1, 0).astype(dtype)
+    return numbers, Segments(table[:, 1], table[:, 2] > 0, table[:, 3] > 0)
 
 
 def derive_targets(segment_ids: np.ndarray, segments: Segments) -> Targets:
-    """Instances and ``sem_seg`` of the panoptic label ``segment_ids`` int32 (H, W), 0 or an unlisted id for nothing."""
-    count = len(segments.ids)
-    rows = segment_rows(segment_ids, segments)
-    meaning = np.append(np.where(segments.isthing, 0, segments.classes), STUFF_VOID).astype(np.uint8)
-    visible: np.ndarray = np.bincount(rows.ravel(), minlength=count + 1)[:count] > 0
-    wanted = np.flatnonzero(visible & segments.isthing & ~segments.crowd)
-    # narrow rows compare several times faster
-    narrow = np.min_scalar_type(count)
-    masks: np.ndarray = np.equal(rows.astype(narrow)[None], wanted.astype(narrow)[:, None, None])
-    return Targets(masks, tight_boxes(masks), segments.classes[wanted], segments.scores[wanted], meaning[rows])
-
-
-def tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """Boxes float32 (N, 4), x0, y0, x1, y1 with the far edge exclusive, of ``masks`` bool (N, H, W), none empty."""
-    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
-    height, width = masks.shape[1:]
-    left, right = columns.argmax(axis=1), width - np.flip(columns, 1).argmax(axis=1)
-    top, bottom = rows.argmax(axis=1), height - np.flip(rows, 1).argmax(axis=1)
-    return np.stack([left, top, right, bottom], axis=1).astype(np.float32)
+    """Instances and ``sem_seg`` of the panoptic label ``segment_ids`` unsigned (H, W), numbered 1..n, 0 for nothing."""
+    visible = np.bincount(segment_ids.ravel(), minlength=len(segments.classes) + 1)[1:] > 0
+    things = np.flatnonzero(visible & segments.instances)
+    masks: np.ndarray = np.equal(segment_ids, (things + 1).astype(segment_ids.dtype)[:, None, None])
+    meaning = np.append(STUFF_VOID, np.where(segments.isthing, 0, segments.classes)).astype(np.uint8)
+    return Targets(masks, segments.classes[things], meaning[segment_ids])

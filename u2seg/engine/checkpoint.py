@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,17 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from u2seg.engine.weights import class_counts, local_file, read_checkpoint
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError
+from u2seg.files import in_words, replacing
+
+LAST = "last_checkpoint"
+"""File of an output directory that names its newest checkpoint."""
+
+
+def last_checkpoint(directory: str | Path) -> str:
+    """Path of the newest checkpoint of ``directory``, or "" where there is none."""
+    file = Path(directory) / LAST
+    return str(file.with_name(file.read_text(encoding="utf-8").strip())) if file.is_file() else ""
 
 
 class U2SegCheckpointer(DetectionCheckpointer):
@@ -33,27 +40,45 @@ class U2SegCheckpointer(DetectionCheckpointer):
         finally:
             self._parsed_url_during_load = None
 
+    def load_trained(self, path: str) -> None:
+        """Load the model from ``path``, which must have every tensor of it.
+
+        Raises:
+            DataError: one is missing or of another shape; or as `load`.
+        """
+        self._all_tensors = True
+        self.load(path, checkpointables=[])
+
+    _all_tensors = False
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         own = self.model.state_dict()
-        self._check_counts(class_counts(checkpoint["model"]), class_counts(own))
+        theirs, ours = class_counts(checkpoint["model"]), class_counts(own)
+        for count, expected, kind in zip(theirs, ours, ("thing classes", "semantic classes"), strict=True):
+            if count and expected and count != expected:
+                raise DataError(
+                    f"weights {self._source!r} are made for {count} {kind}, but the model has {expected}, "
+                    "as its dataset or config says"
+                )
         if not checkpoint.get("matching_heuristics") and not own.keys() & checkpoint["model"].keys():
             some = ", ".join(list(checkpoint["model"])[:3])
             raise DataError(f"weights {self._source!r} have no tensor that this model has; theirs begin with {some}")
-        return super()._load_model(checkpoint)
-
-    def _check_counts(self, theirs: tuple[int, int], ours: tuple[int, int]) -> None:
-        for count, wanted, what in zip(theirs, ours, ("thing classes", "semantic classes"), strict=True):
-            if count and wanted and count != wanted:
-                raise DataError(
-                    f"weights {self._source!r} are made for {count} {what}, but the model has {wanted}, "
-                    f"as its dataset or config says"
-                )
+        incompatible = super()._load_model(checkpoint)
+        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
+        unfit = [*incompatible.missing_keys, *misshapen]
+        if self._all_tensors and unfit:
+            what = "is of another shape" if unfit[0] in misshapen else "is missing"
+            raise DataError(
+                f"weights {self._source!r} are no trained model of this config: {unfit[0]} {what} "
+                f"({len(unfit)} of {len(own)} tensors do not fit)"
+            )
+        return incompatible
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name.pth`` beside its final place and rename it, then point ``last_checkpoint`` at it.
+        """Write ``name.pth``, whole or not at all, then point ``last_checkpoint`` at it.
 
         Raises:
             UsageError: it can't be written; what was there before is still whole.
@@ -64,27 +89,15 @@ class U2SegCheckpointer(DetectionCheckpointer):
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with _replacing(file) as temporary:
-            torch.save(content | kwargs, temporary)
+        with in_words(file, "; earlier checkpoints are whole"), replacing(file) as temporary:
+            try:
+                torch.save(content | kwargs, temporary)
+            except RuntimeError as error:  # so torch reports a disk that is full
+                raise OSError(str(error).splitlines()[0]) from error
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Point ``last_checkpoint`` at a file of this directory."""
-        with _replacing(Path(self.save_dir) / "last_checkpoint") as temporary:
+        file = Path(self.save_dir) / LAST
+        with in_words(file, "; earlier checkpoints are whole"), replacing(file) as temporary:
             temporary.write_text(last_filename_basename, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``file`` when the block ends well."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{file} can't be written: {reason}; earlier checkpoints are whole") from error
-    finally:
-        # where the disk is the trouble this fails too, and must not stand in for what went wrong first
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -13,20 +13,15 @@ from u2seg.plugins.registry import add_plugin_config
 
 logger = logging.getLogger(__name__)
 
-STUFF_HEADS = ("STEGO", "CAUSE")
-"""Meta-architectures that learn a stuff segmenter, not a panoptic model."""
-
 
 def get_cfg() -> CfgNode:
     """Detectron2's default config with every key of this project."""
     from detectron2.config import get_cfg as get_detectron2_cfg
 
     import u2seg.modeling  # noqa: F401  registers what META_ARCHITECTURE and its kin name
-    from u2seg.modeling.stego_config import add_cause_config
 
     cfg = get_detectron2_cfg()
     add_u2seg_config(cfg)
-    add_cause_config(cfg)
     add_plugin_config(cfg)
     return cfg
 
@@ -58,7 +53,7 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
         cfg.MODEL.DEVICE = "cpu"
     on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        if cpu_has_bfloat16() and cfg.MODEL.META_ARCHITECTURE not in STUFF_HEADS:
+        if cpu_has_bfloat16():
             logger.log(level, "SOLVER.AMP: bfloat16, which this CPU has instructions for")
         else:
             logger.log(level, "SOLVER.AMP.ENABLED becomes False: no gain on this CPU")
@@ -66,7 +61,10 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
     if world_size == 1 or on_cpu:
         # torch's SyncBN needs GPUs; Detectron2's slower one works on CPUs too, and has the same weights.
         norm = "BN" if world_size == 1 else "naiveSyncBN"
-        changed = _replace_norms(cfg, "SyncBN", norm)
+        groups = {name: group for name, group in cfg.MODEL.items() if isinstance(group, CfgNode)}
+        changed = [f"MODEL.{name}.NORM" for name, group in groups.items() if group.get("NORM") == "SyncBN"]
+        for key in changed:
+            cfg.merge_from_list([key, norm])
         if changed:
             where = "a single device" if world_size == 1 else "CPUs"
             logger.log(level, "SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
@@ -76,14 +74,3 @@ def cpu_has_bfloat16() -> bool:
     """Whether bfloat16 is faster than float32 on this CPU, and not only possible."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it
     return bool(supported and supported())
-
-
-def _replace_norms(node: CfgNode, old: str, new: str, prefix: str = "") -> list[str]:
-    changed = []
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            changed += _replace_norms(value, old, new, f"{prefix}{key}.")
-        elif key == "NORM" and value == old:
-            node[key] = new
-            changed.append(f"{prefix}{key}")
-    return changed

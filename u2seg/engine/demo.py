@@ -1,80 +1,63 @@
-"""What tools/demo.py does: photos, a film or a camera through a model, to files or a window."""
+"""What tools/demo.py does: photos or a film through a model, to pictures, a dataset of predictions, or a film."""
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from u2seg.engine import video
+import u2seg
 from u2seg.errors import DataError, UsageError
-from u2seg.images import Photo, PhotoSet, find_photos
+from u2seg.files import claim_directory, in_words, replacing, write_png
+from u2seg.images import Photo, PhotoSet
+from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, encode_ids, instance_entry, write_dataset
 from u2seg.runtime import Progress
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
+
     from u2seg.engine.predictor import Predictor
-    from u2seg.engine.saving import PanopticWriter
+    from u2seg.engine.results import Prediction
 
 logger = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Endings by which ``--output`` is taken for a file and not for a folder."""
 KEPT = (".png", ".jpg", ".jpeg")
-"""Endings of photos that overlays keep; others become PNG."""
-FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
+"""Endings of photos that their pictures keep; others become PNG."""
+FRAMES_PER_SECOND = 25
+"""Of a film that does not say."""
 
 
 @dataclass
 class Outcome:
     """What came of a run over photos."""
 
-    written: list[Path] = field(default_factory=list)
-    done: int = 0
+    segmented: int = 0
+    pictures: list[Path] = field(default_factory=list)
+    """Those that were written."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Name of a photo to the reason why it was left out."""
+    """Path of a photo to the reason why it was left out."""
 
 
-def find_inputs(inputs: Sequence[str]) -> PhotoSet:
-    """The photos that ``--input`` names: files, folders or patterns.
-
-    Raises:
-        UsageError: one of them matches nothing.
-    """
-    paths: dict[str, None] = {}
-    for entry in inputs:
-        text = os.path.expanduser(entry)
-        if not os.path.exists(text) and not glob.glob(text, recursive=True):
-            raise UsageError(f"--input {entry!r} matches no file")
-        paths |= dict.fromkeys(photo.path for photo in find_photos(text).photos)
-    if len(inputs) == 1:
-        return find_photos(os.path.expanduser(inputs[0]))
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
-    stems = [os.path.splitext(name)[0].lower() for name in names]
-    photos = []
-    for index, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
-        alone = stems.count(os.path.splitext(name)[0].lower()) == 1
-        photos.append(Photo(index, name, path, f"{os.path.splitext(name)[0] if alone else name}.png"))
-    return PhotoSet(root, tuple(photos))
-
-
-def overlay_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
-    """Where the overlay of each photo goes, by photo id.
+def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
+    """Where the picture of each photo goes, by photo id.
 
     Args:
         photos: the photos.
-        output: a file (by its ending, if there is one photo), or a folder.
+        output: a file (by its ending, if there is one photo), a folder, or "" for no pictures.
 
     Raises:
-        UsageError: one file for many photos, or an overlay would replace its photo.
+        UsageError: one file for many photos, or a picture would replace its photo.
     """
+    if not output:
+        return {}
     place = Path(output).expanduser()
     if place.suffix.lower() in PICTURES and not place.is_dir():
         if len(photos) > 1:
@@ -82,136 +65,161 @@ def overlay_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
         paths = {photos.photos[0].id: place}
     else:
         paths = {p.id: place / (p.name if p.name.lower().endswith(KEPT) else f"{p.name}.png") for p in photos.photos}
-    given = {os.path.realpath(photo.path) for photo in photos.photos}
+    sources = {os.path.realpath(photo.path) for photo in photos.photos}
     for path in paths.values():
-        if os.path.realpath(path) in given:
+        if os.path.realpath(path) in sources:
             raise UsageError(f"--output {output!r} would replace the photo {path}; name another folder")
     return paths
 
 
-def run_photos(predictor: Predictor, photos: PhotoSet, output: str = "", panoptic: str = "") -> Outcome:
-    """Segment photos; write overlays and a dataset of the predictions, or show them in a window if neither is wanted.
+class PredictedDataset:
+    """Predictions in the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py."""
+
+    def __init__(self, directory: str) -> None:
+        """Claim ``directory``, in which predictions of an earlier run are replaced.
+
+        Raises:
+            UsageError: it holds something else, or can't be written.
+        """
+        self.root = claim_directory(directory, "predictions", "--save-panoptic")
+        self.entries: list[Entry] = []
+
+    def add(self, photo: Photo, prediction: Prediction) -> None:
+        """Write the PNG of ``photo`` and keep what the JSON files say of it."""
+        if not self.entries:  # from here on the files of an earlier run do not describe the PNGs
+            for name in (PANOPTIC_JSON, INSTANCES_JSON):
+                (self.root / name).unlink(missing_ok=True)
+        write_png(self.root / "panoptic" / photo.label, encode_ids(prediction.panoptic))
+        height, width = prediction.panoptic.shape
+        image = {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
+        things = prediction.instances
+        instances = map(instance_entry, things.masks, things.category_ids.tolist(), things.scores.tolist())
+        segments = [segment.to_coco() for segment in prediction.segments]
+        self.entries.append(Entry(image, photo.label, segments, [entry for entry in instances if entry is not None]))
+
+    def finish(self, predictor: Predictor, image_root: Path) -> None:
+        """Write the JSON files of what was added; names of photos are below ``image_root``."""
+        if self.entries:
+            description = f"predictions of {predictor.cfg.MODEL.WEIGHTS} by u2seg {u2seg.__version__}"
+            info = {"description": description, "image_root": str(image_root)}
+            write_dataset(self.root, info, predictor.names.categories(), lambda: self.entries)
+
+
+def segment_photos(predictor: Predictor, photos: PhotoSet, output: str = "", panoptic: str = "") -> Outcome:
+    """Segment photos; write pictures, a dataset of the predictions, or both.
 
     Args:
         predictor: the model.
         photos: the photos; one that can't be read is left out, counted and logged.
-        output: file or folder of the overlays, "" for none.
+        output: file or folder of the pictures, "" for none.
         panoptic: folder of the dataset, "" for none.
 
     Raises:
         U2SegError: nothing can be read or written.
     """
-    from u2seg.engine.saving import PanopticWriter
-
-    paths = overlay_paths(photos, output) if output else {}
-    for folder in {path.parent for path in paths.values()}:
-        make_folder(folder)
-    writer = PanopticWriter(panoptic, photos.root, predictor.names) if panoptic else None
-    if not output and not panoptic:
-        video.open_window()
+    paths = picture_paths(photos, output)
+    dataset = PredictedDataset(panoptic) if panoptic else None
     outcome = Outcome()
     try:
         with Progress("segment", len(photos)) as progress:
             for photo in photos.photos:
-                if not _run_photo(predictor, photo, paths.get(photo.id), writer, outcome):
-                    break
+                _segment_photo(predictor, photo, paths.get(photo.id), dataset, outcome)
                 progress.advance()
     finally:
-        if writer is not None and outcome.done:
-            outcome.written.append(writer.finish(str(predictor.source)))
-    if not outcome.done and outcome.failed:
-        name, reason = next(iter(outcome.failed.items()))
+        if dataset is not None:
+            dataset.finish(predictor, photos.root)
+    if not outcome.segmented:
+        path, reason = next(iter(outcome.failed.items()))
         more = f" (and {len(outcome.failed) - 1} others)" if len(outcome.failed) > 1 else ""
-        raise DataError(f"no photo could be read: {name}: {reason}{more}")
+        raise DataError(f"no photo could be read: {path}: {reason}{more}")
     return outcome
 
 
-def _run_photo(
-    predictor: Predictor, photo: Photo, path: Path | None, writer: PanopticWriter | None, outcome: Outcome
-) -> bool:
-    """Segment one photo; return False where the user wants no more."""
+def _segment_photo(
+    predictor: Predictor, photo: Photo, path: Path | None, dataset: PredictedDataset | None, outcome: Outcome
+) -> None:
     try:
         prediction = predictor(photo.path)
     except DataError as error:
-        reason = str(error).removeprefix(f"photo {photo.path}: ")
-        outcome.failed[photo.path] = reason
+        outcome.failed[photo.path] = reason = str(error).removeprefix(f"photo {photo.path}: ")
         logger.warning("%s left out: %s", photo.path, reason)
-        return True
-    outcome.done += 1
-    things = sum(segment.isthing for segment in prediction.segments)
-    logger.debug("%s: %d things, %d of stuff", photo.name, things, len(prediction.segments) - things)
-    if writer is not None:
-        writer.add(photo, prediction)
+        return
+    if dataset is not None:
+        dataset.add(photo, prediction)
     if path is not None:
-        outcome.written.append(prediction.save(path))
-    if path is None and writer is None:
-        return video.show_picture(prediction.draw()[:, :, ::-1])
-    return True
+        outcome.pictures.append(prediction.save(path))
+    outcome.segmented += 1
 
 
-def run_film(predictor: Predictor, source: str | int, output: str = "") -> tuple[int, Path | None]:
-    """Segment a film (its path) or a camera (its number); write an MP4, or show it in a window.
-
-    Returns:
-        How many frames, and the file.
-
-    Raises:
-        U2SegError: it can't be read, written or shown.
-    """
-    import cv2
-
-    with video.opened(source) as capture:
-        target = film_path(source, output) if output else None
-        if target is None:
-            video.open_window()
-        else:
-            make_folder(target.parent)
-        title = source if isinstance(source, str) else f"camera {source}"
-        drawn = _draw(predictor, video.frames(capture, title))
-        if target is None:
-            return video.show_film(drawn), None
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        return video.write_film(drawn, target, rate, keep_interrupted=isinstance(source, int)), target
-
-
-def film_path(source: str | int, output: str) -> Path:
+def film_path(source: str, output: str) -> Path:
     """The MP4 file that ``output`` (that file, or a folder) stands for.
 
     Raises:
-        UsageError: it is the film that is read, or would be no MP4.
+        UsageError: there is no film ``source``, or it would be replaced.
     """
+    if not Path(source).is_file():
+        raise UsageError(f"--video-input {source!r} does not exist")
     path = Path(output).expanduser()
-    if path.suffix.lower() not in FILMS or path.is_dir():
-        stem = Path(source).stem if isinstance(source, str) else f"camera_{source}"
-        path = path / f"{stem}.mp4"
-    if path.suffix.lower() not in (".mp4", ".m4v"):
-        raise UsageError(f"--output {output!r}: films are written as .mp4")
-    if isinstance(source, str) and os.path.realpath(path) == os.path.realpath(source):
+    if path.suffix.lower() != ".mp4" or path.is_dir():
+        path = path / f"{Path(source).stem}.mp4"
+    if os.path.realpath(path) == os.path.realpath(source):
         raise UsageError(f"--output {output!r} would replace the film itself; name another")
     return path
 
 
-def _draw(predictor: Predictor, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    for frame in frames:
-        yield predictor(np.ascontiguousarray(frame[:, :, ::-1])).draw()[:, :, ::-1]
+def segment_film(predictor: Predictor, source: str, path: Path) -> int:
+    """Write the film ``source`` with its segments drawn to ``path`` (H.264, no sound); return the number of frames.
+
+    Raises:
+        UsageError: there is no PyAV, or ``path`` can't be written.
+        DataError: ``source`` is no film.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UsageError("films need PyAV: pip install 'u2seg[video]'") from error
+    try:
+        film = av.open(source)
+        stream = film.streams.video[0]
+    except (av.FFmpegError, IndexError) as error:
+        raise DataError(f"--video-input {source!r} is no film that PyAV can read") from error
+    with film, in_words(path), replacing(path) as part, av.open(str(part), "w", format="mp4") as drawn:
+        encoder = drawn.add_stream("libx264", rate=stream.guessed_rate or FRAMES_PER_SECOND)
+        with Progress(Path(source).name, stream.frames, unit="frame") as progress:
+            for frame in _decode(film):
+                picture = predictor(frame).draw()
+                height, width = picture.shape[:2]
+                # H.264 keeps colour at half the resolution, which takes even sides.
+                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+                if not progress.done:
+                    encoder.height, encoder.width, encoder.pix_fmt = *picture.shape[:2], "yuv420p"
+                drawn.mux(encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                progress.advance()
+        drawn.mux(encoder.encode())
+    return progress.done
+
+
+def _decode(film: InputContainer) -> Iterator[np.ndarray]:
+    """Frames uint8 (H, W, 3) RGB, upright.
+
+    Raises:
+        DataError: there is not one.
+    """
+    # PyAV itself and not imageio over it, which drops the rotation that phones note instead of turning the pixels.
+    import av
+
+    count = 0
+    try:
+        for frame in film.decode(video=0):
+            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+            count += 1
+    except av.FFmpegError as error:
+        logger.warning("%s: what follows frame %d is damaged and left out (%s)", film.name, count, error)
+    if not count:
+        raise DataError(f"{film.name}: no frame can be read")
 
 
 def quiet() -> None:
     """Keep torch's notes to its own developers off the terminal; called by tools, before Detectron2 is loaded."""
     warnings.filterwarnings("ignore", module=r"torch\.")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
-
-
-def make_folder(folder: Path) -> None:
-    """Make ``folder`` and try that it can be written.
-
-    Raises:
-        UsageError: it can't.
-    """
-    probe = folder / f".u2seg.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"--output {str(folder)!r} can't be written: {error.strerror or error}") from error

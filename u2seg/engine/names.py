@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from u2seg.errors import DataError, UsageError, lookup
+from u2seg.panoptic import read_json_object
 from u2seg.structures import LabelSpace, category_color
 
 if TYPE_CHECKING:
@@ -34,16 +36,22 @@ class ClassNames:
 
     def color(self, category_id: int) -> tuple[int, int, int]:
         """RGB, 0..255; one colour for all classes of one name and kind."""
-        twin = category_id
-        if category_id in self.known:
-            name, isthing = self.known[category_id], self.space.is_thing(category_id)
-            twin = min(i for i, other in self.known.items() if other == name and self.space.is_thing(i) == isthing)
-        red, green, blue = category_color(twin)
+        name = self.known.get(category_id)
+        key = (name, self.space.is_thing(category_id))
+        red, green, blue = category_color(category_id if name is None else self._first_of_name[key])
         return red, green, blue
 
+    @cached_property
+    def _first_of_name(self) -> dict[tuple[str | None, bool], int]:
+        """Smallest category id of each name, for things (True) and stuff (False)."""
+        return {(self.known[i], self.space.is_thing(i)): i for i in sorted(self.known, reverse=True)}
+
     def categories(self) -> list[dict[str, Any]]:
-        """The ``categories`` of a COCO panoptic JSON, with the known names."""
-        return [{**entry, "name": self.known.get(entry["id"], entry["name"])} for entry in self.space.categories()]
+        """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn."""
+        return [
+            {**entry, "name": self.known.get(entry["id"], entry["name"]), "color": list(self.color(entry["id"]))}
+            for entry in self.space.categories()
+        ]
 
     def metadata(self) -> dict[str, Any]:
         """What Detectron2's visualizers read, in its contiguous ids: things from 0, stuff from 1."""
@@ -58,7 +66,7 @@ class ClassNames:
 
 
 def names_from_dataset(cfg: CfgNode, space: LabelSpace) -> ClassNames:
-    """Names that the first of ``DATASETS.TRAIN`` gives its classes, if it is at hand, has K and S and names of its own.
+    """Names that the first of ``DATASETS.TRAIN`` gives its classes, where it exists, has K and S, and names them.
 
     Args:
         cfg: the model's config.
@@ -68,19 +76,18 @@ def names_from_dataset(cfg: CfgNode, space: LabelSpace) -> ClassNames:
 
     from u2seg.data.datasets import register_pseudo_dataset
 
-    for entry in cfg.DATASETS.TRAIN:
-        try:
-            name = entry if entry in DatasetCatalog else register_pseudo_dataset(entry)
-        except (UsageError, DataError):
-            return ClassNames(space)  # the training set need not be here to predict
-        metadata = MetadataCatalog.get(name)
-        things, stuff = list(metadata.get("thing_classes", ())), list(metadata.get("stuff_classes", ()))[1:]
-        if (len(things), len(stuff)) == (space.num_things, space.num_stuff):
-            own = [category["name"] for category in space.categories()]
-            pairs = zip([*things, *stuff], own, strict=True)
-            return ClassNames(space, {i: name for i, (name, plain) in enumerate(pairs, start=1) if name != plain})
-        break
-    return ClassNames(space)
+    if not cfg.DATASETS.TRAIN:
+        return ClassNames(space)
+    entry = cfg.DATASETS.TRAIN[0]
+    try:
+        metadata = MetadataCatalog.get(entry if entry in DatasetCatalog else register_pseudo_dataset(entry))
+    except (UsageError, DataError):  # the training set need not be here to predict
+        return ClassNames(space)
+    things, stuff = list(metadata.get("thing_classes", ())), list(metadata.get("stuff_classes", ()))[1:]
+    if (len(things), len(stuff)) != (space.num_things, space.num_stuff):
+        return ClassNames(space)
+    pairs = zip([*things, *stuff], space.categories(), strict=True)
+    return ClassNames(space, {plain["id"]: name for name, plain in pairs if name != plain["name"]})
 
 
 def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy: str = "") -> ClassNames:
@@ -95,33 +102,26 @@ def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy:
         UsageError: there is no such file, or no such policy in it.
         DataError: it is no saved matching, or one for other clusters.
     """
-    from u2seg.evaluation.dataset import read_json
     from u2seg.evaluation.saved import FORMAT
 
-    content = read_json(Path(path))
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json_object(Path(path))
+    if content.get("format") != FORMAT:
         raise DataError(f"{path} is no matching saved by --save-matching")
     try:
         policies = dict(content["policies"])
         chosen = policy or (PREFERRED_POLICY if PREFERRED_POLICY in policies else next(iter(policies), ""))
         table = lookup(f"matching policy in {path}", chosen, policies)["class_of_cluster"]
-        classes = [(str(entry["name"]), bool(entry["isthing"])) for entry in content["classes"]]
-        matched = {int(index): classes[place] for index, place in table.items() if place is not None}
-        clusters = {int(index) for index in table}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, UsageError):
-            raise
+        class_of_cluster = {int(i): None if j is None else content["classes"][j] for i, j in table.items()}
+        names = {i: str(matched["name"]) for i, matched in class_of_cluster.items() if matched}
+        crossed = [i for i, matched in class_of_cluster.items() if matched and matched["isthing"] != space.is_thing(i)]
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
     count = space.num_things + space.num_stuff
-    if clusters != set(range(1, count + 1)):
+    if crossed or class_of_cluster.keys() != set(range(1, count + 1)):
         raise DataError(
-            f"{path} matches {len(clusters)} clusters, the model has {count} "
-            f"({space.num_things} of things, {space.num_stuff} of stuff)"
+            f"{path} matches {len(class_of_cluster)} clusters, which are not those of the model: "
+            f"{space.num_things} of things, then {space.num_stuff} of stuff"
         )
-    crossed = [index for index, (_, isthing) in matched.items() if isthing != space.is_thing(index)]
-    if crossed:
-        raise DataError(
-            f"{path} was made for another split of the {count} clusters: it takes {crossed[0]} for "
-            f"{'stuff' if space.is_thing(crossed[0]) else 'a thing'}"
-        )
-    return ClassNames(space, {index: name for index, (name, _) in matched.items()})
+    return ClassNames(space, names)

@@ -5,6 +5,7 @@ Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees; ``S`` stuff cla
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.data import transforms as T  # noqa: N812
+from detectron2.data.catalog import Metadata
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
 from u2seg.engine.config import load_config
@@ -26,6 +30,8 @@ from u2seg.structures import LabelSpace
 if TYPE_CHECKING:
     import cv2
     from fvcore.common.config import CfgNode
+
+logger = logging.getLogger(__name__)
 
 ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
 """A path, uint8 (H, W, 3) RGB, or a Pillow image."""
@@ -50,7 +56,7 @@ class Predictor:
             policy: which matching of that file, see `names_from_matching`.
 
         Raises:
-            U2SegError: config, weights or matching can't be taken.
+            U2SegError: config, weights or matching can't be used.
         """
         self.cfg = complete_config(cfg)
         self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
@@ -60,11 +66,6 @@ class Predictor:
             else names_from_dataset(self.cfg, self.space)
         )
         self.model = build_trained_model(self.cfg)
-
-    @property
-    def source(self) -> str:
-        """Where the weights came from."""
-        return str(self.cfg.MODEL.WEIGHTS)
 
     @classmethod
     def from_config(
@@ -90,7 +91,7 @@ class Predictor:
             opts: ``KEY VALUE KEY VALUE ...`` over the YAML's.
 
         Raises:
-            U2SegError: one of these can't be taken.
+            U2SegError: one of these can't be used.
         """
         cfg = load_config(str(config_file), opts)
         if str(weights):
@@ -113,62 +114,88 @@ class Predictor:
     def predict_raw(self, image: np.ndarray) -> dict[str, Any]:
         """Detectron2's own result for ``image`` uint8 (H, W, 3) RGB: ``instances``, ``sem_seg``, ``panoptic_seg``."""
         height, width = check_image(image).shape[:2]
-        pixels = image if self.cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
-        shown = resize_for_test(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        node = self.cfg.INPUT
+        pixels = to_network(image, node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
         with torch.no_grad():
-            return self.model([{"image": to_tensor(shown), "height": height, "width": width}])[0]
+            return self.model([{"image": pixels, "height": height, "width": width}])[0]
 
     def to_prediction(self, image: np.ndarray, raw: dict[str, Any]) -> Prediction:
         """Detectron2's result ``raw`` for ``image`` uint8 (H, W, 3) RGB, as plain arrays."""
-        found = raw["instances"]
-        things = found.pred_classes.cpu().numpy().astype(np.int64) + 1
+        detections = raw["instances"]
+        things = detections.pred_classes.cpu().numpy().astype(np.int64) + 1
         instances = Instances(
-            masks=found.pred_masks.cpu().numpy().astype(bool),
-            boxes=found.pred_boxes.tensor.float().cpu().numpy(),
-            scores=found.scores.float().cpu().numpy(),
+            masks=detections.pred_masks.cpu().numpy().astype(bool),
+            boxes=detections.pred_boxes.tensor.float().cpu().numpy(),
+            scores=detections.scores.float().cpu().numpy(),
             category_ids=things,
             names=tuple(self.names[index] for index in things.tolist()),
         )
         panoptic, info = raw["panoptic_seg"]
-        categories = [
-            self.space.thing_category(s["category_id"])
-            if s["isthing"]
-            else self.space.stuff_category(s["category_id"] - 1)
-            for s in info
-        ]
-        scores = _segment_scores(raw["sem_seg"], panoptic, info)
+        probabilities = raw["sem_seg"].softmax(dim=0)
+        categories, scores = [], []
+        for segment in info:
+            label = segment["category_id"]
+            if segment["isthing"]:
+                categories.append(self.space.thing_category(label))
+                scores.append(segment["score"])
+            else:
+                categories.append(self.space.stuff_category(label - 1))
+                scores.append(float(probabilities[label][panoptic == segment["id"]].mean()))
         ids = panoptic.cpu().numpy().astype(np.int32)
-        return make_prediction(image, ids, np.array(categories, np.int64), scores, instances, self.names)
+        return make_prediction(image, ids, categories, scores, instances, self.names)
 
 
-def _segment_scores(logits: torch.Tensor, panoptic: torch.Tensor, info: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Score float32 (n,) of each segment, from ``sem_seg`` float (1 + S, H, W) and segment ids int (H, W)."""
-    if not all(segment["isthing"] for segment in info):
-        logits = logits.softmax(dim=0)
-    scores = [
-        segment["score"]
-        if segment["isthing"]
-        else float(logits[segment["category_id"]][panoptic == segment["id"]].mean())
-        for segment in info
-    ]
-    return np.array(scores, np.float32)
+class BGRPredictor(DefaultPredictor):
+    """Detectron2's predictor over the model of a `Predictor`: BGR in, Detectron2's dictionary out."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Share the model of ``predictor``."""
+        # Detectron2's constructor would build a second model, and accept weights that lack tensors.
+        self._predictor = predictor
+        self.cfg, self.model, self.space = predictor.cfg, predictor.model, predictor.space
+        self.metadata = Metadata(name="u2seg_predictions", **predictor.names.metadata())
+        self.input_format = self.cfg.INPUT.FORMAT
+
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """Segment ``original_image`` uint8 (H, W, 3) BGR: ``instances``, ``sem_seg``, ``panoptic_seg``."""
+        return self._predictor.predict_raw(check_image(original_image)[:, :, ::-1])
 
 
 class VisualizationDemo:
     """The class of Detectron2's demo, for those who know it: BGR in, Detectron2's predictions and a picture out."""
 
-    def __init__(self, cfg: CfgNode, matching: str | os.PathLike[str] = "", policy: str = "") -> None:
-        """Make a `Predictor` of ``cfg``; arguments and errors are those of `Predictor`."""
-        from detectron2.data.catalog import Metadata
+    def __init__(
+        self,
+        cfg: CfgNode,
+        instance_mode: ColorMode = ColorMode.IMAGE,
+        parallel: bool = False,
+        *,
+        matching: str | os.PathLike[str] = "",
+        policy: str = "",
+    ) -> None:
+        """Build the model of ``cfg``.
 
-        self.predictor = Predictor(cfg, matching, policy)
-        self.metadata = Metadata(name="u2seg_predictions", **self.predictor.names.metadata())
+        Args:
+            cfg: as for `Predictor`.
+            instance_mode: ``ColorMode.IMAGE_BW`` greys what no segment covers; colours are always the classes'.
+            parallel: has no effect; photos are segmented in this process.
+            matching: as for `Predictor`.
+            policy: as for `Predictor`.
+
+        Raises:
+            U2SegError: config, weights or matching can't be used.
+        """
+        if parallel:
+            logger.warning("VisualizationDemo: parallel=True has no effect, photos are segmented in this process")
+        self._predictor = Predictor(cfg, matching, policy)
+        self.predictor = BGRPredictor(self._predictor)
+        self.metadata, self.instance_mode = self.predictor.metadata, instance_mode
 
     def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisualizedOutput]:
         """Segment ``image`` uint8 (H, W, 3) BGR: Detectron2's predictions, and the picture to look at or save."""
-        pixels = np.ascontiguousarray(check_image(image)[:, :, ::-1])
-        raw = self.predictor.predict_raw(pixels)
-        return raw, VisualizedOutput(self.predictor.to_prediction(pixels, raw).draw())
+        predictions = self.predictor(image)
+        prediction = self._predictor.to_prediction(np.ascontiguousarray(image[:, :, ::-1]), predictions)
+        return predictions, VisualizedOutput(prediction.draw(grey=self.instance_mode == ColorMode.IMAGE_BW))
 
     def run_on_video(self, video: cv2.VideoCapture) -> Iterator[np.ndarray]:
         """Segmented frames of ``video``, uint8 (H, W, 3) BGR as OpenCV's."""
@@ -195,21 +222,19 @@ def load_image(image: ImageLike) -> np.ndarray:
     return check_image(image)
 
 
-def resize_for_test(image: np.ndarray, shortest: int, longest: int) -> np.ndarray:
-    """Resize (H, W, 3) as Detectron2 does for testing, to (h, w, 3).
+def to_network(image: np.ndarray, image_format: str, shortest: int, longest: int) -> torch.Tensor:
+    """RGB ``image`` uint8 (H, W, 3) as the network takes it, float32 (3, h, w), 0..255, resized as by Detectron2.
 
     Args:
-        image: uint8.
-        shortest: wanted shorter side in pixels; 0 leaves the image as it is.
-        longest: most pixels of the longer side.
+        image: the photo.
+        image_format: channel order of the network, ``INPUT.FORMAT``: "RGB" or "BGR".
+        shortest: pixels of the shorter side, ``INPUT.MIN_SIZE_TEST``; 0 leaves the size as it is.
+        longest: most pixels of the longer side, ``INPUT.MAX_SIZE_TEST``.
     """
-    if shortest == 0:
-        return image
-    height, width = image.shape[:2]
-    h, w = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
-    return T.ResizeTransform(height, width, max(h, 1), max(w, 1)).apply_image(image)
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """uint8 (h, w, 3) as float32 (3, h, w), 0..255."""
+    if image_format == "BGR":
+        image = image[:, :, ::-1]
+    if shortest:
+        height, width = image.shape[:2]
+        h, w = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+        image = T.ResizeTransform(height, width, max(h, 1), max(w, 1)).apply_image(image)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))

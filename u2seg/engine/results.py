@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from u2seg.engine.names import ClassNames
 from u2seg.engine.visualization import draw_segments, save_picture
 from u2seg.errors import DataError
-from u2seg.structures import PanopticLabel, Segment
+from u2seg.structures import Segment
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Prediction:
     instances: Instances
     names: ClassNames = field(repr=False)
 
-    def draw(self, text: bool = True) -> np.ndarray:
-        """The photo with its segments over it, uint8 (H, W, 3) RGB; ``text`` False leaves the names out."""
-        return draw_segments(self.image, self.panoptic, self.segments, self.names, text)
+    def draw(self, text: bool = True, grey: bool = False) -> np.ndarray:
+        """The photo with its segments over it, uint8 (H, W, 3) RGB, as `draw_segments` has it."""
+        return draw_segments(self.image, self.panoptic, self.segments, self.names, text, grey)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what `draw` gives; the file's ending says in which format, ``.png`` if it has none.
@@ -74,10 +75,6 @@ class Prediction:
             UsageError: the format is unknown, or the file can't be written.
         """
         return save_picture(self.draw(), path)
-
-    def label(self) -> PanopticLabel:
-        """The segments without their names."""
-        return PanopticLabel(self.panoptic, self.segments)
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -94,8 +91,8 @@ class Prediction:
 def make_prediction(
     image: np.ndarray,
     panoptic: np.ndarray,
-    categories: np.ndarray,
-    scores: np.ndarray,
+    categories: Sequence[int],
+    scores: Sequence[float],
     instances: Instances,
     names: ClassNames,
 ) -> Prediction:
@@ -104,31 +101,23 @@ def make_prediction(
     Args:
         image: uint8 (H, W, 3) RGB.
         panoptic: int32 (H, W) with ids 1..n, 0 for none; ids that no pixel has are left out of the result.
-        categories: int64 (n,), category id of segment i + 1.
-        scores: float32 (n,) in [0, 1].
+        categories: category id of segment i + 1, for each of the n.
+        scores: in [0, 1], one for each of the n.
         instances: the detections.
         names: of the categories.
     """
     from scipy import ndimage
 
-    areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1)
+    areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1).tolist()
     boxes = ndimage.find_objects(panoptic, max_label=len(categories))
     segments = []
-    for place, (category, score, box) in enumerate(zip(categories.tolist(), scores.tolist(), boxes, strict=True)):
+    for index, (category, score, box) in enumerate(zip(categories, scores, boxes, strict=True), start=1):
         if box is None:
             continue
         rows, columns = box
-        segments.append(
-            PredictedSegment(
-                id=place + 1,
-                category_id=category,
-                isthing=names.space.is_thing(category),
-                area=int(areas[place + 1]),
-                bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
-                score=float(score),
-                name=names[category],
-            )
-        )
+        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        isthing = names.space.is_thing(category)
+        segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
     return Prediction(image, panoptic, tuple(segments), instances, names)
 
 
@@ -146,6 +135,6 @@ def check_image(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _short(names: tuple[str, ...] | list[str]) -> str:
+def _short(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

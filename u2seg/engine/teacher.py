@@ -74,13 +74,12 @@ class Teacher:
         """Segment ``images``, uint8 (H, W, 3) RGB of any sizes, as one batch."""
         import torch
 
-        from u2seg.engine.predictor import resize_for_test, to_tensor
+        from u2seg.engine.predictor import to_network
 
-        sizes = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
-        order = slice(None) if self.cfg.INPUT.FORMAT == "RGB" else slice(None, None, -1)
+        node = self.cfg.INPUT
         batch = [
             {
-                "image": to_tensor(resize_for_test(np.ascontiguousarray(image[:, :, order]), *sizes)),
+                "image": to_network(image, node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST),
                 "height": image.shape[0],
                 "width": image.shape[1],
             }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import fit_to_devices, get_cfg
-from u2seg.engine.run import class_counts_from_weights
-from u2seg.errors import DataError, UsageError
+from u2seg.engine.weights import class_counts_from_weights
+from u2seg.errors import UsageError
 from u2seg.plugins.registry import register_detectron2
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def set_confidence(cfg: CfgNode, confidence: float) -> None:
-    """Put the smallest score of a thing that is shown wherever Detectron2's demo puts it.
+    """Set the three keys of Detectron2's demo that hold the smallest score, in [0, 1], of a thing.
 
     Raises:
         UsageError: it is not in [0, 1].
@@ -31,7 +30,7 @@ def set_confidence(cfg: CfgNode, confidence: float) -> None:
 
 
 def complete_config(cfg: CfgNode) -> CfgNode:
-    """A copy of ``cfg`` with every key of this project, fit for this machine, its class counts known.
+    """A frozen copy of ``cfg`` with every key of this project, fit for this machine, its class counts known.
 
     Raises:
         UsageError: it describes no panoptic model, or no trained one.
@@ -42,13 +41,12 @@ def complete_config(cfg: CfgNode) -> CfgNode:
         full.merge_from_other_cfg(cfg)
     except (KeyError, ValueError, AssertionError) as error:
         raise UsageError(f"config: {error.args[0] if error.args else error}") from error
-    weights = full.MODEL.WEIGHTS
-    if not weights:
+    if not full.MODEL.WEIGHTS:
         raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
-    if "://" not in weights and not Path(weights).is_file():
-        raise UsageError(f"weights {weights!r} do not exist: give MODEL.WEIGHTS the file of a trained model")
     if not full.MODEL.MASK_ON:
-        raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment")
+        raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment; set it to True")
+    if full.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise UsageError(f"INPUT.FORMAT {full.INPUT.FORMAT!r} is no order of channels; use RGB or BGR")
     _check_device(full.MODEL.DEVICE)
     fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available(), training=False)
     class_counts_from_weights(full)
@@ -67,7 +65,11 @@ def _check_device(name: str) -> None:
 
 
 def build_trained_model(cfg: CfgNode) -> torch.nn.Module:
-    """The model of ``cfg`` with all of its weights, in evaluation mode."""
+    """The model of ``cfg`` with all of its weights, in evaluation mode.
+
+    Raises:
+        U2SegError: it is no panoptic model, or the weights do not fit it.
+    """
     from detectron2.modeling import META_ARCH_REGISTRY, build_model
     from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 
@@ -76,21 +78,5 @@ def build_trained_model(cfg: CfgNode) -> torch.nn.Module:
     if not isinstance(architecture, type) or not issubclass(architecture, PanopticFPN):
         raise UsageError(f"MODEL.META_ARCHITECTURE {name!r} is no panoptic model; U2SegPanopticFPN and PanopticFPN are")
     model = build_model(cfg.clone()).eval()
-    _WholeModel(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    U2SegCheckpointer(model).load_trained(cfg.MODEL.WEIGHTS)
     return model
-
-
-class _WholeModel(U2SegCheckpointer):
-    """Loads weights that have every tensor of the model, or says which are missing."""
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        found = super()._load_model(checkpoint)
-        wrong = [key for key, *_ in found.incorrect_shapes]
-        missing = [*found.missing_keys, *wrong]
-        if missing:
-            what = "is of another shape" if missing[0] in wrong else "is missing"
-            raise DataError(
-                f"weights {self._source!r} are no trained model of this config: {missing[0]} {what} "
-                f"({len(missing)} of {len(self.model.state_dict())} tensors do not fit)"
-            )
-        return found

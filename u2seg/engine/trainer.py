@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import functools
 import logging
+import warnings
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.engine.defaults import create_ddp_model
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, defaults
+from detectron2.evaluation import verify_results
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
+from detectron2.utils.registry import Registry
 
+from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
-from u2seg.data.mapper import DATASET_MAPPERS
-from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.steps import BFloat16Steps, MixedPrecisionSteps, PlainSteps
-from u2seg.errors import UsageError, lookup
+from u2seg.data.mapper import build_mapper
+from u2seg.engine.checkpoint import U2SegCheckpointer, last_checkpoint
+from u2seg.engine.steps import Steps
+from u2seg.engine.weights import class_counts_from_weights
+from u2seg.errors import U2SegError, UsageError, lookup
 
 if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
@@ -28,8 +33,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCALED = ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
-"""Keys of ``SOLVER`` that follow the number of processes."""
+TRAINERS = Registry("TRAINERS")
+"""Subclasses of `Trainer`; named by ``SOLVER.TRAINER_NAME``."""
+
+
+def trainer_class(cfg: CfgNode) -> type[Trainer]:
+    """The trainer that ``SOLVER.TRAINER_NAME`` names.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
 
 
 class Reseed(HookBase):
@@ -45,7 +59,7 @@ class Reseed(HookBase):
         torch.manual_seed(int(words[0]))
 
     def state_dict(self) -> dict[str, int]:
-        """The seed, so that a run without ``SEED`` goes on with the one that it drew."""
+        """The seed, so that a resumed run without ``SEED`` keeps the one that it drew."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -53,8 +67,13 @@ class Reseed(HookBase):
         self.seed = self.loader.sampler.seed = int(state["seed"])
 
 
+@TRAINERS.register()
 class Trainer(DefaultTrainer):
-    """Trains what a config describes; on a resumed run, batch and draws of each step are those of an unbroken run."""
+    """Trains what a config describes; on a resumed run, batch and draws of each step are those of an unbroken run.
+
+    A subclass may train on another set: its `build_train_loader` gives what `u2seg.data.loader.build_seeded_loader`
+    makes of any list of entries and a function that maps one.
+    """
 
     needs_class_counts = True
     """Whether the model can't be built before K and S are known."""
@@ -65,58 +84,72 @@ class Trainer(DefaultTrainer):
         Raises:
             UsageError: numbers of the config do not fit each other.
         """
-        TrainerBase.__init__(self)
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_has_traceback_to_show)
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
             raise UsageError(
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE "
                 f"{reference}; set the latter to 0 for a batch that does not follow the number of GPUs"
             )
-        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        on_gpu = next(model.parameters()).is_cuda
-        ddp_options = {} if on_gpu else {"device_ids": None}
-        model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
-        mixed = MixedPrecisionSteps if on_gpu else BFloat16Steps
-        steps = mixed if cfg.SOLVER.AMP.ENABLED else PlainSteps
-        self._trainer = steps(model, loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = U2SegCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.register_hooks([Reseed(seed, loader), *self.build_hooks()])
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        with _distributed_on_cpu() if cfg.MODEL.DEVICE == "cpu" else contextlib.nullcontext():
+            super().__init__(cfg)
+        self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED)
 
-    @staticmethod
-    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """Detectron2's rule for a number of processes other than ``SOLVER.REFERENCE_WORLD_SIZE``; says what it changed.
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's, which save through a checkpointer of ours, after `Reseed`."""
+        self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
+        return [Reseed(seed, self.data_loader), *super().build_hooks()]
 
-        Batch and learning rate grow with the processes; iterations, steps, warm-up and periods shrink.
+    @classmethod
+    def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
+        """Fill in what only the data and the checkpoint know: dataset names, class counts, and the weights to score.
+
+        Raises:
+            UsageError: there is nothing to score or nothing to score it on, or the class counts are unknown.
         """
-        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
-        keys = [*(f"SOLVER.{key}" for key in SCALED), "TEST.EVAL_PERIOD"]
-        values = [(key, _value(cfg, key), _value(scaled, key)) for key in keys]
-        changes = [f"{key} {before} -> {after}" for key, before, after in values if before != after]
-        if changes:
-            reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-            logger.info(
-                "%d process%s where SOLVER.REFERENCE_WORLD_SIZE is %d, so: %s (REFERENCE_WORLD_SIZE 0 changes nothing)",
-                num_workers,
-                "" if num_workers == 1 else "es",
-                reference,
-                ", ".join(changes),
-            )
-        return scaled
+        register_datasets(cfg, train=not eval_only)
+        if eval_only:
+            if not cfg.DATASETS.TEST:
+                raise UsageError("--eval-only needs DATASETS.TEST, the directory of a labelled dataset; it is empty")
+            cfg.MODEL.WEIGHTS = (last_checkpoint(cfg.OUTPUT_DIR) if resume else "") or cfg.MODEL.WEIGHTS
+            if not cfg.MODEL.WEIGHTS:
+                raise UsageError(
+                    "--eval-only needs a trained model: give MODEL.WEIGHTS, or --resume with a trained OUTPUT_DIR"
+                )
+        set_class_counts(cfg)
+        if cls.needs_class_counts:
+            class_counts_from_weights(cfg)
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
+
+        Raises:
+            DataError: the weights are no trained model of this config.
+        """
+        model = cls.build_model(cfg)
+        U2SegCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load_trained(cfg.MODEL.WEIGHTS)
+        results = cls.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of ``OUTPUT_DIR`` if asked to and there is one; else load the weights."""
+        """Resume from the last checkpoint of ``OUTPUT_DIR`` if asked to and there is one; else load the weights."""
         super().resume_or_load(resume)
         self.data_loader.sampler.start_batch = self.start_iter
         if resume and self.start_iter >= self.max_iter:
             logger.warning(
                 "the checkpoint is at iteration %d of %d: nothing is left to train", self.start_iter, self.max_iter
             )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The model that ``MODEL.META_ARCHITECTURE`` names."""
+        lookup("model (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
+        return super().build_model(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -126,8 +159,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """The loader of one dataset of ``DATASETS.TEST``."""
-        mapper = lookup("dataset mapper", cfg.INPUT.DATASET_MAPPER_NAME, dict(DATASET_MAPPERS))(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -136,19 +168,22 @@ class Trainer(DefaultTrainer):
 
         return build_evaluator(cfg, dataset_name)
 
-    def build_writers(self) -> list[EventWriter]:
-        """Progress on the console, ``metrics.json``, and TensorBoard where it is installed."""
-        writers: list[EventWriter] = [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(f"{self.cfg.OUTPUT_DIR}/metrics.json"),
-        ]
-        if importlib.util.find_spec("tensorboard"):
-            from detectron2.utils.events import TensorboardXWriter
 
-            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
-        return writers
+@contextlib.contextmanager
+def _distributed_on_cpu() -> Iterator[None]:
+    """Let `DefaultTrainer` spread a model over CPU processes, for which it would name a GPU."""
+    original = defaults.create_ddp_model
+    defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", ".*GradScaler"
+            )  # of Detectron2's mixed precision, which ours replaces
+            yield
+    finally:
+        defaults.create_ddp_model = original
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
-    group, name = key.split(".")
-    return cfg[group][name]
+def _has_traceback_to_show(record: logging.LogRecord) -> bool:
+    """Keep Detectron2's training loop from logging the traceback of an error that ends in one line anyway."""
+    return not (record.exc_info and isinstance(record.exc_info[1], U2SegError))

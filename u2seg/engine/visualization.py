@@ -1,6 +1,6 @@
 """Segments drawn over a photo: filled with the colour of their class, outlined, named.
 
-Shapes: ``H, W`` photo pixels; ``n`` segments.
+Shapes: ``H, W`` photo pixels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,16 +17,17 @@ from u2seg.engine.names import ClassNames
 from u2seg.errors import UsageError
 from u2seg.files import in_words, replacing
 from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
-
-if TYPE_CHECKING:
-    from u2seg.engine.results import PredictedSegment
+from u2seg.structures import Segment
 
 MARK_FACE = 11
 """Size in pixels of the face that `draw_layer` reckons with."""
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
 
 class VisualizedOutput:
-    """A drawn photo, used as the one that Detectron2's visualizers return."""
+    """A drawn photo, with the methods of what Detectron2's visualizers return."""
 
     def __init__(self, picture: np.ndarray) -> None:
         """Hold ``picture``, uint8 (H, W, 3) RGB."""
@@ -46,9 +46,10 @@ class VisualizedOutput:
 def draw_segments(
     image: np.ndarray,
     panoptic: np.ndarray,
-    segments: Sequence[PredictedSegment],
+    segments: Sequence[Segment],
     names: ClassNames,
     text: bool = True,
+    grey: bool = False,
 ) -> np.ndarray:
     """Draw a panoptic map over its photo, uint8 (H, W, 3) RGB.
 
@@ -56,21 +57,26 @@ def draw_segments(
         image: uint8 (H, W, 3) RGB; left as it is.
         panoptic: int32 (H, W) segment ids.
         segments: those to draw.
-        names: colours of the classes.
+        names: names and colours of the classes.
         text: whether to name the segments, where there is room.
+        grey: whether to show the photo in grey where there is no segment.
     """
-    table = np.full(int(panoptic.max(initial=0)) + 1, DIMMED, np.int32)
+    place_of_id = np.full(int(panoptic.max(initial=0)) + 1, DIMMED, np.int32)
     for place, segment in enumerate(segments, start=1):
-        table[segment.id] = place
+        place_of_id[segment.id] = place
     regions = [
-        Region(s.category_id, names.color(s.category_id), s.name, s.area / panoptic.size, s.score) for s in segments
+        Region(s.category_id, names.color(s.category_id), names[s.category_id], s.area / panoptic.size, s.score)
+        for s in segments
     ]
     face = max(MARK_FACE, round(max(panoptic.shape) / 55))
-    layer = draw_layer(table[panoptic], regions, max(1, max(panoptic.shape) * MARK_FACE // face))
+    layer = draw_layer(place_of_id[panoptic], regions, max(1, max(panoptic.shape) * MARK_FACE // face))
     palette = layer.palette.copy()
     palette[DIMMED, 3] = 0  # the photo shows where there is no segment
-    over = replace(layer, palette=palette).to_rgba()
-    picture = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), over).convert("RGB")
+    if grey:
+        luminance = np.asarray(Image.fromarray(image).convert("L"))
+        image = np.where(panoptic[..., None] > 0, image, luminance[..., None])
+    ground = Image.fromarray(image).convert("RGBA")
+    picture = Image.alpha_composite(ground, replace(layer, palette=palette).to_rgba()).convert("RGB")
     if text:
         _write_names(picture, layer, names, face)
     return np.asarray(picture)
@@ -80,7 +86,7 @@ def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: in
     """Write each mark's name in or near its region, large regions first, none over another."""
     draw = ImageDraw.Draw(picture, "RGBA")
     face = ImageFont.load_default(size=size)
-    taken: list[tuple[float, float, float, float]] = []
+    occupied: list[Box] = []
     for mark in layer.marks:
         name = names[mark.category_id]
         if names.space.is_thing(mark.category_id):
@@ -90,15 +96,16 @@ def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: in
         for lines in (0, 1, -1, 2, -2):
             y = mark.y * picture.height + lines * size * 1.6
             box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
-            if (lines == 0 or (box[1] >= 0 and box[3] <= picture.height)) and not any(_meet(box, t) for t in taken):
-                taken.append(box)
+            inside = lines == 0 or (box[1] >= 0 and box[3] <= picture.height)
+            if inside and not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
                 draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
                 draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
                 draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
                 break
 
 
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import collections
-import logging
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from detectron2.utils.file_io import PathManager
 
 from u2seg.errors import DataError, UsageError, lookup
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 DINO_URLS = {
     "resnet50": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
@@ -82,21 +82,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: it is damaged, holds code, or holds no weights.
     """
     try:
-        with open(path, "rb"):
-            pass
+        file = open(path, "rb")  # noqa: SIM115  closed below; what can't be opened is not damaged
     except OSError as error:
         raise UsageError(f"weights {path} can't be read: {error.strerror}") from error
+    is_pickle = str(path).endswith(".pkl")
     try:
-        content = _read_pickle(path) if str(path).endswith(".pkl") else _read_torch(path)
+        with file:
+            content = _ArrayUnpickler(file, encoding="latin1").load() if is_pickle else _read_torch(file)
     except Exception as error:  # half a file raises nearly anything, OSError (a seek beyond its end) included
         raise DataError(f"weights {path} are damaged or no checkpoint: {_reason(error)}") from error
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"weights {path} hold no table of tensors")
-    if str(path).endswith(".pkl"):
-        return _from_pickle(content)
-    checkpoint = content if isinstance(content.get("model"), dict) else {"model": _find_state(content)}
-    checkpoint["model"] = to_detectron2(checkpoint["model"])
-    if not checkpoint["model"] or not all(isinstance(v, torch.Tensor) for v in checkpoint["model"].values()):
+    checkpoint = {}
+    if isinstance(content, dict):
+        checkpoint = _from_pickle(content) if is_pickle else _from_torch(content)
+    state = checkpoint.get("model")
+    kinds = (np.ndarray, torch.Tensor) if is_pickle else torch.Tensor
+    if not isinstance(state, dict) or not state or not all(isinstance(value, kinds) for value in state.values()):
         raise DataError(f"weights {path} hold no table of tensors")
     return checkpoint
 
@@ -112,18 +112,13 @@ def _reason(error: Exception) -> str:
     return text.partition(". ")[0][:200] or type(error).__name__
 
 
-def _read_torch(path: str | Path) -> Any:
+def _read_torch(file: BinaryIO) -> Any:
     # DINO's full checkpoints keep the command line, and some of Detectron2's a numpy number.
-    plain: list[Any] = [
-        argparse.Namespace,
-        np.dtype,
-        np.ndarray,
-        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")},
-    ]
-    multiarray = getattr(np, "_core", None) or np.core
-    plain += [multiarray.multiarray.scalar, multiarray.multiarray._reconstruct]
-    with torch.serialization.safe_globals(plain):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray
+    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}
+    allowed = [argparse.Namespace, np.dtype, np.ndarray, *kinds, multiarray.scalar, multiarray._reconstruct]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -137,11 +132,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_pickle(path: str | Path) -> Any:
-    with open(path, "rb") as file:
-        return _ArrayUnpickler(file, encoding="latin1").load()
-
-
 def _from_pickle(content: dict[str, Any]) -> dict[str, Any]:
     """A Detectron2 ``.pkl`` as it is; one of Detectron's or Caffe2's marked as such."""
     if "model" in content:
@@ -151,12 +141,11 @@ def _from_pickle(content: dict[str, Any]) -> dict[str, Any]:
     return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _find_state(content: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a file that has none under ``model``: DINO's teacher, a ``state_dict``, or the file itself."""
-    for key in ("teacher", "state_dict"):
-        if isinstance(content.get(key), dict):
-            return content[key]
-    return content
+def _from_torch(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of Detectron2's, or the weights under ``teacher`` (DINO), ``state_dict``, or at the top."""
+    key = next((key for key in ("model", "teacher", "state_dict") if isinstance(content.get(key), dict)), "")
+    rest = content if key == "model" else {}
+    return {**rest, "model": to_detectron2(content[key] if key else content)}
 
 
 def to_detectron2(state: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +164,7 @@ def _rename(key: str) -> str:
     """``layer1.0.bn2.weight`` to ``res2.0.conv2.norm.weight``."""
     if not key.startswith("layer"):
         key = f"stem.{key}"
-    key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
+    key = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
     key = re.sub(r"bn(\d)", r"conv\1.norm", key)
     return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
@@ -189,3 +178,23 @@ def class_counts(state: dict[str, Any]) -> tuple[int, int]:
         elif key == "sem_seg_head.predictor.weight":
             semantic = int(value.shape[0])
     return things, semantic
+
+
+def class_counts_from_weights(cfg: CfgNode) -> None:
+    """Fill class counts that neither config nor dataset told from ``MODEL.WEIGHTS``.
+
+    Raises:
+        UsageError: it does not tell either.
+    """
+    nodes = cfg.MODEL.ROI_HEADS, cfg.MODEL.SEM_SEG_HEAD
+    if all(node.NUM_CLASSES for node in nodes):
+        return
+    uri = cfg.MODEL.WEIGHTS
+    counts = class_counts(read_checkpoint(local_file(uri))["model"]) if uri else (0, 0)
+    for node, count in zip(nodes, counts, strict=True):
+        node.NUM_CLASSES = node.NUM_CLASSES or count
+    if not all(node.NUM_CLASSES for node in nodes):
+        raise UsageError(
+            "the number of classes is unknown: name a training set (DATASETS.TRAIN), trained weights (MODEL.WEIGHTS), "
+            "or set MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        )

@@ -1,6 +1,6 @@
 """The universal segmentation model: Detectron2's `PanopticFPN` with the same parameters and the same inference.
 
-Shapes: ``B`` images; ``H, W`` pixels of the padded batch.
+Shapes: ``B`` images; ``C`` semantic classes; ``H, W`` pixels of the padded batch; ``h, w`` the head's grid.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
-from detectron2.structures import ImageList
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
 
@@ -25,24 +25,21 @@ class U2SegPanopticFPN(PanopticFPN):
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training; in inference ``instances``, ``sem_seg`` and ``panoptic_seg`` of each image."""
         heads = self.roi_heads
-        wants_map = isinstance(heads, U2SegCascadeROIHeads) and heads.weighting.ignore_unlabelled > 0
-        if not self.training or not wants_map:
-            return super().forward(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        labels = self._pad_labels(batched_inputs)
-        _, losses = self.sem_seg_head(features, labels)
-        things = [entry["instances"].to(self.device) for entry in batched_inputs]
-        proposals, proposal_losses = self.proposal_generator(images, features, things)
-        unlabelled = labels == self.sem_seg_head.ignore_value
-        _, region_losses = heads(images, features, proposals, things, unlabelled)
-        return {**losses, **proposal_losses, **region_losses}
+        if self.training and isinstance(heads, U2SegCascadeROIHeads) and heads.ignore_unlabelled > 0:
+            void = self.sem_seg_head.ignore_value
+            heads.unlabelled = [entry["sem_seg"].to(self.device) == void for entry in batched_inputs]
+        return super().forward(batched_inputs)
 
-    def _pad_labels(self, batched_inputs: list[dict[str, Any]]) -> torch.Tensor:
-        """``sem_seg`` int64 (B, H, W) of the batch, padded as the images are."""
-        return ImageList.from_tensors(
-            [entry["sem_seg"].to(self.device) for entry in batched_inputs],
-            self.backbone.size_divisibility,
-            self.sem_seg_head.ignore_value,
-            self.backbone.padding_constraints,
-        ).tensor
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class U2SegSemSegFPNHead(SemSegFPNHead):
+    """`SemSegFPNHead` for labels that may leave whole photos void, as pseudo labels do."""
+
+    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross entropy of ``predictions`` float (B, C, h, w) with labels ``targets`` int64 (B, H, W).
+
+        It is 0, and not NaN, for a batch without one labelled pixel.
+        """
+        if (targets != self.ignore_value).any():
+            return super().losses(predictions, targets)
+        return {"loss_sem_seg": predictions.float().sum() * 0.0}

@@ -97,6 +97,19 @@ class FeatureExtractor(Protocol):
 
 
 @runtime_checkable
+class SharesPass(Protocol):
+    """What a `FeatureExtractor` may have too: several blocks of one network by one pass."""
+
+    def shares_pass(self, other: Any) -> bool:
+        """Whether ``other``, a feature extractor, takes its features from the same pass of the same network."""
+        ...
+
+    def extract_with(self, images: Sequence[np.ndarray], others: Sequence[Any]) -> list[list[np.ndarray]]:
+        """What `FeatureExtractor.extract` of this and of ``others``, which share its pass, give, in order."""
+        ...
+
+
+@runtime_checkable
 class MaskGenerator(Protocol):
     """Finds the things of one image."""
 

@@ -33,9 +33,9 @@ def u2seg_clusterers() -> Factories:
 @hookimpl
 def u2seg_stuff_segmenters() -> Factories:
     from u2seg.pseudo.stuff.kmeans import KMeansStuff
-    from u2seg.pseudo.stuff.stego import CauseStuff, StegoStuff
+    from u2seg.stego.segmenter import StegoStuff
 
-    return {"kmeans": KMeansStuff, "stego": StegoStuff, "cause": CauseStuff}
+    return {"kmeans": KMeansStuff, "stego": StegoStuff}
 
 
 @hookimpl
@@ -45,3 +45,8 @@ def u2seg_refiners() -> Factories:
     from u2seg.pseudo.refine.upsample import Upsample
 
     return {"densecrf": DenseCRFRefiner, "bilateral": BilateralRefiner, "none": Upsample}
+
+
+@hookimpl
+def u2seg_register_detectron2() -> None:
+    import u2seg.stego.trainer  # noqa: F401  registers the model and the trainer

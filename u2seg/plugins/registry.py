@@ -5,6 +5,7 @@ Entry-point group: ``u2seg``. ``U2SEG_DISABLE_PLUGINS=name,name`` leaves entry p
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
 import logging
@@ -177,12 +178,11 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
     Raises:
         PluginError: two plugins offer one name.
     """
-    from u2seg.plugins import builtin
-
     manager = pluggy.PluginManager(api.PROJECT)
     manager.add_hookspecs(api)
     plugins = Plugins(manager)
-    plugins.add("builtin", builtin, "u2seg (built in)")
+    # by name, as an entry point: what the built-ins offer may itself ask this module for parts
+    plugins.add("builtin", importlib.import_module("u2seg.plugins.builtin"), "u2seg (built in)")
     if plugins.broken:
         raise PluginError(str(plugins.broken[0]))
     if entry_points is None:

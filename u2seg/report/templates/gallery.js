@@ -98,7 +98,7 @@
     viewer.querySelector("h2").title = photo.name;
     stage.textContent = "";
     viewer.querySelector(".viewer-frame").style.setProperty("--r", photo.ratio);
-    if (photo.photo) stage.appendChild(make("img", { src: photo.stem + "_large.jpg", alt: "Photo " + photo.name }));
+    if (photo.readable) stage.appendChild(make("img", { src: photo.stem + "_large.jpg", alt: "Photo " + photo.name }));
     else stage.appendChild(make("span", { "class": "missing" }, photo.note));
     if (shownView !== "photo" && hasView(photo, shownView)) {
       stage.appendChild(make("img", { "class": "over", src: photo.stem + "_" + shownView + ".png", alt: shownView + " labels" }));

@@ -1,0 +1,241 @@
+"""The label factory with parts that count, fail and run out of memory."""
+
+import json
+import shutil
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from u2seg import MaskSet, hookimpl
+from u2seg.config import fill, get_pseudo_cfg
+from u2seg.errors import DataError, UsageError
+from u2seg.images import find_photos
+from u2seg.plugins import registry
+from u2seg.pseudo.pipeline import U2SegGenerator, worth_learning
+
+CALLS = []
+
+
+class Colours:
+    """Features are the colours of 4 x 4 pixels, or their squares in `layer` 2; one pass gives both."""
+
+    dim, stride = 3, 4
+
+    def __init__(self, *, layer: int = 1, prepared: str = "colours"):
+        self.layer, self.prepared = layer, prepared
+
+    def prepare(self):
+        return {"weights_sha256": self.prepared, "layer": self.layer}
+
+    def extract(self, images):
+        return self.extract_with(images, [])[0]
+
+    def shares_pass(self, other):
+        return isinstance(other, Colours)
+
+    def extract_with(self, images, others):
+        CALLS.append([image.shape for image in images])
+        if len(images) > 1 and any(image[0, 0, 0] == 13 for image in images):
+            raise RuntimeError("CUDA out of memory")
+        if any(image[0, 0, 0] == 14 for image in images):
+            raise ValueError("unlucky photo")
+        small = [image[::4, ::4].transpose(2, 0, 1).astype(np.float32) / 255 for image in images]
+        return [[array**extractor.layer for array in small] for extractor in (self, *others)]
+
+    def embed(self, images):
+        return np.array([image.mean(axis=(0, 1)) + 1 for image in images], np.float32).reshape(-1, 3)
+
+
+class Quarters:
+    """The left upper quarter of a photo is a thing."""
+
+    def generate(self, image, features):
+        mask = np.zeros((1, *features.shape[1:]), bool)
+        mask[0, : features.shape[1] // 2, : features.shape[2] // 2] = True
+        return MaskSet(mask, np.float32([0.5]))
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The built-in parts and those above."""
+    plugin = types.ModuleType("test_parts")
+    plugin.u2seg_feature_extractors = hookimpl(lambda: {"colours": Colours})
+    plugin.u2seg_mask_generators = hookimpl(lambda: {"quarters": Quarters})
+    for name in ("u2seg_feature_extractors", "u2seg_mask_generators"):
+        getattr(plugin, name).__name__ = name
+    plugins = registry.load_plugins([], "")
+    plugins.add("test_parts", plugin, "test 1.0")
+    monkeypatch.setattr(registry, "installed_plugins", lambda: plugins)
+    monkeypatch.setattr("u2seg.pseudo.recipe.installed_plugins", lambda: plugins)
+    monkeypatch.setattr("u2seg.pseudo.record.installed_plugins", lambda: plugins)
+    CALLS.clear()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(rng.integers(20, 255, (16, 24, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def make(photos, output, *options, redo=None, stages=("fit", "label", "cluster", "merge")):
+    cfg = get_pseudo_cfg()
+    base = "FEATURES.NAME colours MASKS.NAME quarters REFINE.NAME none NUM_THINGS 2 NUM_STUFF 2 EXECUTOR.NAME inline"
+    base += " STUFF.FEATURES.NAME colours STUFF.FEATURES.ARGS.colours.layer 2 DEVICE cpu"
+    words = [*base.split(), *map(str, options)]
+    fill(cfg, options=[f"U2SEG.{word}" if index % 2 == 0 else word for index, word in enumerate(words)])
+    return U2SegGenerator(cfg, find_photos(str(photos)), output).run(stages, redo)
+
+
+def result(output):
+    files = [path for path in output.rglob("*") if path.is_file() and "stages" not in path.parts]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files if path.name != "run.json"}
+
+
+pytestmark = pytest.mark.usefixtures("parts")
+
+
+def test_each_photo_has_one_pass_of_the_network(photos, tmp_path):
+    summary = make(photos, tmp_path / "out")
+    assert (summary.photos, summary.masks) == (4, 4)
+    assert len(CALLS) == 4  # things and stuff, fitting and labelling
+    make(photos, tmp_path / "few", "STUFF.FIT_IMAGES", 2)
+    assert len(CALLS) == 8
+    make(photos, tmp_path / "out")
+    assert len(CALLS) == 8
+
+
+def test_a_batch_that_fails_is_tried_photo_by_photo(photos, tmp_path):
+    image = np.array(Image.open(photos / "1.png"))
+    image[0, 0] = 13
+    Image.fromarray(image).save(photos / "1.png")
+    summary = make(photos, tmp_path / "out", "EXECUTOR.BATCH_SIZE", 4)
+    assert (summary.photos, summary.skipped) == (4, {})
+
+
+def test_only_what_fails_alone_is_named_and_it_is_tried_again(photos, tmp_path):
+    image = np.array(Image.open(photos / "1.png"))
+    good, image[0, 0] = image.copy(), 14
+    Image.fromarray(image).save(photos / "1.png")
+    summary = make(photos, tmp_path / "out", "EXECUTOR.BATCH_SIZE", 4)
+    assert summary.skipped == {"1.png": "ValueError: unlucky photo"}
+    assert summary.photos == 3
+    Image.fromarray(good).save(photos / "1.png")
+    summary = make(photos, tmp_path / "out", "EXECUTOR.BATCH_SIZE", 4)
+    assert (summary.photos, summary.skipped) == (4, {})
+
+
+@pytest.mark.parametrize("product", ["masks", "stuff", "merge"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "gone"])
+def test_damaged_intermediate_files_are_made_again(photos, tmp_path, product, damage):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    victim = sorted((output / "stages" / product).rglob("*.*"))[1]
+    content = victim.read_bytes()
+    changed = {"cut": content[: len(content) // 2], "empty": b"", "flip": bytes([content[0] ^ 255]) + content[1:]}
+    victim.unlink() if damage == "gone" else victim.write_bytes(changed[damage])
+    make(photos, output, redo=None if product == "merge" else "cluster")
+    after = result(output)
+    assert after | {"clusters.npz": before["clusters.npz"]} == before  # which notes how often it was redone
+
+
+@pytest.mark.parametrize("name", ["clusters.npz", "stuff.npz"])
+def test_damaged_fits_are_made_again(photos, tmp_path, name):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    (output / name).write_bytes(b"PK half a file")
+    make(photos, output)
+    assert result(output) == before
+
+
+def test_other_clusters_leave_the_stuff_alone(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    stuff = {path: path.stat().st_mtime_ns for path in (output / "stages" / "stuff").rglob("*.png")}
+    calls = len(CALLS)
+    make(photos, output, "NUM_THINGS", 3, redo="cluster")
+    assert len(CALLS) == calls
+    assert {path: path.stat().st_mtime_ns for path in (output / "stages" / "stuff").rglob("*.png")} == stuff
+    assert len(json.loads((output / "panoptic.json").read_text())["categories"]) == 5
+
+
+def test_a_refused_or_failed_redo_leaves_the_dataset_as_it_was(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    with pytest.raises(UsageError, match="made with other settings"):
+        make(photos, output, "MASKS.MIN_REFINED_IOU", 0.1, redo="merge")
+    with pytest.raises(UsageError, match="1000 clusters"):
+        make(photos, output, "NUM_THINGS", 1000, redo="cluster")
+    assert result(output) == before
+    make(photos, output)
+    assert result(output) == before
+
+
+def test_photos_come_and_go(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    ids = {image["file_name"]: image["id"] for image in json.loads((output / "panoptic.json").read_text())["images"]}
+    calls = len(CALLS)
+    (photos / "1.png").unlink()
+    shutil.copy(photos / "3.png", photos / "0a.png")
+    image = np.array(Image.open(photos / "2.png"))
+    Image.fromarray(255 - image).save(photos / "2.png")
+    summary = make(photos, output)
+    assert summary.photos == 4
+    assert len(CALLS) == calls + 2  # the new one and the changed one
+    after = {image["file_name"]: image["id"] for image in json.loads((output / "panoptic.json").read_text())["images"]}
+    assert after == {"0.png": ids["0.png"], "2.png": ids["2.png"], "3.png": ids["3.png"], "0a.png": 5}
+    assert sorted(path.name for path in (output / "panoptic").iterdir()) == ["0.png", "0a.png", "2.png", "3.png"]
+    assert len(list((output / "stages" / "masks").rglob("*.npz"))) == 4
+
+
+def test_clusters_of_other_features_are_refused_by_name(photos, tmp_path):
+    make(photos, tmp_path / "first")
+    reuse = ["CLUSTERS.REUSE", tmp_path / "first"]
+    make(photos, tmp_path / "same", *reuse)
+    for options, words in (
+        (["FEATURES.ARGS.colours.layer", 2], r"clusters\.npz .*U2SEG\.FEATURES\.layer was 1 there and is 2 here"),
+        (["FEATURES.ARGS.colours.prepared", "x"], r'weights_sha256 was "colours" there and is "x" here'),
+        (["CLUSTERS.EMBEDDING", "mean"], r'EMBEDDING was "crop" there and is "mean" here'),
+        (["STUFF.FEATURES.ARGS.colours.layer", 3], r"stuff\.npz .*layer was 2 there and is 3 here"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make(photos, tmp_path / "other", *reuse, *options)
+        assert not (tmp_path / "other").exists()
+
+
+def test_someone_elses_folder_is_left_alone(photos, tmp_path):
+    human = tmp_path / "human"
+    (human / "panoptic").mkdir(parents=True)
+    (human / "panoptic.json").write_text("{}")
+    with pytest.raises(UsageError, match="files that u2seg did not write"):
+        make(photos, human, redo="masks")
+    assert (human / "panoptic.json").read_text() == "{}"
+
+
+def test_a_folder_beside_a_photo_of_its_name(photos, tmp_path):
+    (photos / "a.png").mkdir()
+    shutil.copy(photos / "0.png", photos / "a.png" / "x.png")
+    shutil.copy(photos / "0.png", photos / "a.jpg")
+    assert make(photos, tmp_path / "out").photos == 6
+
+
+def test_no_masks_at_all_is_one_line(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Quarters, "generate", lambda self, image, features: MaskSet.empty(*features.shape[1:]))
+    with pytest.raises(DataError, match="no masks were found"):
+        make(photos, tmp_path / "out")
+
+
+def test_clusters_are_learnt_from_masks_of_enough_score():
+    vectors, scores = np.eye(6, dtype=np.float32), np.repeat(np.float32([0.5, 0.1]), 3)
+    assert worth_learning(vectors, scores, 2, 0.3).tolist() == [True] * 3 + [False] * 3
+    assert worth_learning(vectors, scores, 2, 0.0).all()
+    assert worth_learning(vectors, scores, 4, 0.3).all()

@@ -1,0 +1,96 @@
+"""Which photos of a run are known from earlier runs: ids stay, and a photo whose content changed is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from u2seg.errors import DataError
+from u2seg.files import file_sha256, write_json
+from u2seg.images import Photo, PhotoSet
+from u2seg.panoptic import read_json_object
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The photos of a run, each with the name of its intermediate files."""
+
+    photos: tuple[Photo, ...]
+    """In order of their id."""
+    keys: Mapping[int, str]
+    """Photo id to 16 hexadecimal digits that change with its name or its content."""
+    table: Mapping[str, Any]
+    """By name: id, size in bytes, time of change in ns, sha256 of the content; for the next run."""
+
+    def digest(self) -> str:
+        """Hash of which photos there are, with their ids and contents."""
+        text = "\n".join(f"{photo.id} {self.keys[photo.id]}" for photo in self.photos)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inventory:
+    """Compare ``photos`` with those of the last run, whose table is in ``file``, and log how they differ.
+
+    Content is read only where size or time of change differ from the table's. With ``keep_ids``, photos keep the ids
+    that they had, and new ones get the next free ones; a COCO JSON brings ids of its own.
+    """
+    try:
+        before = read_json_object(file) if file.is_file() else {}
+    except DataError:
+        before = {}
+    entries = {photo.name: _examine(photo, before.get(photo.name)) for photo in photos.photos}
+    numbered = _number(photos.photos, before) if keep_ids else photos.photos
+    table = {photo.name: [photo.id, *entries[photo.name]] for photo in numbered}
+    if before:
+        _report(before, table)
+    keys = {photo.id: _key(photo.name, entries[photo.name][2]) for photo in numbered}
+    return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table)
+
+
+def save_inventory(file: Path, inventory: Inventory) -> None:
+    """Keep the table for the next run."""
+    write_json(file, dict(inventory.table))
+
+
+def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
+    """Size, time of change and sha256 of the file of ``photo``."""
+    try:
+        status = os.stat(photo.path)
+        if isinstance(before, list) and before[1:3] == [status.st_size, status.st_mtime_ns] and before[3] != UNREADABLE:
+            return status.st_size, status.st_mtime_ns, before[3]
+        return status.st_size, status.st_mtime_ns, file_sha256(Path(photo.path))
+    except OSError:
+        return 0, 0, UNREADABLE  # whoever reads it says why
+
+
+def _key(name: str, sha256: str) -> str:
+    return hashlib.sha256(f"{name}\n{sha256}".encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _number(photos: tuple[Photo, ...], before: Mapping[str, Any]) -> tuple[Photo, ...]:
+    """``photos`` with the ids of the last run, new ones with the next free ids."""
+    known = {name: entry[0] for name, entry in before.items() if isinstance(entry, list) and entry}
+    free = max(known.values(), default=0)
+    numbered = []
+    for photo in photos:
+        if photo.name not in known:
+            free += 1
+        numbered.append(replace(photo, id=known.get(photo.name, free)))
+    return tuple(numbered)
+
+
+def _report(before: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+    new = len(table.keys() - before.keys())
+    gone = len(before.keys() - table.keys())
+    changed = sum(before[name][3] != table[name][3] for name in table.keys() & before.keys())
+    if new or gone or changed:
+        logger.info("photos since the last run: %d new, %d changed, %d gone", new, changed, gone)

@@ -1,0 +1,218 @@
+"""From photos to a pseudo-panoptic dataset by the recipe of U2Seg (CVPR 2024, section 3).
+
+Stages: ``fit`` (the stuff segmenter, on a sample), ``label`` (masks, their vectors and stuff of each photo, in one pass
+of the network), ``cluster`` (pseudo-classes over the set), ``merge`` (the panoptic labels). What is on disk and current
+is kept; a run that was stopped resumes.
+
+Shapes: ``M`` masks of all photos; ``E`` channels of a vector.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
+
+from u2seg.config import plain
+from u2seg.errors import DataError, UsageError
+from u2seg.images import PhotoSet, find_photos
+from u2seg.pseudo.centres import count_distinct
+from u2seg.pseudo.fitted import reuse_fitted
+from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, read_arrays
+from u2seg.pseudo.ledger import FITTED_FILES, STAGES
+from u2seg.pseudo.recipe import Recipe
+from u2seg.pseudo.record import Summary
+from u2seg.pseudo.run import LabelRun
+from u2seg.pseudo.worker import keep_features, label_photos
+from u2seg.runtime import bounded_threads, worker_device
+
+logger = logging.getLogger(__name__)
+
+PSEUDO_LABEL_GENERATORS = Registry("PSEUDO_LABEL_GENERATORS")
+"""Whole label generators, by the name in ``U2SEG.GENERATOR``: classes with the interface of `U2SegGenerator`.
+
+Each has ``find_photos(cfg, images, root) -> PhotoSet``, is called with (cfg, photos, output), and has
+``run(stages, redo) -> Summary | None``. `u2seg.pseudo.run.LabelRun` does what all of them need.
+"""
+
+
+@PSEUDO_LABEL_GENERATORS.register()
+class U2SegGenerator:
+    """The recipe of U2Seg: masks, clusters, stuff, merge; every part by its name in the config."""
+
+    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
+        """Check everything that can be checked before work begins.
+
+        Args:
+            cfg: holds the ``U2SEG`` tree.
+            photos: what to label.
+            output: directory of the dataset.
+            executor: any `concurrent.futures.Executor`; by default the one that ``U2SEG.EXECUTOR`` names.
+
+        Raises:
+            UsageError: a setting can't be taken.
+            PluginError: a part that is asked for may be in a broken plugin.
+        """
+        self.recipe = Recipe.from_config(cfg)
+        self.config = plain(cfg.U2SEG)
+        self.photos, self.output, self.executor = photos, Path(output), executor
+        self.weights = self.recipe.check(worker_device(self.recipe.device))
+        if self.recipe.reuse:
+            self._reuse("cluster")
+            self._reuse("fit")
+
+    @classmethod
+    def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
+        """The photos to label, from what ``--images`` and ``--image-root`` say.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if not images:
+            raise UsageError("--images is missing; see --help")
+        return find_photos(images, root)
+
+    def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
+        """Run ``stages`` and return the summary of the dataset, or None where ``merge`` is not among them.
+
+        Args:
+            stages: names out of `STAGES`.
+            redo: make this again, and what is made from it.
+
+        Raises:
+            UsageError: the directory was made with other settings, or a stage lacks the one before it.
+        """
+        settings = self.recipe.dependencies(self.weights)
+        with LabelRun(self.output, self.photos, self.recipe, settings, redo, self.executor) as run:
+            steps = {
+                "fit": lambda: self._fit(run),
+                "label": lambda: self._label(run),
+                "cluster": lambda: self._cluster(run),
+                "merge": lambda: run.merge(repair=lambda: self._label(run)),
+            }
+            for stage in STAGES:
+                if stage in stages:
+                    run.perform(stage, steps[stage])
+            return run.finish(self._caveats(), self._record()) if "merge" in stages else None
+
+    def _fit(self, run: LabelRun) -> bool:
+        """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""
+        if run.fitted("fit") is not None:
+            return False
+        if self.recipe.reuse:
+            state = self._reuse("fit")
+        else:
+            segmenter = self.recipe.build_stuff_segmenter("cpu")
+            with bounded_threads(self.recipe.executor.threads):
+                state = segmenter.fit(self._sampled_features(run)).state()
+        run.keep_fitted("fit", state, self.recipe.patch_settings(self.weights))
+        return True
+
+    def _sampled_features(self, run: LabelRun) -> Iterator[np.ndarray]:
+        """Features float32 (D, h, w) of the sample, in order; the network runs when they are first asked for."""
+        photos = run.inventory.photos
+        order = np.random.default_rng(self.recipe.seed).permutation(len(photos))
+        sample = [photos[index] for index in sorted(order[: self.recipe.fit_images])]
+        run.each("fit", keep_features, sample)
+        run.refuse_if_all_failed("fit", len(sample))
+        features = run.features()
+        for photo in sample:
+            path = features.path(run.inventory.keys[photo.id])
+            if path.exists():
+                yield read_arrays(path, "stuff")["stuff"]
+
+    def _label(self, run: LabelRun) -> bool:
+        return run.label(label_photos)
+
+    def _cluster(self, run: LabelRun) -> bool:
+        """Learn the clusters of all masks; whether that had to be done."""
+        if run.fitted("cluster") is not None:
+            return False
+        vectors, scores = self._vectors(run)
+        if not len(vectors):
+            raise DataError("no masks were found in any photo, so there is nothing to cluster")
+        clusterer = self.recipe.build_clusterer()
+        with bounded_threads(self.recipe.executor.threads):
+            if self.recipe.reuse:
+                clusterer.load_state(self._reuse("cluster"))
+            else:
+                clusterer.fit(
+                    vectors[worth_learning(vectors, scores, clusterer.n_clusters, self.recipe.cluster_min_score)]
+                )
+            state = clusterer.state()
+        run.keep_fitted("cluster", state, self.recipe.vector_settings(self.weights))
+        return True
+
+    def _vectors(self, run: LabelRun) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors float32 (M, E) and scores float32 (M,) of all masks; damaged files are made again first."""
+        masks = run.files("masks")
+        while True:
+            try:
+                return read_vectors(masks, [run.inventory.keys[photo.id] for photo in run.labelled()])
+            except DamagedFileError as error:
+                logger.warning("%s", error)
+                self._label(run)
+
+    def _reuse(self, product: str) -> dict[str, np.ndarray]:
+        """What an earlier run has learnt, if it was learnt on the features of this one."""
+        settings = self.recipe.patch_settings if product == "fit" else self.recipe.vector_settings
+        return reuse_fitted(self.recipe.reuse, FITTED_FILES[product], settings(self.weights))
+
+    def _caveats(self) -> list[str]:
+        return sorted({str(entry["caveat"]) for entry in self.weights.values() if entry.get("caveat")})
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "config": {"U2SEG": self.config},
+            "seed": self.recipe.seed,
+            "parts": self.recipe.distributions(),
+            "weights": self.weights,
+        }
+
+
+def read_vectors(masks: Intermediate, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors float32 (M, E) and scores float32 (M,) of the masks of the photos with ``keys``.
+
+    Raises:
+        DamagedFileError: a file is damaged.
+    """
+    records = [read_arrays(masks.path(key), "vectors", "scores") for key in keys]
+    vectors = [record["vectors"] for record in records if len(record["vectors"])]
+    scores = [np.zeros(0, np.float32), *(record["scores"] for record in records)]
+    return (np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)), np.concatenate(scores)
+
+
+def worth_learning(vectors: np.ndarray, scores: np.ndarray, count: int, min_score: float) -> np.ndarray:
+    """bool (M,): masks that ``count`` clusters are learnt from: those of enough score, or all if these are too few."""
+    sure: np.ndarray = scores >= min_score
+    if sure.all() or count_distinct(vectors[sure], count) >= count:
+        return sure
+    logger.warning(
+        "clusters: learnt from all %d masks, since only %d reach U2SEG.CLUSTERS.MIN_SCORE %g, too few for %d clusters",
+        len(sure),
+        sure.sum(),
+        min_score,
+        count,
+    )
+    return np.ones_like(sure)
+
+
+def generator_table() -> list[dict[str, str]]:
+    """Rows as those of `u2seg.plugins.registry.Plugins.table`, for ``--list-plugins``: the registered generators."""
+    return [
+        {
+            "kind": "label generator",
+            "name": name,
+            "distribution": "u2seg (built in)" if generator.__module__.startswith("u2seg.") else generator.__module__,
+            "arguments": "U2SEG.GENERATOR",
+            "help": (inspect.getdoc(generator) or "").split("\n")[0],
+        }
+        for name, generator in sorted(PSEUDO_LABEL_GENERATORS)
+    ]

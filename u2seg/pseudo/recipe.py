@@ -1,0 +1,259 @@
+"""The recipe of a run: the ``U2SEG`` tree of a config as frozen, typed values, and the parts that it names.
+
+A recipe travels to worker processes; each part is built once in each process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from u2seg.config import part_args
+from u2seg.plugins.registry import installed_plugins
+from u2seg.structures import LabelSpace
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component by its name, with its arguments."""
+
+    kind: str
+    """A key of `u2seg.plugins.registry.KINDS`."""
+    name: str
+    arguments: str
+    """As JSON, so that a part can be hashed."""
+
+    @classmethod
+    def from_config(cls, kind: str, node: CfgNode) -> Part:
+        """The component that ``node`` ``{NAME, ARGS}`` names."""
+        return cls(kind, node["NAME"], json.dumps(part_args(node), sort_keys=True))
+
+    def build(self, **context: Any) -> Any:
+        """The component, made anew; of ``context`` it gets what its factory names."""
+        return installed_plugins().offer(self.kind, self.name).build(json.loads(self.arguments), context)
+
+    def node(self) -> dict[str, Any]:
+        """As in a config: ``{NAME, ARGS}``."""
+        return {"NAME": self.name, "ARGS": {self.name: json.loads(self.arguments)}}
+
+    @property
+    def distribution(self) -> str:
+        """Name and version of the pip distribution that offers it."""
+        return installed_plugins().offer(self.kind, self.name).distribution
+
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on: name, arguments and distribution."""
+        return {**self.node(), "from": self.distribution}
+
+
+@lru_cache(maxsize=16)
+def build_once(part: Part, **context: str) -> Any:
+    """The component of ``part``: the same object on every call in this process."""
+    return part.build(**context)
+
+
+@dataclass(frozen=True)
+class MergeRules:
+    """``U2SEG.MERGE``, see `u2seg.config.keys`."""
+
+    max_stuff_overlap: float
+    min_area: float
+    min_visible: float
+    min_score: float
+    order: str
+
+
+@dataclass(frozen=True)
+class ExecutorSettings:
+    """``U2SEG.EXECUTOR``, see `u2seg.config.keys`."""
+
+    name: str
+    workers: int
+    threads: int
+    batch_size: int
+    shard_size: int
+    address: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run is told; the fields are the keys of `u2seg.config.keys`."""
+
+    seed: int
+    space: LabelSpace
+    max_pixels: int
+    device: str
+    features: Part
+    masks: Part
+    min_refined_iou: float
+    refine: Part
+    clusterer: Part
+    embedding: str
+    crop_size: int
+    cluster_min_score: float
+    reuse: str
+    stuff: Part
+    stuff_features: Part
+    stuff_refine: Part
+    fit_images: int
+    merge: MergeRules
+    executor: ExecutorSettings
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Recipe:
+        """The recipe of ``cfg.U2SEG``.
+
+        Raises:
+            UsageError: a part's arguments are no group.
+        """
+        tree = cfg.U2SEG
+        clusters, stuff = tree.CLUSTERS, tree.STUFF
+        return cls(
+            seed=tree.SEED,
+            space=LabelSpace(tree.NUM_THINGS, tree.NUM_STUFF),
+            max_pixels=tree.INPUT.MAX_PIXELS,
+            device=tree.DEVICE,
+            features=Part.from_config("feature extractor", tree.FEATURES),
+            masks=Part.from_config("mask generator", tree.MASKS),
+            min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            refine=Part.from_config("refiner", tree.REFINE),
+            clusterer=Part.from_config("clusterer", clusters),
+            embedding=clusters.EMBEDDING,
+            crop_size=clusters.CROP_SIZE,
+            cluster_min_score=clusters.MIN_SCORE,
+            reuse=clusters.REUSE,
+            stuff=Part.from_config("stuff segmenter", stuff),
+            stuff_features=Part.from_config(
+                "feature extractor", stuff.FEATURES if stuff.FEATURES.NAME else tree.FEATURES
+            ),
+            stuff_refine=Part.from_config("refiner", stuff.REFINE if stuff.REFINE.NAME else tree.REFINE),
+            fit_images=stuff.FIT_IMAGES,
+            merge=MergeRules(**{key.lower(): value for key, value in tree.MERGE.items()}),
+            executor=ExecutorSettings(**{key.lower(): value for key, value in tree.EXECUTOR.items()}),
+        )
+
+    def extractors(self, device: str) -> tuple[Any, Any]:
+        """The feature extractors of things and of stuff; the same objects on every call."""
+        return build_once(self.features, device=device), build_once(self.stuff_features, device=device)
+
+    def build_clusterer(self) -> Any:
+        """A fresh clusterer for K clusters."""
+        return self.clusterer.build(n_clusters=self.space.num_things, random_state=self.seed)
+
+    def build_stuff_segmenter(self, device: str) -> Any:
+        """A fresh stuff segmenter for S classes."""
+        return self.stuff.build(
+            num_classes=self.space.num_stuff,
+            random_state=self.seed,
+            device=device,
+            features=self.stuff_features.node(),
+        )
+
+    def check(self, device: str) -> dict[str, dict[str, Any]]:
+        """Build every part once and fetch its weights, so that a mistake shows before hours of work.
+
+        Returns:
+            What the feature extractors of ``things`` and ``stuff`` say of their weights: ``weights``, ``sha256``,
+            ``caveat`` and so on.
+
+        Raises:
+            UsageError: a part refuses its arguments.
+            PluginError: a part that is asked for may be in a broken plugin.
+        """
+        build_once(self.masks, device=device)
+        build_once(self.refine)
+        build_once(self.stuff_refine)
+        self.build_clusterer()
+        segmenter = self.build_stuff_segmenter("cpu")
+        weights = {}
+        for role, part, extractor in zip(
+            ("things", "stuff"), (self.features, self.stuff_features), self.extractors(device), strict=True
+        ):
+            prepare = getattr(extractor, "prepare", None)
+            weights[role] = dict(prepare()) if prepare else {"name": part.name}
+        if hasattr(segmenter, "info"):
+            weights["stuff"]["segmenter"] = dict(segmenter.info)
+        return weights
+
+    def distributions(self) -> dict[str, str]:
+        """Which distribution each part comes from, for the record."""
+        roles: dict[str, Part] = {
+            "feature extractor": self.features,
+            "feature extractor of stuff": self.stuff_features,
+            "mask generator": self.masks,
+            "refiner": self.refine,
+            "refiner of stuff": self.stuff_refine,
+            "clusterer": self.clusterer,
+            "stuff segmenter": self.stuff,
+        }
+        return {role: f"{part.name} from {part.distribution}" for role, part in roles.items()}
+
+    def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """For each product of a run, the settings that it depends on beside those of the products it is made from.
+
+        Args:
+            weights: what `check` gave.
+        """
+        common = {
+            "U2SEG.INPUT.MAX_PIXELS": self.max_pixels,
+            "U2SEG.EXECUTOR.THREADS": self.executor.threads,
+            "U2SEG.EXECUTOR.BATCH_SIZE": self.executor.batch_size,
+        }
+        stuff_features = {
+            "features of stuff": self.stuff_features.settings(),
+            "weights of stuff": dict(weights["stuff"]),
+        }
+        return {
+            "fit": {
+                **common,
+                **stuff_features,
+                "U2SEG.STUFF": self.stuff.settings(),
+                "U2SEG.STUFF.FIT_IMAGES": self.fit_images,
+                "U2SEG.NUM_STUFF": self.space.num_stuff,
+                "U2SEG.SEED": self.seed,
+                "U2SEG.CLUSTERS.REUSE": self.reuse,
+            },
+            "masks": {
+                **common,
+                "U2SEG.FEATURES": self.features.settings(),
+                "weights": dict(weights["things"]),
+                "U2SEG.MASKS": self.masks.settings(),
+                "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.REFINE": self.refine.settings(),
+                "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
+                "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
+            },
+            "stuff": {**common, **stuff_features, "refiner of stuff": self.stuff_refine.settings()},
+            "cluster": {
+                "U2SEG.CLUSTERS": self.clusterer.settings(),
+                "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
+                "U2SEG.CLUSTERS.REUSE": self.reuse,
+                "U2SEG.NUM_THINGS": self.space.num_things,
+                "U2SEG.SEED": self.seed,
+            },
+            "merge": {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self.merge).items()},
+        }
+
+    def vector_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What the vectors of masks depend on: clusters that were learnt with other values mean nothing here."""
+        return {
+            "U2SEG.FEATURES": _identity(self.features, weights["things"]),
+            "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
+            "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
+        }
+
+    def patch_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What the features of stuff depend on: stuff classes that were fitted with other values mean nothing here."""
+        return {"features of stuff": _identity(self.stuff_features, weights["stuff"])}
+
+
+def _identity(part: Part, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells features apart, wherever the file of weights lies: what the extractor says, else its settings."""
+    if "weights_sha256" not in weights:
+        return part.settings()
+    return {key: value for key, value in weights.items() if key not in ("weights", "caveat", "segmenter")}

@@ -1,0 +1,315 @@
+"""One run in one output directory: its photos, its ledger, its workers. Label generators build on it.
+
+::
+
+    panoptic.json  panoptic/*.png  instances.json  run.json  clusters.npz  stuff.npz     the dataset, what was learnt
+    stages/ledger.json  photos.json  <product>/<fingerprint>/...                         intermediate files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from u2seg.errors import DataError, UsageError
+from u2seg.files import claim_directory
+from u2seg.images import Photo, PhotoSet
+from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
+from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_entry, sweep
+from u2seg.pseudo.inventory import save_inventory, take_inventory
+from u2seg.pseudo.ledger import FITTED_FILES, STAGES, Ledger
+from u2seg.pseudo.recipe import Recipe
+from u2seg.pseudo.record import Summary, summarise, write_labels, write_run
+from u2seg.pseudo.worker import Job, Outcome, merge_photos
+from u2seg.runtime import Progress, default_workers, make_executor, run_jobs
+
+logger = logging.getLogger(__name__)
+
+NEEDS = {"fit": (), "label": ("fit",), "cluster": ("label",), "merge": ("label", "cluster")}
+"""Stage to the stages that must be complete before it."""
+MOST_REPAIRS = 3
+"""Times that damaged intermediate files are made again before the disk is blamed."""
+
+
+@dataclass
+class StageNotes:
+    """What a stage leaves for the record."""
+
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of work by part, of all workers."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Name of a photo that nothing was made of to the reason."""
+
+
+class LabelRun:
+    """Use as a context manager: it holds the directory's lock and, once there is work, its workers."""
+
+    def __init__(
+        self,
+        root: Path,
+        photos: PhotoSet,
+        recipe: Recipe,
+        settings: Mapping[str, Mapping[str, Any]],
+        redo: str | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """Take up the output directory ``root``.
+
+        Args:
+            root: new, empty, or of an earlier run.
+            photos: what to label.
+            recipe: how.
+            settings: by product, what it depends on beside what it is made from.
+            redo: a key of `u2seg.pseudo.ledger.REDOABLE`: what to make again.
+            executor: who does the work; by default what the recipe says.
+
+        Raises:
+            UsageError: the directory was made with other settings, is in use, or is not this package's.
+        """
+        self.root = claim_directory(root, "labels")
+        self.photo_set, self.recipe = photos, recipe
+        self._resources = contextlib.ExitStack()
+        self._resources.enter_context(_lock(self.root))
+        try:
+            self.inventory = take_inventory(photos, self._table, keep_ids=not photos.numbered)
+            self.ledger = Ledger(self.root)
+            self.ledger.begin(settings, redo)
+        except BaseException:
+            self._resources.close()
+            raise
+        self._executor = executor
+        self.notes: dict[str, StageNotes] = {}
+        for product in FITTED_FILES:
+            self.fitted(product)
+
+    def __enter__(self) -> LabelRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    @property
+    def _table(self) -> Path:
+        return self.root / "stages" / "photos.json"
+
+    # --- products -----------------------------------------------------------------------------------------------
+
+    def files(self, product: str) -> Intermediate:
+        """The intermediate files of ``product`` as it is to be now."""
+        return Intermediate(self.root, product, self.ledger.fingerprint(product))
+
+    def fitted(self, product: str) -> Fitted | None:
+        """What ``product``, "fit" or "cluster", has learnt, if it is there and current."""
+        fitted = current_fitted(self.root / FITTED_FILES[product], self.ledger.fingerprint(product))
+        if fitted is not None:
+            self.ledger.contents[product] = fitted.content()
+        return fitted
+
+    def keep_fitted(self, product: str, state: Mapping[str, Any], learnt_on: Mapping[str, Any]) -> None:
+        """Save what ``product`` has learnt."""
+        fitted = Fitted(dict(state), learnt_on, self.ledger.fingerprint(product))
+        write_fitted(self.root / FITTED_FILES[product], fitted)
+        self.ledger.contents[product] = fitted.content()
+
+    def features(self) -> Intermediate:
+        """Features that were extracted for fitting and are kept until their photo is labelled."""
+        return Intermediate(self.root, "features", self.ledger.fingerprint("fit"))
+
+    def labelled(self) -> list[Photo]:
+        """Photos whose masks and stuff have been made, in order."""
+        masks, stuff = self.files("masks"), self.files("stuff")
+        keys = self.inventory.keys
+        return [photo for photo in self.inventory.photos if masks.has(keys[photo.id]) and stuff.has(keys[photo.id])]
+
+    # --- stages -------------------------------------------------------------------------------------------------
+
+    def perform(self, stage: str, work: Callable[[], bool]) -> None:
+        """Do one stage.
+
+        Args:
+            stage: one of `STAGES`.
+            work: does what is missing; returns whether anything was.
+
+        Raises:
+            UsageError: a stage before it is not complete.
+            DataError: it failed on every photo.
+        """
+        photos = self.inventory.digest()
+        for needed in NEEDS[stage]:
+            if not self.ledger.is_complete(needed, photos):
+                raise UsageError(
+                    f"stage {stage} needs {needed}, which is not complete in {self.root}; add it to --stages"
+                )
+        notes = self.notes[stage] = StageNotes()
+        started = time.perf_counter()
+        if not work() and self.ledger.is_complete(stage, photos):
+            logger.info("%s: already done", stage)
+            self.notes[stage] = StageNotes(**{key: self.ledger.complete[stage][key] for key in asdict(notes)})
+            return
+        notes.seconds = time.perf_counter() - started
+        self.refuse_if_all_failed(stage, len(self.inventory.photos))
+        self.ledger.finish(stage, photos, asdict(notes))
+        save_inventory(self._table, self.inventory)
+
+    def refuse_if_all_failed(self, stage: str, count: int) -> None:
+        """Raise DataError, with the reasons, if ``stage`` has failed on each of its ``count`` photos."""
+        failures = self.notes[stage].failures
+        if failures and len(failures) >= count:
+            reasons = Counter(failures.values()).most_common(3)
+            raise DataError(
+                f"stage {stage} failed on each of the {len(failures)} photos: "
+                + "; ".join(f"{reason} ({count})" for reason, count in reasons)
+            )
+
+    def each(
+        self, stage: str, function: Callable[[Any], Outcome], photos: Sequence[Photo], make_job: Any = Job, **more: Any
+    ) -> Outcome:
+        """Run ``function`` on ``photos``, cut into jobs, with progress; failures and seconds go to the stage's notes.
+
+        Args:
+            stage: whose notes.
+            function: takes a job; can travel to another process.
+            photos: in order; with batches, whole batches of the run.
+            make_job: `Job`, or a class with more fields.
+            more: further fields of the jobs; a callable is called with the photos of each job.
+        """
+        total = Outcome()
+        names = {photo.id: photo.name for photo in photos}
+        notes = self.notes.setdefault(stage, StageNotes())
+
+        def collect(job: Job, outcome: Outcome) -> None:
+            total.damaged.extend(outcome.damaged)
+            notes.failures.update({names[number]: reason for number, reason in outcome.failures.items()})
+            for part, seconds in outcome.seconds.items():
+                notes.parts[part] = round(notes.parts.get(part, 0.0) + seconds, 3)
+            progress.advance(len(job.photos))
+
+        with Progress(stage, len(photos)) as progress:
+            run_jobs(self.executor(), function, self._jobs(photos, make_job, more), collect)
+        return total
+
+    def _jobs(self, photos: Sequence[Photo], make_job: Any, more: Mapping[str, Any]) -> list[Job]:
+        """About eight jobs for each worker, of whole batches."""
+        settings = self.recipe.executor
+        workers = settings.workers or default_workers(settings.threads)
+        size = min(settings.shard_size, -(-len(photos) // (8 * workers)))
+        size = max(settings.batch_size, size // settings.batch_size * settings.batch_size)
+        products = {product: self.files(product) for product in ("masks", "stuff", "merge")}
+        products["features"] = self.features()
+        jobs = []
+        for start in range(0, len(photos), size):
+            cut = tuple(photos[start : start + size])
+            fields = {key: value(cut) if callable(value) else value for key, value in more.items()}
+            keys = {photo.id: self.inventory.keys[photo.id] for photo in cut}
+            jobs.append(make_job(recipe=self.recipe, photos=cut, keys=keys, root=self.root, **products, **fields))
+        return jobs
+
+    def executor(self) -> Executor:
+        """Who does the work, made when it is first asked for."""
+        if self._executor is None:
+            settings = self.recipe.executor
+            executor = make_executor(settings.name, settings.workers, settings.threads, settings.address)
+            self._executor = self._resources.enter_context(executor)
+        return self._executor
+
+    def unfinished(self, photos: Sequence[Photo], is_done: Callable[[str], bool]) -> list[Photo]:
+        """Those of ``photos`` whose batch is not done as a whole; ``is_done`` takes a photo's key."""
+        size = self.recipe.executor.batch_size
+        pending: list[Photo] = []
+        for start in range(0, len(photos), size):
+            batch = photos[start : start + size]
+            if not all(is_done(self.inventory.keys[photo.id]) for photo in batch):
+                pending += batch
+        return pending
+
+    def label(self, function: Callable[[Any], Outcome], make_job: Any = Job, **more: Any) -> bool:
+        """Run ``function``, which makes masks and stuff, on the photos that lack them; whether there were any."""
+        masks, stuff = self.files("masks"), self.files("stuff")
+        pending = self.unfinished(self.inventory.photos, lambda key: masks.has(key) and stuff.has(key))
+        if pending:
+            self.ledger.commit("masks", "stuff")
+            self.each("label", function, pending, make_job, **more)
+        return bool(pending)
+
+    def merge(self, repair: Callable[[], bool]) -> bool:
+        """Merge masks and stuff of the photos that lack a panoptic label; whether there were any.
+
+        Args:
+            repair: makes masks and stuff again where they are missing.
+
+        Raises:
+            DataError: intermediate files are damaged again and again.
+        """
+        merged = self.files("merge")
+        worked = False
+        for _ in range(MOST_REPAIRS):
+            pending = [photo for photo in self.labelled() if not is_merged(merged, self.inventory.keys[photo.id])]
+            if not pending:
+                return worked
+            self.ledger.commit("merge")
+            worked = True
+            if not self.each("merge", merge_photos, pending).damaged:
+                return worked
+            logger.warning("intermediate files were damaged; they are made again")
+            repair()
+        raise DataError(f"intermediate files in {self.root} are damaged again and again; check the disk")
+
+    def finish(self, caveats: Sequence[str], record: Mapping[str, Any]) -> Summary:
+        """Publish the panoptic PNGs, write the JSON files, and delete what no photo needs any more.
+
+        Args:
+            caveats: what must be said against calling the labels unsupervised.
+            record: what the generator says of itself, for ``run.json``.
+        """
+        merged = self.files("merge")
+        keys = self.inventory.keys
+        complete = [photo for photo in self.labelled() if merged.has(keys[photo.id])]
+
+        def entries() -> Iterator[tuple[Photo, dict[str, Any]]]:
+            for photo in complete:
+                yield photo, read_entry(merged.path(keys[photo.id]))
+
+        for photo in complete:
+            publish(merged.path(keys[photo.id], ".png"), self.root / "panoptic" / photo.label)
+        write_labels(self.root, self.photo_set.root, self.recipe.space, caveats, entries)
+        notes = {
+            stage: asdict(self.notes[stage]) if stage in self.notes else self.ledger.complete[stage] for stage in STAGES
+        }
+        failures = {name: reason for stage in STAGES for name, reason in notes[stage]["failures"].items()}
+        names = {photo.name for photo in self.inventory.photos} - {photo.name for photo in complete}
+        skipped = {name: failures.get(name, "not labelled yet") for name in sorted(names)}
+        timings = {stage: {"seconds": round(n["seconds"], 3), "parts": n["parts"]} for stage, n in notes.items()}
+        summary = summarise(entries(), skipped, timings)
+        write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
+        current = set(keys.values())
+        sweep(self.root, {p: (self.ledger.fingerprint(p), current) for p in ("masks", "stuff", "merge")})
+        save_inventory(self._table, self.inventory)
+        return summary
+
+
+@contextlib.contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """Keep a second run out of the directory (where the system has file locks)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    (root / "stages").mkdir(exist_ok=True)
+    with open(root / "stages" / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another run is at work in {root}") from error
+        yield

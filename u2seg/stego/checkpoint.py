@@ -1,0 +1,114 @@
+"""Checkpoints of learned stuff segmenters: what they were trained on, and a way in for the official STEGO's.
+
+Shapes: ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes.
+
+A file is a dict that ``torch.load(weights_only=True)`` reads: ``format`` and the fields of `StuffCheckpoint`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from u2seg.errors import DataError, UsageError
+from u2seg.files import in_words, write_bytes
+from u2seg.stego.official import official_head, read_unsafe
+
+FORMAT = "u2seg-stuff-1"
+IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
+"""What must be the same in training and use. The size of the input may differ, as it does in the paper."""
+
+
+@dataclass(frozen=True)
+class StuffCheckpoint:
+    """A head, its classes, and the features they are for."""
+
+    method: str
+    """The stuff segmenter that uses it: ``stego``, or a plugin's."""
+    head: dict[str, torch.Tensor]
+    """State dict of `CodeHead`."""
+    centres: torch.Tensor
+    """float32 (S, C)"""
+    features: dict[str, Any]
+    """What the extractor said of itself in training; of `IDENTITY`, those that are known."""
+    extractor: dict[str, Any] = field(default_factory=dict)
+    """``{NAME, ARGS}`` of the extractor; empty where it is unknown."""
+
+    @property
+    def dim(self) -> int:
+        """D"""
+        return int(self.head["linear.weight"].shape[1])
+
+    @property
+    def code_dim(self) -> int:
+        """C"""
+        return int(self.head["linear.weight"].shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """S"""
+        return len(self.centres)
+
+    def check_features(self, info: Mapping[str, Any], source: str) -> None:
+        """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""
+        differing = [
+            f"{key} {info[key]!r} instead of {self.features[key]!r}"
+            for key in IDENTITY
+            if key in info and key in self.features and info[key] != self.features[key]
+        ]
+        if differing:
+            raise UsageError(
+                f"checkpoint {source} was trained on other features than U2SEG.FEATURES (or U2SEG.STUFF.FEATURES) "
+                f"gives: {'; '.join(differing)}"
+            )
+
+
+def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
+    """Write ``checkpoint`` to ``path``, whole or not at all.
+
+    Raises:
+        UsageError: it can't be written.
+    """
+    head = {name: tensor.detach().cpu().float() for name, tensor in checkpoint.head.items()}
+    plain = replace(checkpoint, head=head, centres=checkpoint.centres.detach().cpu().float())
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **vars(plain)}, content)
+    with in_words(path):
+        write_bytes(path, content.getvalue())
+
+
+def read_checkpoint(path: str | Path) -> StuffCheckpoint:
+    """Read a checkpoint of this package, or an official STEGO ``.ckpt``.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is damaged, or something else.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"checkpoint {str(path)!r} does not exist; tools/train_net.py with a config of configs/STEGO makes one"
+        )
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no checkpoint of this package, nor an official one of STEGO (or it is damaged)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        content = read_unsafe(path)
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path} can't be read: {' '.join(str(error).split())[:200]}") from error
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+        return StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
+    official = official_head(content, path)
+    if official is not None:
+        return StuffCheckpoint("stego", **official)
+    has_model = isinstance(content, Mapping) and "model" in content
+    hint = "; of a training run, give its stuff_final.pth, not model_final.pth" if has_model else ""
+    raise DataError(f"{path} holds no learned stuff segmenter{hint}")

@@ -1,0 +1,111 @@
+"""How well stuff maps fit human classes.
+
+Shapes: ``n`` photos; ``H, W`` pixels; ``K`` clusters; ``C`` human classes.
+
+The human classes are the supercategories of a COCO panoptic dataset: 12 of things and 15 of stuff, the 27 of
+COCO-Stuff-27. The labels are panoptic ones, not COCO-Stuff's pixel maps, so absolute figures differ a little from those
+of papers. Pixels without a human label don't count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.evaluation.matching import ONE_TO_ONE, match_clusters
+from u2seg.images import read_image
+from u2seg.panoptic import LabelledPhoto, PanopticDataset
+from u2seg.plugins.api import FeatureExtractor, Refiner, StuffSegmenter
+from u2seg.pseudo.refine.masks import refine_stuff
+from u2seg.runtime import Progress
+from u2seg.structures import STUFF_VOID
+
+
+def score_segmenter(
+    segmenter: StuffSegmenter, extractor: FeatureExtractor, refiner: Refiner, dataset: PanopticDataset
+) -> dict[str, float]:
+    """`cluster_scores` of a segmenter on the photos of ``dataset``.
+
+    Raises:
+        DataError: the dataset has no supercategories, or no photo.
+    """
+    class_of = supercategories(dataset)
+    num_classes, tables = len(set(class_of.values())), []
+    with Progress("stuff evaluation", len(dataset.photos)) as progress:
+        for photo in dataset.photos:
+            image = read_image(dataset.photo_path(photo))
+            predicted = refine_stuff(refiner, image, segmenter.segment(image, extractor.extract([image])[0]))
+            truth = read_classes(dataset, photo, class_of)
+            tables.append(count_overlap(predicted, truth, segmenter.num_classes, num_classes))
+            progress.advance()
+    return cluster_scores(np.stack(tables))
+
+
+def supercategories(dataset: PanopticDataset) -> dict[int, int]:
+    """Class in [0, C) of each category id; a supercategory of things is another class than one of stuff.
+
+    Raises:
+        DataError: there is no photo, or a category has no supercategory.
+    """
+    if not dataset.photos or not all(category.supercategory for category in dataset.categories):
+        raise DataError(f"{dataset.json_file} needs labelled photos, and categories with supercategories to score by")
+    keys = {category.id: (category.isthing, category.supercategory) for category in dataset.categories}
+    number = {key: index for index, key in enumerate(dict.fromkeys(keys.values()))}
+    return {category: number[key] for category, key in keys.items()}
+
+
+def read_classes(dataset: PanopticDataset, photo: LabelledPhoto, class_of: dict[int, int]) -> np.ndarray:
+    """Class of each pixel of ``photo``, uint8 (H, W) in [0, C), 255 for void."""
+    ids = dataset.read_ids(photo)
+    segments = [segment for segment in photo.segments if segment.id <= ids.max()]
+    table = np.full(ids.max() + 1, STUFF_VOID, np.uint8)
+    table[[segment.id for segment in segments]] = [class_of[segment.category_id] for segment in segments]
+    return table[ids]
+
+
+def count_overlap(predicted: np.ndarray, truth: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    """Pixels int64 (K + 1, C) that cluster and class share; the last row is for no cluster.
+
+    Args:
+        predicted: uint8 (H, W) in [0, K), 255 for none.
+        truth: uint8 (H, W) in [0, C), 255 for void, which is left out.
+        num_clusters: K.
+        num_classes: C.
+    """
+    keep = truth != STUFF_VOID
+    rows = np.minimum(predicted[keep].astype(np.int64), num_clusters)
+    counts = np.bincount(rows * num_classes + truth[keep], minlength=(num_clusters + 1) * num_classes)
+    return counts.reshape(num_clusters + 1, num_classes)
+
+
+def cluster_scores(tables: np.ndarray) -> dict[str, float]:
+    """Pixel accuracy and mIoU in percent, from ``tables`` int64 (n, K + 1, C) of the photos.
+
+    ``*_fit_on_set``: clusters matched to classes, one to one, on the photos that are scored, as papers do.
+    ``*_fit_on_half``: matched on every other photo and scored on the rest, and the other way round; the mean. Only with
+    two photos or more.
+    """
+    whole, even, odd = tables.sum(axis=0), tables[::2].sum(axis=0), tables[1::2].sum(axis=0)
+    folds = {"fit_on_set": [(whole, whole)], "fit_on_half": [(even, odd), (odd, even)] if len(tables) > 1 else []}
+    scores = {}
+    for fold, pairs in folds.items():
+        figures = [semantic_scores(scored, match_clusters(fitted[:-1], ONE_TO_ONE)) for fitted, scored in pairs]
+        for key in figures[0] if figures else ():
+            scores[f"{key}_{fold}"] = float(np.mean([each[key] for each in figures]))
+    return scores
+
+
+def semantic_scores(table: np.ndarray, class_of: np.ndarray) -> dict[str, float]:
+    """Pixel accuracy and mIoU in percent, over the classes that have pixels.
+
+    Args:
+        table: int64 (K + 1, C), see `count_overlap`.
+        class_of: int64 (K,), class of each cluster, -1 for none.
+    """
+    classes = table.shape[1]
+    confusion = np.zeros((classes + 1, classes), np.int64)  # the last row is for none
+    np.add.at(confusion, np.append(class_of, -1), table)
+    right, present = np.diagonal(confusion), confusion.sum(axis=0) > 0
+    union = confusion[:classes].sum(axis=1) + confusion.sum(axis=0) - right
+    miou = float((right[present] / union[present]).mean())
+    return {"pixel_accuracy": 100 * float(right.sum() / confusion.sum()), "miou": 100 * miou}

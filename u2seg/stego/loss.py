@@ -1,0 +1,104 @@
+"""The correspondence loss of STEGO (ICLR 2022).
+
+Shapes: ``B`` images; ``D`` channels of a feature; ``C`` channels of a code; ``h, w`` feature grid; ``n`` x ``n`` points
+that are sampled in an image; ``P`` = n * n.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import grid_sample, normalize
+
+TERMS = ("self", "knn", "random")
+"""An image with itself, with one that looks alike, and with any other."""
+
+
+class Pair(NamedTuple):
+    """What one term of the loss compares, for each pair of images."""
+
+    features: torch.Tensor
+    """float32 (B, P, P) centred cosine of features, F of the paper."""
+    codes: torch.Tensor
+    """float32 (B, P, P) cosine of codes, S of the paper, not yet clamped."""
+
+
+def random_points(batch: int, side: int, device: torch.device) -> torch.Tensor:
+    """Places float32 (B, n, n, 2) in [-1, 1], drawn evenly, as `sample` takes them."""
+    return torch.rand(batch, side, side, 2, device=device) * 2 - 1
+
+
+def sample(grid: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Values float32 (B, D, n, n) of ``grid`` (B, D, h, w) at ``points`` (B, n, n, 2), bilinear.
+
+    -1 and 1 are the centres of the outermost cells, as in the official code, so every point lies between four cells.
+    """
+    return grid_sample(grid.float(), points, padding_mode="border", align_corners=True)
+
+
+def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Cosine float32 (B, P, P) of every point of ``left`` with every one of ``right``, both (B, D, n, n)."""
+    a, b = (normalize(side.float().flatten(2), dim=1) for side in (left, right))
+    return torch.einsum("bdp,bdq->bpq", a, b)
+
+
+def centre(correspondence: torch.Tensor, centring: str) -> torch.Tensor:
+    """Spatial centring of F (B, P, P): it keeps small objects from being lost among what all points share.
+
+    ``row`` takes from each point its mean cosine with all points of the other image, as the paper writes it;
+    ``row_keep_mean`` then adds the mean of the whole batch, so that terms whose images have little in common stay
+    lower, which is what the official code does and its shifts were chosen with.
+    """
+    centred = correspondence - correspondence.mean(dim=2, keepdim=True)
+    return centred + correspondence.mean() if centring == "row_keep_mean" else centred
+
+
+def correspondence_loss(pair: Pair, shift: torch.Tensor | float) -> torch.Tensor:
+    """Mean of -(F - b) * max(S, 0) over all points and pairs; ``shift`` is b."""
+    return -((pair.features - shift) * pair.codes.clamp(min=0)).mean()
+
+
+def other_image(batch: int, device: torch.device) -> torch.Tensor:
+    """For each image of a batch some other one, int64 (B,); with one image alone, itself."""
+    if batch < 2:
+        return torch.zeros(batch, dtype=torch.long, device=device)
+    step = torch.randint(1, batch, (batch,), device=device)
+    return (torch.arange(batch, device=device) + step) % batch
+
+
+def all_pairs(
+    features: tuple[torch.Tensor, torch.Tensor],
+    codes: tuple[torch.Tensor, torch.Tensor],
+    side: int,
+    num_random: int,
+    centring: str,
+) -> dict[str, list[Pair]]:
+    """The pairs of all three terms; no gradient flows into ``features``.
+
+    Each image is sampled at two sets of points: the first for itself, the second for when it is the other image.
+
+    Args:
+        features: (B, D, h, w) of the images, and of their neighbours.
+        codes: (B, C, h, w) of the same.
+        side: n, points are n x n in each image.
+        num_random: how often each image is compared with some other of the batch.
+        centring: ``row`` or ``row_keep_mean``, see `centre`.
+    """
+    batch, device = len(features[0]), features[0].device
+    first, second = random_points(batch, side, device), random_points(batch, side, device)
+    (f, f_other, f_near), (c, c_other, c_near) = (
+        (sample(images, first), sample(images, second), sample(near, second)) for images, near in (features, codes)
+    )
+
+    def compare(f_right: torch.Tensor, c_right: torch.Tensor) -> Pair:
+        with torch.no_grad():
+            correspondence = centre(cosines(f, f_right), centring)
+        return Pair(correspondence, cosines(c, c_right))
+
+    others = [other_image(batch, device) for _ in range(num_random)]
+    return {
+        "self": [compare(f, c)],
+        "knn": [compare(f_near, c_near)],
+        "random": [compare(f_other[other], c_other[other]) for other in others],
+    }

@@ -1,0 +1,175 @@
+"""Trains a `CodeModel`: Detectron2's loop over crops without labels, two learning rates, export, scores.
+
+Shapes: ``n`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from u2seg.config import part_args, plain
+from u2seg.engine.trainer import TRAINERS, Trainer
+from u2seg.errors import UsageError
+from u2seg.files import write_json
+from u2seg.panoptic import read_panoptic
+from u2seg.plugins.registry import installed_plugins
+from u2seg.stego.checkpoint import write_checkpoint
+from u2seg.stego.data import CropSet, build_crop_loader
+from u2seg.stego.evaluation import score_segmenter
+from u2seg.stego.head import spherical_kmeans, whitening
+from u2seg.stego.loss import TERMS, Pair
+from u2seg.stego.model import STEGO, CodeModel
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from u2seg.data.loader import TrainLoader
+
+logger = logging.getLogger(__name__)
+
+FINAL = "stuff_final.pth"
+REFIT_CROPS, REFIT_PATCHES = 1500, 32
+"""Most crops that the classes are fitted on, and patches of each."""
+WATCHED_CROPS = 16
+
+
+def unwrap(model: torch.nn.Module) -> CodeModel:
+    """The model itself, out of what spreads it over processes."""
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    if not isinstance(bare, CodeModel):
+        raise UsageError(f"SOLVER.TRAINER_NAME StuffTrainer trains STEGO and its kin, not {type(bare).__name__}")
+    return bare
+
+
+def draw_features(model: CodeModel, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
+    """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or of the best neighbour of each."""
+    places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
+    if prefix:
+        places = crops.neighbours[places, 0]
+    batches = [places[start : start + 32] for start in range(0, len(places), 32)]
+    samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
+    return torch.cat([model.features_of(batch, prefix).cpu() for batch in samples])
+
+
+@torch.no_grad()
+def refit_classes(model: CodeModel, crops: CropSet, seed: int, whiten: float) -> None:
+    """Whiten the codes of ``model`` by the power ``whiten``, and set its classes by spherical k-means on some crops."""
+    training = model.training
+    model.eval()
+    features = draw_features(model, crops, REFIT_CROPS, seed)
+    codes = torch.cat([model.head(part.to(model.device)).cpu() for part in features.split(32)])
+    flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
+    chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:REFIT_PATCHES]
+    vectors = flat[:, chosen].reshape(-1, flat.shape[2])
+    if whiten:
+        mean, axes = whitening(vectors, whiten)
+        model.head.transform(mean.to(model.device), axes.to(model.device))
+        vectors = (vectors - mean) @ axes
+    model.probe.centres.copy_(spherical_kmeans(vectors, model.num_classes, seed))
+    model.train(training)
+
+
+@TRAINERS.register()
+class StuffTrainer(Trainer):
+    """Trains a `CodeModel`; writes ``stuff_final.pth``, which ``U2SEG.STUFF`` takes."""
+
+    needs_class_counts = False
+    """Class counts of a panoptic model are no business of this one."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """Batches of crops of ``STEGO.IMAGES``."""
+        return build_crop_loader(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Adam (as STEGO's official code) with the decay and clipping of ``SOLVER``; ``STEGO.PROBE_LR`` for classes."""
+        solver = cfg.SOLVER
+        groups = get_default_optimizer_params(
+            model,
+            base_lr=solver.BASE_LR,
+            weight_decay=solver.WEIGHT_DECAY,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+            overrides={"centres": {"lr": cfg.STEGO.PROBE_LR}},
+        )
+        return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=solver.BASE_LR)
+
+    def after_step(self) -> None:
+        """Log similarities where it is due, and after the last step fit the class centres anew, before hooks save."""
+        model, stego, step = unwrap(self.model), self.cfg.STEGO, self.iter + 1
+        if isinstance(model, STEGO) and stego.PLOT_PERIOD and step % stego.PLOT_PERIOD == 0:
+            self._log_similarities(model)
+        if stego.REFIT_PROBE and step == self.cfg.SOLVER.MAX_ITER:
+            refit_classes(model, self.data_loader.crops, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
+        super().after_step()
+
+    @torch.no_grad()
+    def _log_similarities(self, model: STEGO) -> None:
+        """Histograms of F and S of a few crops for TensorBoard: what one tunes the shifts by."""
+        crops = self.data_loader.crops
+        places = np.linspace(0, len(crops) - 1, min(WATCHED_CROPS, len(crops))).astype(int)
+        pairs, _ = model.pairs([crops.pair(place, crops.neighbours[place, 0]) for place in places])
+        for term in TERMS:
+            for name in Pair._fields:
+                values = torch.cat([getattr(pair, name).flatten() for pair in pairs[term]])
+                self.storage.put_histogram(f"similarity/{name}_{term}", values)
+                self.storage.put_scalar(f"similarity/{name}_{term}", float(values.mean()))
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume at the last checkpoint; a run from the start first learns what its loss needs of the features."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            return
+        model, seed = unwrap(self.model), max(self.cfg.SEED, 0)
+
+        def draw(count: int, prefix: str) -> torch.Tensor:
+            return draw_features(model, self.data_loader.crops, count, seed, prefix)
+
+        records = model.prepare(draw, seed)
+        if comm.get_world_size() > 1:
+            for buffer in model.buffers():  # what is learnt may differ in the last digit
+                torch.distributed.broadcast(buffer, 0)
+        for name, record in records.items() if comm.is_main_process() else ():
+            write_json(Path(self.cfg.OUTPUT_DIR) / f"{name}.json", record)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Write ``stuff_final.pth``; where ``DATASETS.TEST`` has labels, score the clusters."""
+        scores: dict[str, Any] = {}
+        if comm.is_main_process():
+            path, method = Path(cfg.OUTPUT_DIR) / FINAL, unwrap(model).method
+            write_checkpoint(path, unwrap(model).export())
+            logger.info("stuff segmenter: %s (U2SEG.STUFF.NAME %s)", path, method)
+            for name in cfg.DATASETS.TEST:
+                scores[name] = score_checkpoint(cfg, path, method, name)
+        comm.synchronize()
+        return scores
+
+
+def score_checkpoint(cfg: CfgNode, path: Path, method: str, name: str) -> dict[str, float]:
+    """`cluster_scores`, percent, of the checkpoint at ``path`` on the registered dataset ``name``."""
+    plugins, stuff, device = installed_plugins(), cfg.U2SEG.STUFF, cfg.MODEL.DEVICE
+    features = stuff.FEATURES if stuff.FEATURES.NAME else cfg.U2SEG.FEATURES
+    refine = stuff.REFINE if stuff.REFINE.NAME else cfg.U2SEG.REFINE
+    arguments = {**part_args({"NAME": method, "ARGS": stuff.ARGS}), "checkpoint": str(path)}
+    context = {"num_classes": cfg.U2SEG.NUM_STUFF, "device": device, "features": plain(features)}
+    metadata = MetadataCatalog.get(name)
+    scores = score_segmenter(
+        plugins.offer("stuff segmenter", method).build(arguments, context),
+        plugins.offer("feature extractor", features.NAME).build(part_args(features), {"device": device}),
+        plugins.offer("refiner", refine.NAME).build(part_args(refine)),
+        read_panoptic(metadata.panoptic_json, metadata.panoptic_root, metadata.image_root),
+    )
+    logger.info("%s: %s (one_to_one, %%)", name, ", ".join(f"{key} {value:.1f}" for key, value in scores.items()))
+    return scores
