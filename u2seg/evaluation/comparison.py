@@ -172,8 +172,8 @@ class Comparison:
 
         `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
         """
-        taxonomy = self.taxonomy
-        flags = (taxonomy.isthing, taxonomy.coarse_things, policy != U2SEG_PAPER)
+        coarse_things = self.taxonomy.things != "category"  # one class may hold several categories
+        flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
         return count_matches(self.table, self.gt_class, pred_class, *flags)
 
     def confusion(self, pred_class: np.ndarray) -> np.ndarray:

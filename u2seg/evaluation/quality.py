@@ -51,16 +51,11 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def merge_segments(rows: np.ndarray, label: np.ndarray, mergeable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one segment of all ``mergeable`` ones of one label and image.
-
-    Args:
-        rows: `SEGMENT` (n,).
-        label: int64 (n,), `VOID` for segments to leave out.
-        mergeable: bool (n,).
+    """Make one segment of all ``mergeable`` ones, bool (n,), of one ``label`` int64 (n,) and image.
 
     Returns:
         Which merged segment each became, int64 (n,), `VOID` where it has no label; and the merged `SEGMENT` (m,), whose
-        ``category`` is their label. Those that merge with nothing keep their order.
+        ``category`` is their label.
     """
     kept = np.flatnonzero(label != VOID)
     label, image, labels = label[kept], rows["image"][kept], int(label.max(initial=0)) + 1
@@ -89,7 +84,7 @@ def count_matches(
     Args:
         table: the set.
         gt_class: int64 (G,) in [0, C).
-        pred_class: int64 (P,) in [0, C), -1 for segments that shall be void.
+        pred_class: int64 (P,) in [0, C), -1 for void.
         class_isthing: bool (C,).
         merge_crowds: make the crowds of one class in one image one crowd. Right where a class holds several
             categories; panopticapi, which knows no such classes, would heed only the last crowd.

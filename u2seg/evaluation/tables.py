@@ -62,10 +62,10 @@ def compare_maps(
     Boxes and areas that a JSON gives are redundant, often absent and sometimes stale: they are taken from the maps.
 
     Args:
-        gt_ids: integer (H, W), segment ids of the ground truth, 0 void.
+        gt_ids: integer (H, W) in [0, 2^24), segment ids of the ground truth, 0 void.
         pred_ids: the same for the prediction.
-        gt: what the true segments are.
-        pred: what the predicted segments are.
+        gt: the true segments.
+        pred: the predicted segments.
         of_model: leave out predicted segments without a pixel, which others were painted over, and give none a box or
             code: those come with the detections.
 
@@ -87,16 +87,9 @@ def compare_maps(
 
 
 def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], pred: Sequence[int]) -> np.ndarray:
-    """Count shared pixels of all pairs of segments.
+    """Pixels int64 (G+1, P+1) that segments of two maps share; row and column 0 are void.
 
-    Args:
-        gt_ids: integer (H, W) in [0, 2^24), 0 void.
-        pred_ids: the same for the prediction.
-        gt: ids of the G true segments; row ``i + 1`` of the result is ``gt[i]``.
-        pred: ids of the P predicted segments.
-
-    Returns:
-        int64 (G+1, P+1) pixels, row and column 0 void.
+    Row ``i + 1`` is the segment with id ``gt[i]``, and likewise the columns; the maps are as of `compare_maps`.
 
     Raises:
         DataError: the maps differ in size, or hold an id that is in neither list.
@@ -166,11 +159,12 @@ class SetTable:
         starts = np.zeros(2, np.int64)
         for image in images:
             index = np.stack(np.nonzero(image.pixels))
-            shared = image.pixels[index[0], index[1]]
-            pairs.append(np.vstack([np.where(index > 0, index - 1 + starts[:, None], VOID), shared]))
+            numbered = np.where(index > 0, index - 1 + starts[:, None], VOID)
+            pairs.append(np.vstack([numbered, image.pixels[tuple(index)]]))
             starts += (len(image.gt), len(image.pred))
         gt, pred = join_rows([image.gt for image in images]), join_rows([image.pred for image in images])
-        return cls(gt, pred, *np.concatenate(pairs, axis=1), sizes=tuple(image.size for image in images))
+        pair_gt, pair_pred, shared = np.concatenate(pairs, axis=1)
+        return cls(gt, pred, pair_gt, pair_pred, shared, tuple(image.size for image in images))
 
 
 def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
