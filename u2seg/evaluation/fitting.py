@@ -67,8 +67,7 @@ class Fit:
     label: str = "the photos that are scored"  # What a table says the matching was fitted on
     suffix: str = ""  # What the short names of its figures end in
     fitted: Comparison | None = None  # Fit on this set instead
-    saved: Mapping[str, np.ndarray] | None = None
-    """Policy to class int64 (L,) of each cluster: fit nothing. Chance shuffles the scored set and keeps the matching."""
+    saved: Mapping[str, np.ndarray] | None = None  # fit nothing: policy to class int64 (L,) of each cluster
     folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:

@@ -111,11 +111,11 @@ def _compare(
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> ImageTable:
+    true, guess = pair
     try:
-        maps = [labels.read_ids(photo) for labels, photo in zip((gt, pseudo), pair, strict=True)]
-        return compare_maps(*maps, *(photo.segments for photo in pair))
+        return compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
     except DataError as error:
-        raise DataError(f"photo {pair[0].file_name!r}: {error}") from error
+        raise DataError(f"photo {true.file_name!r}: {error}") from error
 
 
 def _masks(pseudo: PanopticDataset, pairing: Pairing, table: SetTable) -> tuple[np.ndarray, str]:
