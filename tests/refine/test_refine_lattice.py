@@ -5,10 +5,9 @@ import pytest
 
 from u2seg.errors import UsageError
 from u2seg.pseudo.refine import lattice
-from u2seg.pseudo.refine.bilateral import BilateralRefiner
+from u2seg.pseudo.refine.bilateral import BilateralRefiner, MeanField, _positions
 from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
 from u2seg.pseudo.refine.energy import DenseEnergy
-from u2seg.pseudo.refine.bilateral import MeanField, _positions
 from u2seg.pseudo.refine.resize import resize_scores
 
 
