@@ -22,8 +22,15 @@ from u2seg.evaluation.matching import (
     stuff_votes,
     thing_votes,
 )
-from u2seg.evaluation.quality import ClassCounts, count_matches
-from u2seg.evaluation.semantic import class_iou, confusion_matrix, head_scores, renamed_in_place, semantic_scores
+from u2seg.evaluation.quality import (
+    ClassCounts,
+    class_iou,
+    confusion_matrix,
+    count_matches,
+    head_scores,
+    renamed_in_place,
+    semantic_scores,
+)
 from u2seg.evaluation.tables import VOID, SetTable, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
@@ -34,8 +41,8 @@ class Comparison:
 
     table: SetTable
     taxonomy: Taxonomy
-    things: tuple[int, ...]  # ``category_id`` of the thing clusters
-    stuff: tuple[int, ...]  # ``category_id`` of the stuff clusters
+    cluster_ids: np.ndarray  # int64 (L,), category_id of each cluster
+    num_things: int  # of the clusters, the first ones
     thresholds: VoteThresholds
     detections: np.ndarray | None = None
     """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
@@ -44,14 +51,9 @@ class Comparison:
     backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
-    def cluster_ids(self) -> np.ndarray:
-        """int64 (L,), ``category_id`` of each cluster."""
-        return np.array(self.things + self.stuff, np.int64)
-
-    @cached_property
     def cluster_isthing(self) -> np.ndarray:
         """bool (L,)"""
-        return np.arange(len(self.cluster_ids)) < len(self.things)
+        return np.arange(len(self.cluster_ids)) < self.num_things
 
     @cached_property
     def gt_class(self) -> np.ndarray:

@@ -106,8 +106,8 @@ def _compare(
         for table in run_in_order(executor, read_table, pairing.pairs, 32 * workers):
             images.append(table)
             progress.advance()
-    things, stuff = (tuple(category.id for category in part) for part in (pseudo.things, pseudo.stuff))
-    return Comparison(SetTable.join(images), taxonomy, things, stuff, scoring.thresholds, backend=scoring.backend)
+    clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
+    return Comparison(SetTable.join(images), taxonomy, *clusters, scoring.thresholds, backend=scoring.backend)
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> ImageTable:
