@@ -8,7 +8,6 @@ import logging
 import shutil
 import sys
 import types
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +242,7 @@ def test_one_thing_is_replaced_and_void_is_filled(case, monkeypatch):
             return [empty]
         asked.append(images)
         empty.confidence[:, :4], empty.stuff[:, :4] = 0.5, 2
-        return [teacher.Answer(MaskSet(seen[None], np.float32([0.9])), np.array([other_class]), *astuple(empty)[2:])]
+        return [teacher.Answer(MaskSet(seen[None], np.float32([0.9])), np.array([other_class]), *empty[2:])]
 
     monkeypatch.setattr(teacher.Teacher, "answer", answer)
     options = [*case.options, "U2SEG.MERGE.MIN_VISIBLE", "0", "U2SEG.MERGE.MIN_AREA", "0"]
@@ -325,9 +324,9 @@ def use_a_strange_category(case):
 @pytest.mark.parametrize(
     ("spoil", "more", "words"),
     [
-        (lose_weights, [], "holds no model_final.pth"),
-        (lose_model, [], "is no folder; it is the OUTPUT_DIR of tools/train_net.py"),
-        (lose_checkpoint_note, [], "has it saved a checkpoint yet?"),
+        (lose_weights, [], "model_final.pth' do not exist"),
+        (lose_model, [], "holds no checkpoint; name the OUTPUT_DIR of a tools/train_net.py"),
+        (lose_checkpoint_note, [], "holds no checkpoint"),
         (cut_weights, [], "are damaged or no checkpoint: it ends too early"),
         (lose_labels, [], "holds no panoptic.json"),
         (add_a_class, [], "knows 3 thing and 2 stuff classes"),

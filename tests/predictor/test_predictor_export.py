@@ -53,7 +53,7 @@ def test_it_works_where_nothing_is_found(tiny, tmp_path):
 
 
 def test_the_file_needs_neither_detectron2_nor_this_package(exported, predictor, photo, tmp_path):
-    from u2seg.engine.predictor import to_network
+    from u2seg.engine.trained import to_network
 
     expected = predictor(photo)
     torch.save(to_network(photo, "RGB", predictor.cfg.INPUT.MIN_SIZE_TEST, 10**6), tmp_path / "image.pt")

@@ -1,10 +1,9 @@
-"""Names by id, by matching, by the training set."""
+"""Names by id and by matching."""
 
 import pytest
 from predictor_model import save_matching
 
-from u2seg.engine.config import load_config
-from u2seg.engine.names import ClassNames, names_from_dataset, names_from_matching
+from u2seg.engine.names import ClassNames, names_from_matching
 from u2seg.errors import DataError, UsageError
 from u2seg.structures import LabelSpace, category_color
 
@@ -55,21 +54,3 @@ def test_a_matching_of_other_clusters_is_refused(matching, tmp_path):
     broken = save_matching(tmp_path / "broken.json", CLASSES[:1], {"many_to_one": MANY})
     with pytest.raises(DataError, match="is no whole matching"):
         names_from_matching(broken, SPACE)
-
-
-def test_the_training_set_tells_names_if_it_is_there_and_fits(tmp_path):
-    import json
-
-    from synthetic_panoptic import TINY_CONFIG, write_dataset
-
-    root = write_dataset(tmp_path / "labels", photos=1)
-    file = root / "panoptic.json"
-    content = json.loads(file.read_text())
-    space = LabelSpace(3, 2)
-    cfg = load_config(str(TINY_CONFIG), ["DATASETS.TRAIN", str(root)])
-    assert names_from_dataset(cfg, space).known == {}  # pseudo-classes have no name but their id
-    content["categories"][0]["name"] = "zebra"
-    file.write_text(json.dumps(content))
-    assert names_from_dataset(cfg, space).known == {1: "zebra"}
-    assert names_from_dataset(cfg, LabelSpace(4, 2)).known == {}
-    assert names_from_dataset(load_config(str(TINY_CONFIG), ["DATASETS.TRAIN", "gone"]), space).known == {}

@@ -27,8 +27,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from u2seg.engine.names import ClassNames
-from u2seg.engine.predictor import ImageLike, Predictor, load_image, to_network
+from u2seg.engine.predictor import Predictor
 from u2seg.engine.results import Instances, Prediction, make_prediction
+from u2seg.engine.trained import ImageLike, load_image, to_network
 from u2seg.errors import DataError, UsageError
 from u2seg.files import in_words, replacing
 from u2seg.structures import LabelSpace

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from u2seg.errors import DataError, UsageError, lookup
-from u2seg.panoptic import read_json_object
+from u2seg.errors import DataError, lookup
+from u2seg.evaluation.saved import read_matching
 from u2seg.structures import LabelSpace, category_color
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 PREFERRED_POLICY = "many_to_one"
 """Gives every cluster a class, which is what names are for."""
@@ -65,31 +62,6 @@ class ClassNames:
         }
 
 
-def names_from_dataset(cfg: CfgNode, space: LabelSpace) -> ClassNames:
-    """Names that the first of ``DATASETS.TRAIN`` gives its classes, where it exists, has K and S, and names them.
-
-    Args:
-        cfg: the model's config.
-        space: K and S of the model.
-    """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from u2seg.data.datasets import register_pseudo_dataset
-
-    if not cfg.DATASETS.TRAIN:
-        return ClassNames(space)
-    entry = cfg.DATASETS.TRAIN[0]
-    try:
-        metadata = MetadataCatalog.get(entry if entry in DatasetCatalog else register_pseudo_dataset(entry))
-    except (UsageError, DataError):  # the training set need not be here to predict
-        return ClassNames(space)
-    things, stuff = list(metadata.get("thing_classes", ())), list(metadata.get("stuff_classes", ()))[1:]
-    if (len(things), len(stuff)) != (space.num_things, space.num_stuff):
-        return ClassNames(space)
-    pairs = zip([*things, *stuff], space.categories(), strict=True)
-    return ClassNames(space, {plain["id"]: name for name, plain in pairs if name != plain["name"]})
-
-
 def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy: str = "") -> ClassNames:
     """Names of the classes that clusters were matched to, from a file of ``--save-matching``.
 
@@ -102,26 +74,14 @@ def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy:
         UsageError: there is no such file, or no such policy in it.
         DataError: it is no saved matching, or one for other clusters.
     """
-    from u2seg.evaluation.saved import FORMAT
-
-    content = read_json_object(Path(path))
-    if content.get("format") != FORMAT:
-        raise DataError(f"{path} is no matching saved by --save-matching")
-    try:
-        policies = dict(content["policies"])
-        chosen = policy or (PREFERRED_POLICY if PREFERRED_POLICY in policies else next(iter(policies), ""))
-        table = lookup(f"matching policy in {path}", chosen, policies)["class_of_cluster"]
-        class_of_cluster = {int(i): None if j is None else content["classes"][j] for i, j in table.items()}
-        names = {i: str(matched["name"]) for i, matched in class_of_cluster.items() if matched}
-        crossed = [i for i, matched in class_of_cluster.items() if matched and matched["isthing"] != space.is_thing(i)]
-    except UsageError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
-    count = space.num_things + space.num_stuff
-    if crossed or class_of_cluster.keys() != set(range(1, count + 1)):
+    classes, matchings = read_matching(Path(path))
+    default = PREFERRED_POLICY if PREFERRED_POLICY in matchings else next(iter(matchings), "")
+    class_of_cluster = lookup(f"matching policy in {path}", policy or default, matchings)
+    matched = {cluster: classes[index] for cluster, index in class_of_cluster.items() if index is not None}
+    crossed = any(isthing != space.is_thing(cluster) for cluster, (_, isthing) in matched.items())
+    if crossed or class_of_cluster.keys() != set(range(1, space.num_things + space.num_stuff + 1)):
         raise DataError(
             f"{path} matches {len(class_of_cluster)} clusters, which are not those of the model: "
             f"{space.num_things} of things, then {space.num_stuff} of stuff"
         )
-    return ClassNames(space, names)
+    return ClassNames(space, {cluster: name for cluster, (name, _) in matched.items()})

@@ -1,43 +1,30 @@
-"""A trained model, ready for photos.
+"""A trained model, ready for photos: `Predictor`, and the classes of Detectron2's demo over it.
 
-Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees; ``S`` stuff classes; ``n`` segments; ``N`` instances.
+Shapes: ``H, W`` photo pixels.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from detectron2.data import transforms as T  # noqa: N812
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import ColorMode
-from PIL import Image
 
-from u2seg.engine.config import load_config
-from u2seg.engine.names import names_from_dataset, names_from_matching
-from u2seg.engine.results import Instances, Prediction, check_image, make_prediction
-from u2seg.engine.trained import build_trained_model, complete_config, set_confidence
-from u2seg.engine.visualization import VisualizedOutput
-from u2seg.errors import DataError
-from u2seg.images import read_image
-from u2seg.structures import LabelSpace
+from u2seg.engine.names import ClassNames, names_from_matching
+from u2seg.engine.results import Instances, Prediction, make_prediction
+from u2seg.engine.trained import ImageLike, TrainedModel, load_image
+from u2seg.engine.visualization import save_picture
 
 if TYPE_CHECKING:
     import cv2
     from fvcore.common.config import CfgNode
 
-logger = logging.getLogger(__name__)
 
-ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
-"""A path, uint8 (H, W, 3) RGB, or a Pillow image."""
-
-
-class Predictor:
+class Predictor(TrainedModel):
     """Segments one photo per call.
 
     ::
@@ -51,56 +38,15 @@ class Predictor:
         """Build the model of ``cfg`` and load its weights.
 
         Args:
-            cfg: Detectron2's config, with or without the keys of this project; not changed.
+            cfg: as for `TrainedModel`.
             matching: file of ``--save-matching``, to call classes by what they were matched to; else by their ids.
             policy: which matching of that file, see `names_from_matching`.
 
         Raises:
             U2SegError: config, weights or matching can't be used.
         """
-        self.cfg = complete_config(cfg)
-        self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
-        self.names = (
-            names_from_matching(matching, self.space, policy)
-            if str(matching)
-            else names_from_dataset(self.cfg, self.space)
-        )
-        self.model = build_trained_model(self.cfg)
-
-    @classmethod
-    def from_config(
-        cls,
-        config_file: str | os.PathLike[str],
-        weights: str | os.PathLike[str] = "",
-        *,
-        confidence: float | None = None,
-        device: str = "auto",
-        matching: str | os.PathLike[str] = "",
-        policy: str = "",
-        opts: Sequence[str] = (),
-    ) -> Predictor:
-        """Make a predictor.
-
-        Args:
-            config_file: YAML, such as ``configs/COCO-PanopticSegmentation/u2seg_eval_300.yaml``.
-            weights: in place of the config's ``MODEL.WEIGHTS``.
-            confidence: smallest score in [0, 1] of a thing that is shown; by default what the config says.
-            device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-            matching: as in the constructor.
-            policy: as in the constructor.
-            opts: ``KEY VALUE KEY VALUE ...`` over the YAML's.
-
-        Raises:
-            U2SegError: one of these can't be used.
-        """
-        cfg = load_config(str(config_file), opts)
-        if str(weights):
-            cfg.MODEL.WEIGHTS = str(weights)
-        if device != "auto":
-            cfg.MODEL.DEVICE = device
-        if confidence is not None:
-            set_confidence(cfg, confidence)
-        return cls(cfg, matching, policy)
+        super().__init__(cfg)
+        self.names = names_from_matching(matching, self.space, policy) if matching else ClassNames(self.space)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Segment one photo.
@@ -113,11 +59,7 @@ class Predictor:
 
     def predict_raw(self, image: np.ndarray) -> dict[str, Any]:
         """Detectron2's own result for ``image`` uint8 (H, W, 3) RGB: ``instances``, ``sem_seg``, ``panoptic_seg``."""
-        height, width = check_image(image).shape[:2]
-        node = self.cfg.INPUT
-        pixels = to_network(image, node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
-        with torch.no_grad():
-            return self.model([{"image": pixels, "height": height, "width": width}])[0]
+        return self.predict([load_image(image)])[0]
 
     def to_prediction(self, image: np.ndarray, raw: dict[str, Any]) -> Prediction:
         """Detectron2's result ``raw`` for ``image`` uint8 (H, W, 3) RGB, as plain arrays."""
@@ -158,20 +100,31 @@ class BGRPredictor(DefaultPredictor):
 
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
         """Segment ``original_image`` uint8 (H, W, 3) BGR: ``instances``, ``sem_seg``, ``panoptic_seg``."""
-        return self._predictor.predict_raw(check_image(original_image)[:, :, ::-1])
+        return self._predictor.predict_raw(load_image(original_image)[:, :, ::-1])
+
+
+class VisualizedOutput:
+    """A drawn photo, with the methods of what Detectron2's visualizers return."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        """Hold ``picture``, uint8 (H, W, 3) RGB."""
+        self._picture = picture
+        self.height, self.width = picture.shape[:2]
+
+    def get_image(self) -> np.ndarray:
+        """uint8 (H, W, 3) RGB."""
+        return self._picture
+
+    def save(self, filepath: str | os.PathLike[str]) -> None:
+        """Write it, as `save_picture` does."""
+        save_picture(self._picture, filepath)
 
 
 class VisualizationDemo:
     """The class of Detectron2's demo, for those who know it: BGR in, Detectron2's predictions and a picture out."""
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        instance_mode: ColorMode = ColorMode.IMAGE,
-        parallel: bool = False,
-        *,
-        matching: str | os.PathLike[str] = "",
-        policy: str = "",
+        self, cfg: CfgNode, instance_mode: ColorMode = ColorMode.IMAGE, parallel: bool = False, **names: Any
     ) -> None:
         """Build the model of ``cfg``.
 
@@ -179,15 +132,12 @@ class VisualizationDemo:
             cfg: as for `Predictor`.
             instance_mode: ``ColorMode.IMAGE_BW`` greys what no segment covers; colours are always the classes'.
             parallel: has no effect; photos are segmented in this process.
-            matching: as for `Predictor`.
-            policy: as for `Predictor`.
+            names: ``matching`` and ``policy``, as for `Predictor`.
 
         Raises:
             U2SegError: config, weights or matching can't be used.
         """
-        if parallel:
-            logger.warning("VisualizationDemo: parallel=True has no effect, photos are segmented in this process")
-        self._predictor = Predictor(cfg, matching, policy)
+        self._predictor = Predictor(cfg, **names)
         self.predictor = BGRPredictor(self._predictor)
         self.metadata, self.instance_mode = self.predictor.metadata, instance_mode
 
@@ -204,37 +154,3 @@ class VisualizationDemo:
             if not success:
                 return
             yield self.run_on_image(frame)[1].get_image()[:, :, ::-1]
-
-
-def load_image(image: ImageLike) -> np.ndarray:
-    """``image`` as uint8 (H, W, 3) RGB, turned as its EXIF says if it is a file.
-
-    Raises:
-        DataError: it can't be read, or is no image.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        try:
-            return read_image(image)
-        except DataError as error:
-            raise DataError(f"photo {os.fspath(image)}: {error}") from error
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    return check_image(image)
-
-
-def to_network(image: np.ndarray, image_format: str, shortest: int, longest: int) -> torch.Tensor:
-    """RGB ``image`` uint8 (H, W, 3) as the network takes it, float32 (3, h, w), 0..255, resized as by Detectron2.
-
-    Args:
-        image: the photo.
-        image_format: channel order of the network, ``INPUT.FORMAT``: "RGB" or "BGR".
-        shortest: pixels of the shorter side, ``INPUT.MIN_SIZE_TEST``; 0 leaves the size as it is.
-        longest: most pixels of the longer side, ``INPUT.MAX_SIZE_TEST``.
-    """
-    if image_format == "BGR":
-        image = image[:, :, ::-1]
-    if shortest:
-        height, width = image.shape[:2]
-        h, w = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
-        image = T.ResizeTransform(height, width, max(h, 1), max(w, 1)).apply_image(image)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))

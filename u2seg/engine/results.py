@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from u2seg.engine.names import ClassNames
 from u2seg.engine.visualization import draw_segments, save_picture
-from u2seg.errors import DataError
 from u2seg.structures import Segment
 
 
@@ -106,8 +106,6 @@ def make_prediction(
         instances: the detections.
         names: of the categories.
     """
-    from scipy import ndimage
-
     areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1).tolist()
     boxes = ndimage.find_objects(panoptic, max_label=len(categories))
     segments = []
@@ -119,20 +117,6 @@ def make_prediction(
         isthing = names.space.is_thing(category)
         segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
     return Prediction(image, panoptic, tuple(segments), instances, names)
-
-
-def check_image(image: np.ndarray) -> np.ndarray:
-    """``image``, or an error that says what it is instead of uint8 (H, W, 3).
-
-    Raises:
-        DataError: it is of another type or shape, or empty.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image must be uint8 (H, W, 3), not {what}")
-    if not image.size:
-        raise DataError(f"the image has no pixels: {image.shape}")
-    return image
 
 
 def _short(names: Sequence[str]) -> str:

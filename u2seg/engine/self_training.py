@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -24,7 +24,6 @@ from fvcore.common.config import CfgNode
 from u2seg.config import get_pseudo_cfg, plain
 from u2seg.engine.earlier_labels import PhotoLabel, read_earlier_labels
 from u2seg.engine.rounds import merge_stuff, merge_things, score_threshold
-from u2seg.engine.teacher import KEY, Answer, Teacher, find_model
 from u2seg.errors import DataError, UsageError
 from u2seg.files import file_sha256, write_png
 from u2seg.images import Photo, PhotoSet, batches, find_photos
@@ -38,7 +37,12 @@ from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
+if TYPE_CHECKING:
+    from u2seg.engine.teacher import Answer, Teacher
+
 logger = logging.getLogger(__name__)
+
+KEY = "U2SEG.SELF_TRAINING"
 
 GROUPS = ("GENERATOR", "SEED", "NUM_THINGS", "NUM_STUFF", "INPUT", "DEVICE", "SELF_TRAINING", "MERGE", "EXECUTOR")
 """Keys of ``U2SEG`` that mean something here."""
@@ -111,6 +115,7 @@ class SelfTrainingGenerator:
         return settings
 
     def _rule(self) -> Rule:
+        from u2seg.engine.teacher import find_model
         from u2seg.engine.weights import local_file
 
         node = self.config["SELF_TRAINING"]
@@ -198,7 +203,9 @@ def load_teacher(rule: Rule, device: str) -> Teacher:
     from u2seg.engine.demo import quiet
 
     quiet()
-    return Teacher(rule.config_file, rule.weights, device, rule.min_score)
+    from u2seg.engine.teacher import Teacher
+
+    return Teacher.from_config(rule.config_file, rule.weights, confidence=rule.min_score, device=device)
 
 
 def ask_model(job: RoundJob) -> Outcome:

@@ -26,23 +26,6 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
 
 
-class VisualizedOutput:
-    """A drawn photo, with the methods of what Detectron2's visualizers return."""
-
-    def __init__(self, picture: np.ndarray) -> None:
-        """Hold ``picture``, uint8 (H, W, 3) RGB."""
-        self._picture = picture
-        self.height, self.width = picture.shape[:2]
-
-    def get_image(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB."""
-        return self._picture
-
-    def save(self, filepath: str | os.PathLike[str]) -> None:
-        """Write it, as `save_picture` does."""
-        save_picture(self._picture, filepath)
-
-
 def draw_segments(
     image: np.ndarray,
     panoptic: np.ndarray,

@@ -43,6 +43,33 @@ def save_matching(path: Path, fitted: Comparison, policies: Sequence[str], fitte
         write_json(path, content)
 
 
+def read_matching(path: str | Path) -> tuple[list[tuple[str, bool]], dict[str, dict[int, int | None]]]:
+    """Read a file of `save_matching`.
+
+    Returns:
+        Name of each class and whether it is a thing; for each policy, the index of each cluster's class, None for none.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is no saved matching.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path} is no matching saved by --save-matching")
+    try:
+        classes = [(str(entry["name"]), bool(entry["isthing"])) for entry in content["classes"]]
+        matchings = {
+            policy: {int(cluster): index for cluster, index in entry["class_of_cluster"].items()}
+            for policy, entry in content["policies"].items()
+        }
+        indices = {index for matching in matchings.values() for index in matching.values()} - {None}
+        if not indices <= set(range(len(classes))):
+            raise IndexError("a cluster has a class that is not in the file")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
+    return classes, matchings
+
+
 def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
     """Policy to class int64 (L,) of each cluster of ``scored``, -1 for none.
 
@@ -50,30 +77,21 @@ def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
         UsageError: there is no such file.
         DataError: it is no saved matching, or one of other clusters or classes.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path} is no matching saved by --save-matching")
+    saved, matchings = read_matching(path)
     classes, clusters = scored.taxonomy.keys, scored.cluster_ids.tolist()
-    try:
-        saved = [(entry["name"], entry["isthing"]) for entry in content["classes"]]
-        unknown = next((name for name, isthing in saved if (name, isthing) not in classes), None)
-        if unknown is not None:
+    for name, isthing in saved:
+        if (name, isthing) not in classes:
             raise DataError(
-                f"{path} was fitted to other classes: there is no {unknown!r} here (see --gt-things, --gt-stuff)"
+                f"{path} was fitted to other classes: there is no {name!r} here (see --gt-things, --gt-stuff)"
             )
-        here = np.array([*(classes.index(each) for each in saved), VOID], np.int64)
-        matchings = {}
-        for policy, entry in content["policies"].items():
-            of_cluster = entry["class_of_cluster"]
-            if {int(index) for index in of_cluster} != set(clusters):
-                raise DataError(f"{path} holds {len(of_cluster)} clusters that are not the {len(clusters)} here")
-            places = [of_cluster[str(index)] for index in clusters]
-            matchings[policy] = here[[VOID if place is None else place for place in places]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no whole matching: {type(error).__name__} {error}") from error
-    return matchings
+    here = {None: VOID} | {index: classes.index(key) for index, key in enumerate(saved)}
+    for of_cluster in matchings.values():
+        if of_cluster.keys() != set(clusters):
+            raise DataError(f"{path} holds {len(of_cluster)} clusters that are not the {len(clusters)} here")
+    return {
+        policy: np.array([here[of_cluster[cluster]] for cluster in clusters], np.int64)
+        for policy, of_cluster in matchings.items()
+    }
 
 
 def directory_name(dataset: str) -> str:
