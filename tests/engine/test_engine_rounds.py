@@ -1,11 +1,10 @@
 """The rule of a round of self-training, beside slow and obvious versions of it."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from u2seg.engine.rounds import mask_iou, merge_stuff, merge_things, score_threshold
+from u2seg.engine.rounds import mask_iou, merge_stuff, merge_things
 from u2seg.structures import MaskSet
 
 
@@ -112,8 +111,3 @@ def test_stuff_is_merged_pixel_by_pixel(seed, threshold):
 def test_the_last_stuff_class_that_fits():
     classes = np.array([[254, 0]], np.uint8)
     assert merge_stuff(classes, np.ones((1, 2)), np.zeros((1, 2), np.uint8), 0.5).tolist() == [[253, 0]]
-
-
-def test_the_threshold_goes_down_by_the_round():
-    assert score_threshold(0.75, 0.05, 1) == pytest.approx(0.70)
-    assert score_threshold(0.75, 0.05, 3) == pytest.approx(0.60)

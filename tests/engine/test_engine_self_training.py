@@ -370,7 +370,7 @@ def test_a_photo_that_can_not_be_labelled_costs_the_others_nothing(case):
     assert done.code == 1
     assert "labelled 1 photos" in done.out
     assert "1.png: not an image" in done.out
-    assert "2.png: label" in done.out
+    assert "2.png has 5 x 5 pixels" in done.out
     assert [image["id"] for image in read_json(case.out)["images"]] == [3]
 
 

@@ -1,6 +1,6 @@
 """The labels that a model was trained on, read back: what a round of self-training adds to.
 
-Shapes: ``H, W`` pixels of a photo; ``h, w`` pixels at which it is labelled; ``N`` things; K thing and S stuff classes.
+Shapes: ``h, w`` pixels at which a photo is labelled; ``N`` things.
 """
 
 from __future__ import annotations
@@ -23,25 +23,24 @@ from u2seg.panoptic import (
     LabelledPhoto,
     PanopticDataset,
     decode_mask,
-    read_ids,
     read_instances,
     read_json_object,
     read_panoptic,
 )
-from u2seg.structures import STUFF_VOID, LabelSpace, MaskSet
+from u2seg.structures import STUFF_VOID, MaskSet
 
 KEY = "U2SEG.SELF_TRAINING.LABELS"
 
 
 @dataclass(frozen=True)
 class PhotoLabel:
-    """The label of one photo; small, since it travels to workers."""
+    """The label of one photo."""
 
-    png: Path
+    dataset: PanopticDataset
+    """Without the other photos, since a label travels to workers."""
     photo: LabelledPhoto
     painted: tuple[Mapping[str, Any], ...] | None
     """Annotations of the things that the PNG shows, whole; None where only the PNG tells."""
-    space: LabelSpace
 
     def read(self, height: int, width: int) -> tuple[MaskSet, np.ndarray, np.ndarray]:
         """The label at ``height`` x ``width`` = h x w.
@@ -52,49 +51,52 @@ class PhotoLabel:
         Raises:
             DataError: the PNG is missing, damaged or of another size than the photo.
         """
-        ids = read_ids(self.png)
-        if ids.shape != (self.photo.height, self.photo.width):
-            raise DataError(
-                f"label {self.png} has {ids.shape[1]} x {ids.shape[0]} pixels (width x height), "
-                f"the photo {self.photo.width} x {self.photo.height}"
-            )
-        ids = enlarge(ids, height, width)
+        ids = enlarge(self.dataset.read_ids(self.photo), height, width)
         stuff = np.full(ids.shape, STUFF_VOID, np.uint8)
-        masks, scores, clusters = [], [], []
+        things = []
         for segment in self.photo.segments:
             if not segment.isthing:
-                stuff[ids == segment.id] = segment.category_id - self.space.num_things - 1
+                stuff[ids == segment.id] = segment.category_id - len(self.dataset.things) - 1
             elif self.painted is None:
-                masks.append(ids == segment.id)
-                scores.append(segment.score)
-                clusters.append(segment.category_id - 1)
+                things.append((ids == segment.id, segment.score, segment.category_id))
         for thing in self.painted or ():
-            masks.append(enlarge(decode_mask(thing["segmentation"]), height, width))
-            scores.append(thing["score"])
-            clusters.append(thing["category_id"] - 1)
-        stack = np.stack(masks) if masks else np.zeros((0, height, width), bool)
-        kept = stack.any(axis=(1, 2))  # at fewer pixels than the photo's, a small thing may have none
-        return (
-            MaskSet(stack[kept], np.array(scores, np.float32)[kept]),
-            np.array(clusters, np.int64)[kept],
-            stuff,
-        )
+            mask = enlarge(decode_mask(thing["segmentation"]), height, width)
+            things.append((mask, thing["score"], thing["category_id"]))
+        things = [thing for thing in things if thing[0].any()]  # a small one may have no pixel at this size
+        masks = np.array([mask for mask, _, _ in things], bool).reshape(-1, height, width)
+        scores = np.array([score for _, score, _ in things], np.float32)
+        return MaskSet(masks, scores), np.array([category - 1 for _, _, category in things], np.int64), stuff
 
 
-@dataclass(frozen=True)
 class EarlierLabels:
     """A dataset of tools/generate_pseudo.py."""
 
-    dataset: PanopticDataset
-    space: LabelSpace
-    labels: Mapping[int, PhotoLabel]
-    """By the photo's id."""
-    round: int
-    """0 for the labels of the factory, t for those of the t-th round of self-training."""
-    caveats: tuple[str, ...]
-    """What its run.json says against calling it unsupervised."""
-    sha256: Mapping[str, str]
-    """Of its JSON files that say what the labels are."""
+    def __init__(self, root: Path) -> None:
+        """Read the JSON files of ``root``.
+
+        Raises:
+            DataError: they are damaged, empty, or of classes that this package does not number.
+        """
+        self.dataset = read_panoptic(root)
+        if not self.dataset.photos:
+            raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
+        self.space = self.dataset.label_space()
+        instances = read_instances(self.dataset)
+        every = [entry for entries in (instances or {}).values() for entry in entries]
+        if instances is not None and any(entry["segment_id"] is None for entry in every):
+            instances = None
+        without_photos = replace(self.dataset, photos=())
+        self.labels: dict[Any, PhotoLabel] = {}
+        for photo in self.dataset.photos:
+            painted = None if instances is None else tuple(e for e in instances[photo.image_id] if e["segment_id"])
+            self.labels[photo.image_id] = PhotoLabel(without_photos, photo, painted)
+        run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
+        self.round = int((run.get("self_training") or {}).get("round", 0))
+        """0 for the labels of the factory, t for those of the t-th round of self-training."""
+        self.caveats: list[str] = run.get("caveats") or []
+        """What its run.json says against calling it unsupervised."""
+        files = (root / PANOPTIC_JSON, root / INSTANCES_JSON)
+        self.sha256 = {path.name: file_sha256(path) for path in files if path.is_file()}
 
     def photo_set(self, image_root: str | None = None) -> PhotoSet:
         """Every photo that has a label; ``image_root`` says where they lie now, if they have moved."""
@@ -128,41 +130,17 @@ def read_earlier_labels(directory: str) -> EarlierLabels:
 
     Raises:
         UsageError: there is none.
-        DataError: it is damaged, or of classes that this package does not number.
+        DataError: as `EarlierLabels`.
     """
     if not directory:
         raise UsageError(f"{KEY} is empty: name the directory of the labels that the model was trained on")
     root = Path(directory).expanduser().absolute()
     if not (root / PANOPTIC_JSON).is_file():
-        problem = f"holds no {PANOPTIC_JSON}" if root.is_dir() else "does not exist"
-        raise UsageError(f"{KEY} {directory!r} {problem}; tools/generate_pseudo.py makes one")
+        raise UsageError(f"{KEY} {directory!r} holds no {PANOPTIC_JSON}; tools/generate_pseudo.py makes one")
     state = (root / PANOPTIC_JSON).stat()
-    return _read(root, state.st_mtime_ns, state.st_size)
+    return _read(root, (state.st_mtime_ns, state.st_size))
 
 
 @lru_cache(maxsize=1)
-def _read(root: Path, changed: int, size: int) -> EarlierLabels:
-    """The dataset in ``root``; the other arguments tell one version of its files from the next."""
-    dataset = read_panoptic(root)
-    if not dataset.photos:
-        raise DataError(f"{dataset.json_file} lists no photo that has a label")
-    space, painted = dataset.label_space(), _painted(dataset)
-    run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
-    labels = {
-        photo.image_id: PhotoLabel(
-            dataset.png_path(photo), photo, None if painted is None else painted[photo.image_id], space
-        )
-        for photo in dataset.photos
-    }
-    files = [path for path in (root / PANOPTIC_JSON, root / INSTANCES_JSON) if path.is_file()]
-    number = int((run.get("self_training") or {}).get("round", 0))
-    sha256 = {path.name: file_sha256(path) for path in files}
-    return EarlierLabels(dataset, space, labels, number, tuple(run.get("caveats") or ()), sha256)
-
-
-def _painted(dataset: PanopticDataset) -> dict[Any, tuple[Mapping[str, Any], ...]] | None:
-    """Annotations of the things that the PNGs show, by photo; None where no file says which are painted."""
-    instances = read_instances(dataset)
-    if instances is None or any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
-        return None
-    return {photo: tuple(entry for entry in entries if entry["segment_id"]) for photo, entries in instances.items()}
+def _read(root: Path, version: tuple[int, int]) -> EarlierLabels:
+    return EarlierLabels(root)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from fvcore.common.config import CfgNode
 
 from u2seg.config import get_pseudo_cfg, plain
 from u2seg.engine.earlier_labels import PhotoLabel, read_earlier_labels
-from u2seg.engine.rounds import merge_stuff, merge_things, score_threshold
+from u2seg.engine.rounds import merge_stuff, merge_things
 from u2seg.errors import DataError, UsageError
 from u2seg.files import file_sha256, write_png
 from u2seg.images import Photo, PhotoSet, batches, find_photos
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY = "U2SEG.SELF_TRAINING"
-
 GROUPS = ("GENERATOR", "SEED", "NUM_THINGS", "NUM_STUFF", "INPUT", "DEVICE", "SELF_TRAINING", "MERGE", "EXECUTOR")
 """Keys of ``U2SEG`` that mean something here."""
 COUNTS = ("predicted", "kept", "replaced")
@@ -65,7 +64,8 @@ class Rule:
 class RoundJob(Job):
     """Photos to ask the model about, and their labels so far."""
 
-    labels: tuple[PhotoLabel, ...]
+    labels: Mapping[int, PhotoLabel]
+    """By the photo's id."""
     rule: Rule
 
 
@@ -115,18 +115,19 @@ class SelfTrainingGenerator:
         return settings
 
     def _rule(self) -> Rule:
+        """CutLER prints the threshold 0.75 - 0.5 t, below zero from round 2 on; the default SCORE_STEP is 0.05."""
         from u2seg.engine.teacher import find_model
         from u2seg.engine.weights import local_file
 
         node = self.config["SELF_TRAINING"]
-        threshold = score_threshold(node["SCORE"], node["SCORE_STEP"], self.round)
-        if not 0 <= threshold <= 1:
+        min_score = node["SCORE"] - node["SCORE_STEP"] * self.round
+        if not 0 <= min_score <= 1:
             raise UsageError(
-                f"{KEY}: in round {self.round}, SCORE - SCORE_STEP * {self.round} is {threshold:.3g}, which is no score"
+                f"{KEY}: in round {self.round}, SCORE - SCORE_STEP * {self.round} is {min_score:.3g}, which is no score"
             )
         config_file, weights = find_model(node)
         sha256 = file_sha256(local_file(weights))
-        return Rule(config_file, weights, sha256, threshold, node["MAX_IOU"], node["STUFF_SCORE"])
+        return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
 
     def _check_space(self, teacher: Teacher) -> None:
         model, labels = teacher.space, self.earlier.space
@@ -154,7 +155,7 @@ class SelfTrainingGenerator:
     def _label(self, run: LabelRun) -> bool:
         labels = self.earlier.labels
         return run.label(
-            ask_model, RoundJob, rule=self.rule, labels=lambda photos: tuple(labels[photo.id] for photo in photos)
+            ask_model, RoundJob, rule=self.rule, labels=lambda photos: {p.id: labels[p.id] for p in photos}
         )
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
@@ -163,7 +164,7 @@ class SelfTrainingGenerator:
             "U2SEG.INPUT": self.config["INPUT"],
             "U2SEG.EXECUTOR": {key: self.config["EXECUTOR"][key] for key in ("THREADS", "BATCH_SIZE")},
             "weights": {key: self.weights[key] for key in ("weights_sha256", "config_sha256")},
-            "labels": dict(self.earlier.sha256),
+            "labels": self.earlier.sha256,
             "U2SEG.SELF_TRAINING": {key: getattr(self.rule, key) for key in ("min_score", "max_iou", "stuff_score")},
         }
         return {
@@ -190,7 +191,7 @@ class SelfTrainingGenerator:
             "self_training": {
                 "round": self.round,
                 "labels": str(self.earlier.dataset.root),
-                "labels_sha256": dict(self.earlier.sha256),
+                "labels_sha256": self.earlier.sha256,
                 **asdict(self.rule),
                 "things": counts,
             },
@@ -211,7 +212,6 @@ def load_teacher(rule: Rule, device: str) -> Teacher:
 def ask_model(job: RoundJob) -> Outcome:
     """Ask the model about each photo and merge its answer with the label; write what the merge stage reads."""
     outcome = Outcome()
-    labels = {photo.id: label for photo, label in zip(job.photos, job.labels, strict=True)}
 
     def work(group: Sequence[Photo]) -> None:
         readable = read_photos(group, outcome, job.recipe.max_pixels)
@@ -219,8 +219,7 @@ def ask_model(job: RoundJob) -> Outcome:
             answers = load_teacher(job.rule, job.device).answer([pixels.image for _, pixels in readable])
         for (photo, pixels), answer in zip(readable, answers, strict=True):
             with outcome.timed("merge with the labels"):
-                finish = partial(write_round, job, label=labels[photo.id], answer=answer, size=pixels.size)
-                outcome.attempt([photo], lambda group, finish=finish: finish(group[0]))
+                outcome.attempt([photo], partial(write_round, job, answer, pixels.size))
 
     with bounded_threads(job.recipe.executor.threads):
         for batch in batches(job.photos, job.recipe.executor.batch_size):
@@ -228,25 +227,26 @@ def ask_model(job: RoundJob) -> Outcome:
     return outcome
 
 
-def write_round(job: RoundJob, photo: Photo, *, label: PhotoLabel, answer: Answer, size: tuple[int, int]) -> None:
-    """Merge ``answer`` with ``label`` for a photo of ``size`` (height, width) pixels; write masks and stuff.
+def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Sequence[Photo]) -> None:
+    """Merge ``answer`` with the label of the one photo, of ``size`` (height, width) pixels; write masks and stuff.
 
     Raises:
         DataError: the label is missing, damaged, or of another size than the photo.
     """
+    rule, number = job.rule, photos[0].id
+    label, key = job.labels[number], job.keys[number]
     height, width = label.photo.height, label.photo.width
     if (height, width) != size:
         raise DataError(f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {width} x {height}")
-    rule, key = job.rule, job.keys[photo.id]
-    before, clusters, stuff = label.read(*answer.stuff.shape)
-    used, stay = merge_things(answer.things, before, min_score=rule.min_score, max_iou=rule.max_iou)
+    earlier, clusters, stuff = label.read(*answer.stuff.shape)
+    kept, stay = merge_things(answer.things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
     masks = MaskSet(
-        np.concatenate([answer.things.masks[used], before.masks[stay]]),
-        np.concatenate([answer.things.scores[used], before.scores[stay]]),
+        np.concatenate([answer.things.masks[kept], earlier.masks[stay]]),
+        np.concatenate([answer.things.scores[kept], earlier.scores[stay]]),
     )
     extra = {
-        "clusters": np.concatenate([answer.clusters[used], clusters[stay]]),
-        "tally": np.array([len(used), len(stay), len(before) - len(stay)]),
+        "clusters": np.concatenate([answer.clusters[kept], clusters[stay]]),
+        "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
     }
     write_masks(job.masks.path(key), MaskRecord(masks, np.zeros((len(masks), 0), np.float32), size, extra))
     write_png(job.stuff.path(key), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))

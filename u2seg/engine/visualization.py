@@ -22,9 +22,6 @@ from u2seg.structures import Segment
 MARK_FACE = 11
 """Size in pixels of the face that `draw_layer` reckons with."""
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels."""
-
 
 def draw_segments(
     image: np.ndarray,
@@ -69,7 +66,7 @@ def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: in
     """Write each mark's name in or near its region, large regions first, none over another."""
     draw = ImageDraw.Draw(picture, "RGBA")
     face = ImageFont.load_default(size=size)
-    occupied: list[Box] = []
+    occupied: list[tuple[float, float, float, float]] = []  # left, top, right, bottom, in pixels
     for mark in layer.marks:
         name = names[mark.category_id]
         if names.space.is_thing(mark.category_id):
@@ -79,17 +76,17 @@ def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: in
         for lines in (0, 1, -1, 2, -2):
             y = mark.y * picture.height + lines * size * 1.6
             box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
-            inside = lines == 0 or (box[1] >= 0 and box[3] <= picture.height)
-            if inside and not any(_overlap(box, other) for other in occupied):
+            if lines and (box[1] < 0 or box[3] > picture.height):
+                continue
+            if all(
+                box[2] <= left or right <= box[0] or box[3] <= top or bottom <= box[1]
+                for left, top, right, bottom in occupied
+            ):
                 occupied.append(box)
                 draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
                 draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
                 draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
                 break
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
