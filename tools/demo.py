@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
     film = demo.film_path(args.video_input, args.output) if args.video_input else None
     photos = find_photos(args.input, option="--input") if args.input else None
+    pictures = demo.picture_paths(photos, args.output) if photos else {}
     predictor = Predictor.from_config(
         args.config_file,
         confidence=args.confidence_threshold,
@@ -82,13 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     if film is not None:
         print(f"segmented {demo.segment_film(predictor, args.video_input, film)} frames, see {film}")
         return 0
-    outcome = demo.segment_photos(predictor, photos, args.output, args.save_panoptic)
-    places = [str(outcome.pictures[0]) if len(outcome.pictures) == 1 else args.output, args.save_panoptic]
-    plural = "" if outcome.segmented == 1 else "s"
-    print(f"segmented {outcome.segmented} photo{plural}, see {' and '.join(filter(None, places))}")
-    if outcome.failed:
-        print(f"{len(outcome.failed)} of {len(photos)} photos could not be read", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    failures = demo.segment_photos(predictor, photos, pictures, args.save_panoptic)
+    count, output = len(photos) - len(failures), pictures[photos.photos[0].id] if len(pictures) == 1 else args.output
+    places = " and ".join(str(place) for place in (output, args.save_panoptic) if place)
+    print(f"segmented {count} photo{'' if count == 1 else 's'}, see {places}")
+    if failures:
+        print(f"{len(failures)} of {len(photos)} photos could not be read", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,17 +32,6 @@ KEPT = (".png", ".jpg", ".jpeg")
 """Endings of photos that their pictures keep; others become PNG."""
 FRAMES_PER_SECOND = 25
 """Of a film that does not say."""
-
-
-@dataclass
-class Outcome:
-    """What came of a run over photos."""
-
-    segmented: int = 0
-    pictures: list[Path] = field(default_factory=list)
-    """Those that were written."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Path of a photo to the reason why it was left out."""
 
 
 def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
@@ -105,50 +93,45 @@ class PredictedDataset:
             write_dataset(self.root, info, predictor.names.categories(), lambda: self.entries)
 
 
-def segment_photos(predictor: Predictor, photos: PhotoSet, output: str = "", panoptic: str = "") -> Outcome:
+def segment_photos(
+    predictor: Predictor, photos: PhotoSet, pictures: Mapping[int, Path], panoptic: str = ""
+) -> dict[str, str]:
     """Segment photos; write pictures, a dataset of the predictions, or both.
 
     Args:
         predictor: the model.
-        photos: the photos; one that can't be read is left out, counted and logged.
-        output: file or folder of the pictures, "" for none.
+        photos: the photos.
+        pictures: where the pictures go, by photo id.
         panoptic: folder of the dataset, "" for none.
+
+    Returns:
+        Path of each photo that could not be read to the reason; these are left out.
 
     Raises:
         U2SegError: nothing can be read or written.
     """
-    paths = picture_paths(photos, output)
     dataset = PredictedDataset(panoptic) if panoptic else None
-    outcome = Outcome()
+    failures: dict[str, str] = {}
     try:
         with Progress("segment", len(photos)) as progress:
             for photo in photos.photos:
-                _segment_photo(predictor, photo, paths.get(photo.id), dataset, outcome)
+                try:
+                    prediction = predictor(photo.path)
+                except DataError as error:
+                    failures[photo.path] = str(error)
+                    logger.warning("left out: %s", error)
+                else:
+                    if dataset is not None:
+                        dataset.add(photo, prediction)
+                    if photo.id in pictures:
+                        prediction.save(pictures[photo.id])
                 progress.advance()
     finally:
         if dataset is not None:
             dataset.finish(predictor, photos.root)
-    if not outcome.segmented:
-        path, reason = next(iter(outcome.failed.items()))
-        more = f" (and {len(outcome.failed) - 1} others)" if len(outcome.failed) > 1 else ""
-        raise DataError(f"no photo could be read: {path}: {reason}{more}")
-    return outcome
-
-
-def _segment_photo(
-    predictor: Predictor, photo: Photo, path: Path | None, dataset: PredictedDataset | None, outcome: Outcome
-) -> None:
-    try:
-        prediction = predictor(photo.path)
-    except DataError as error:
-        outcome.failed[photo.path] = reason = str(error).removeprefix(f"photo {photo.path}: ")
-        logger.warning("%s left out: %s", photo.path, reason)
-        return
-    if dataset is not None:
-        dataset.add(photo, prediction)
-    if path is not None:
-        outcome.pictures.append(prediction.save(path))
-    outcome.segmented += 1
+    if len(failures) == len(photos):
+        raise DataError(f"no photo could be read, {len(photos)} in all: {next(iter(failures.values()))}")
+    return failures
 
 
 def film_path(source: str, output: str) -> Path:

@@ -50,14 +50,10 @@ class PanopticMerge(nn.Module):
     def __init__(
         self, network: nn.Module, *, num_things: int, overlap: float, stuff_area: float, min_score: float
     ) -> None:
-        """Put the merge behind ``network``.
+        """Put the merge behind ``network``, which is `raw_outputs`, traced.
 
-        Args:
-            network: `raw_outputs`, traced.
-            num_things: K.
-            overlap: a thing that is covered by better ones for more than this share is left out.
-            stuff_area: stuff of fewer pixels is left out.
-            min_score: things with a lower score are left out of the map.
+        A thing of which better ones cover more than the share ``overlap``, a thing of a score below ``min_score``, and
+        stuff of fewer pixels than ``stuff_area`` are left out of the map.
         """
         super().__init__()
         self.network = network
@@ -143,13 +139,11 @@ def raw_outputs(model: Any, inputs: list[dict[str, torch.Tensor]]) -> tuple[torc
 
 
 def export_model(predictor: Predictor, path: str | os.PathLike[str], example: ImageLike | None = None) -> Path:
-    """Write the model of ``predictor`` as TorchScript, on the device that it is on.
-
-    The file's ``forward(image float32 (3, h, w), height, width)`` returns what `PanopticMerge.forward` says.
+    """Write the model of ``predictor`` as a TorchScript file of `PanopticMerge`, on the device that it is on.
 
     Args:
         predictor: the model.
-        path: the file, written whole or not at all.
+        path: the file.
         example: photo to trace with; noise if None. The result does not depend on it as long as it has a detection.
 
     Raises:
@@ -205,11 +199,7 @@ class ExportedPredictor:
     """An exported file, called as `Predictor` is, with the same kind of result."""
 
     def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
-        """Load a file of `export_model`.
-
-        Args:
-            path: the file.
-            device: where to run it: the one that it was exported on.
+        """Load a file of `export_model`, which runs on the kind of device that it was exported on.
 
         Raises:
             UsageError: there is no such file.
