@@ -58,7 +58,7 @@ def test_nothing_found_is_the_photo():
         photo, np.zeros((20, 30), np.int32), *none, empty_instances(20, 30), ClassNames(LabelSpace(1, 1))
     )
     np.testing.assert_array_equal(found.draw(), photo)
-    assert repr(found) == "Prediction(30 x 20 pixels; things: none; stuff: none)"
+    assert repr(found) == "Prediction(30 x 20 pixels; segments: none)"
 
 
 def test_a_notebook_shows_the_picture(drawn):

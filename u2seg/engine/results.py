@@ -31,7 +31,7 @@ class PredictedSegment(Segment):
     name: str = ""
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(frozen=True, eq=False)
 class Instances:
     """Detected things, best first; those that the panoptic map has no place for are here too."""
 
@@ -47,9 +47,6 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.masks)
-
-    def __repr__(self) -> str:
-        return f"Instances({len(self)}: {_short(self.names)})"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -83,9 +80,8 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.panoptic.shape
-        things = [segment.name for segment in self.segments if segment.isthing]
-        stuff = [segment.name for segment in self.segments if not segment.isthing]
-        return f"Prediction({width} x {height} pixels; things: {_short(things)}; stuff: {_short(stuff)})"
+        names = [segment.name for segment in self.segments]
+        return f"Prediction({width} x {height} pixels; segments: {', '.join(names) or 'none'})"
 
 
 def make_prediction(
@@ -117,8 +113,3 @@ def make_prediction(
         isthing = names.space.is_thing(category)
         segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
     return Prediction(image, panoptic, tuple(segments), instances, names)
-
-
-def _short(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
