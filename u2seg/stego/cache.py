@@ -82,15 +82,9 @@ class CropCache:
         return np.load(self.directory / f"{name}.npy", mmap_mode=mode)
 
     def fill(self, rank: int = 0, world_size: int = 1, wait: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Compute what is missing.
+        """Compute what is missing, and return the indices int64 (n,) of the crops that have features.
 
-        Args:
-            rank: this process, which computes every ``world_size``-th photo.
-            world_size: number of processes.
-            wait: returns when every process has called it.
-
-        Returns:
-            Indices int64 (n,) of the crops that have features.
+        Process ``rank`` computes every ``world_size``-th photo; ``wait`` returns when every process has called it.
 
         Raises:
             UsageError: the directory can't be written, or the disk is too small.

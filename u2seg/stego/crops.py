@@ -108,12 +108,7 @@ def build_crops(cfg: CfgNode) -> CropSet:
 
 
 def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
-    """The ``k`` nearest other vectors of each by cosine, int32 (n, k), best first, found block by block on ``device``.
-
-    Args:
-        vectors: float32 (n, D) of unit length.
-        k: neighbours.
-        device: torch device.
+    """The nearest others of each of ``vectors`` float32 (n, D), of unit length, by cosine: int32 (n, k), best first.
 
     Raises:
         UsageError: there are not more than ``k`` vectors.

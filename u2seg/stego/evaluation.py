@@ -25,11 +25,7 @@ from u2seg.structures import STUFF_VOID
 def score_segmenter(
     segmenter: StuffSegmenter, extractor: FeatureExtractor, refiner: Refiner, dataset: PanopticDataset
 ) -> dict[str, float]:
-    """`cluster_scores` of a segmenter on the photos of ``dataset``.
-
-    Raises:
-        DataError: the dataset has no supercategories, or no photo.
-    """
+    """`cluster_scores` of a segmenter on the photos of ``dataset``, which must have `supercategories`."""
     class_of = supercategories(dataset)
     num_classes, tables = len(set(class_of.values())), []
     with Progress("stuff evaluation", len(dataset.photos)) as progress:
@@ -67,11 +63,7 @@ def read_classes(dataset: PanopticDataset, photo: LabelledPhoto, class_of: dict[
 def count_overlap(predicted: np.ndarray, truth: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
     """Pixels int64 (K + 1, C) that cluster and class share; the last row is for no cluster.
 
-    Args:
-        predicted: uint8 (H, W) in [0, K), 255 for none.
-        truth: uint8 (H, W) in [0, C), 255 for void, which is left out.
-        num_clusters: K.
-        num_classes: C.
+    ``predicted`` is uint8 (H, W) in [0, K), 255 for none; ``truth`` uint8 (H, W) in [0, C), 255 for void.
     """
     keep = truth != STUFF_VOID
     rows = np.minimum(predicted[keep].astype(np.int64), num_clusters)
@@ -90,7 +82,7 @@ def cluster_scores(tables: np.ndarray) -> dict[str, float]:
     folds = {"fit_on_set": [(whole, whole)]}
     if len(tables) > 1:
         folds["fit_on_half"] = [(even, odd), (odd, even)]
-    scores = {}
+    scores: dict[str, float] = {}
     for fold, pairs in folds.items():
         figures = [semantic_scores(scored, match_clusters(fitted[:-1], ONE_TO_ONE)) for fitted, scored in pairs]
         scores |= {f"{key}_{fold}": float(np.mean([each[key] for each in figures])) for key in figures[0]}
@@ -100,9 +92,7 @@ def cluster_scores(tables: np.ndarray) -> dict[str, float]:
 def semantic_scores(table: np.ndarray, class_of: np.ndarray) -> dict[str, float]:
     """``pixel_accuracy`` and ``miou`` in percent, over the classes that have pixels.
 
-    Args:
-        table: int64 (K + 1, C), see `count_overlap`.
-        class_of: int64 (K,), class of each cluster, -1 for none.
+    ``table`` is that of `count_overlap`; ``class_of`` int64 (K,) the class of each cluster, -1 for none.
     """
     confusion = np.zeros((table.shape[1], table.shape[1] + 1), np.int64)
     np.add.at(confusion.T, np.append(class_of, -1), table)  # -1 is the last column, for none

@@ -9,6 +9,8 @@ classes are unit vectors in the space of codes, and a patch belongs to the neare
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import normalize
@@ -35,7 +37,8 @@ class CodeHead(nn.Module):
     @torch.no_grad()
     def transform(self, mean: torch.Tensor, axes: torch.Tensor) -> None:
         """Put ``code -> (code - mean) @ axes`` into the last layers; ``mean`` float32 (C,), ``axes`` float32 (C, C)."""
-        for layer, offset in ((self.linear, mean), (self.mlp[2], torch.zeros_like(mean))):
+        layers: list[Any] = [self.linear, self.mlp[2]]
+        for layer, offset in zip(layers, (mean, torch.zeros_like(mean)), strict=True):
             layer.weight.copy_(torch.einsum("cdhw,ce->edhw", layer.weight, axes))
             layer.bias.copy_((layer.bias - offset) @ axes)
 
@@ -70,7 +73,7 @@ def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Te
 
 
 def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int = 3, steps: int = 30) -> torch.Tensor:
-    """Unit centres float32 (S, C), the best of ``starts``, of ``vectors`` float32 (M, C), of which only direction counts.
+    """Unit centres float32 (S, C) of ``vectors`` float32 (M, C) of any length: the best of ``starts`` of k-means.
 
     Raises:
         UsageError: there are fewer vectors, or fewer distinct ones, than ``count``, S.

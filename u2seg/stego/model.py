@@ -10,17 +10,17 @@ looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the froze
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from u2seg.config import plain
 from u2seg.stego.checkpoint import StuffCheckpoint
-from u2seg.stego.crops import Sample, frozen_network
-from u2seg.stego.head import ClusterProbe, CodeHead
+from u2seg.stego.crops import CropSet, Sample, frozen_network
+from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, Pair, all_pairs, correspondence_loss
 from u2seg.stego.shifts import choose_shifts
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DrawFeatures = Callable[[int, str], torch.Tensor]
-"""Features float32 (n, D, h, w) of at most so many crops, always the same; with ``near_``, of a neighbour of each."""
-SHIFT_CROPS = 384
+SHIFT_CROPS, REFIT_CROPS, REFIT_PATCHES = 384, 1500, 32
+"""Most crops that shifts are chosen by and that classes are fitted on, and patches of each of the latter."""
 
 
 class CodeModel(nn.Module):
@@ -66,9 +65,35 @@ class CodeModel(nn.Module):
         features = self._extractor[0].extract([sample[f"{prefix}crop"] for sample in samples])
         return torch.stack([torch.from_numpy(array) for array in features]).to(self.device)
 
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def draw(self, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
+        """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or (``near_``) alike ones."""
+        places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
+        if prefix:
+            places = crops.neighbours[places, 0]
+        batches = [places[start : start + 32] for start in range(0, len(places), 32)]
+        samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
+        return torch.cat([self.features_of(batch, prefix).cpu() for batch in samples])
+
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Before the first step, learn what the loss needs into buffers, and return records, each for a JSON file."""
         return {}
+
+    @torch.no_grad()
+    def refit(self, crops: CropSet, seed: int, whiten: float) -> None:
+        """Whiten the codes by the power ``whiten``, and set the classes by spherical k-means on some of ``crops``."""
+        training = self.training
+        self.eval()
+        features = self.draw(crops, REFIT_CROPS, seed)
+        codes = torch.cat([self.head(part.to(self.device)).cpu() for part in features.split(32)])
+        flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
+        chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:REFIT_PATCHES]
+        vectors = flat[:, chosen].flatten(0, 1)
+        if whiten:
+            mean, axes = whitening(vectors, whiten)
+            self.head.transform(mean.to(self.device), axes.to(self.device))
+            vectors = (vectors - mean) @ axes
+        self.probe.centres.copy_(spherical_kmeans(vectors, self.num_classes, seed))
+        self.train(training)
 
     def export(self) -> StuffCheckpoint:
         """Head and classes, and what they are for."""
@@ -92,12 +117,12 @@ class STEGO(CodeModel):
         self.register_buffer("shifts", torch.tensor([float(stego.SHIFTS[term.upper()]) for term in TERMS]))
         self.to(cfg.MODEL.DEVICE)
 
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Choose the shifts, if asked to."""
         if not self.stego.CHOOSE_SHIFTS:
             return {}
-        crops, near = draw(SHIFT_CROPS, ""), draw(SHIFT_CROPS, "near_")
-        chosen = choose_shifts(crops, near, self.num_classes, self.stego.POINTS, self.stego.CENTRING, seed)
+        features, near = (self.draw(crops, SHIFT_CROPS, seed, prefix) for prefix in ("", "near_"))
+        chosen = choose_shifts(features, near, self.num_classes, self.stego.POINTS, self.stego.CENTRING, seed)
         self.shifts.copy_(torch.tensor([chosen[term]["shift"] for term in TERMS]))
         logger.info("shifts chosen from the features: %s", chosen)
         return {"shifts": chosen}

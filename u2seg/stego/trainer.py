@@ -24,9 +24,8 @@ from u2seg.files import write_json
 from u2seg.panoptic import read_panoptic
 from u2seg.pseudo.recipe import Part, Recipe, build_once
 from u2seg.stego.checkpoint import write_checkpoint
-from u2seg.stego.crops import CropSet, build_crop_loader
+from u2seg.stego.crops import build_crop_loader
 from u2seg.stego.evaluation import score_segmenter
-from u2seg.stego.head import spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, Pair
 from u2seg.stego.model import STEGO, CodeModel
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL = "stuff_final.pth"
-REFIT_CROPS, REFIT_PATCHES = 1500, 32
-"""Most crops that the classes are fitted on, and patches of each."""
 WATCHED_CROPS = 16
 
 
@@ -51,40 +48,11 @@ def unwrap(model: torch.nn.Module) -> CodeModel:
     return bare
 
 
-def draw_features(model: CodeModel, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
-    """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or of the best neighbour of each."""
-    places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
-    if prefix:
-        places = crops.neighbours[places, 0]
-    batches = [places[start : start + 32] for start in range(0, len(places), 32)]
-    samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
-    return torch.cat([model.features_of(batch, prefix).cpu() for batch in samples])
-
-
-@torch.no_grad()
-def refit_classes(model: CodeModel, crops: CropSet, seed: int, whiten: float) -> None:
-    """Whiten the codes of ``model`` by the power ``whiten``, and set its classes by spherical k-means on some crops."""
-    training = model.training
-    model.eval()
-    features = draw_features(model, crops, REFIT_CROPS, seed)
-    codes = torch.cat([model.head(part.to(model.device)).cpu() for part in features.split(32)])
-    flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
-    chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:REFIT_PATCHES]
-    vectors = flat[:, chosen].reshape(-1, flat.shape[2])
-    if whiten:
-        mean, axes = whitening(vectors, whiten)
-        model.head.transform(mean.to(model.device), axes.to(model.device))
-        vectors = (vectors - mean) @ axes
-    model.probe.centres.copy_(spherical_kmeans(vectors, model.num_classes, seed))
-    model.train(training)
-
-
 @TRAINERS.register()
 class StuffTrainer(Trainer):
     """Trains a `CodeModel`; writes ``stuff_final.pth``, which ``U2SEG.STUFF`` takes."""
 
     needs_class_counts = False
-    """Class counts of a panoptic model are no business of this one."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -112,7 +80,7 @@ class StuffTrainer(Trainer):
         if isinstance(model, STEGO) and stego.PLOT_PERIOD and step % stego.PLOT_PERIOD == 0:
             self._log_similarities(model)
         if stego.REFIT_PROBE and step == self.cfg.SOLVER.MAX_ITER:
-            refit_classes(model, self.data_loader.mapper, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
+            model.refit(self.data_loader.mapper, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
         super().after_step()
 
     @torch.no_grad()
@@ -132,12 +100,8 @@ class StuffTrainer(Trainer):
         super().resume_or_load(resume)
         if self.start_iter:
             return
-        model, seed = unwrap(self.model), max(self.cfg.SEED, 0)
-
-        def draw(count: int, prefix: str) -> torch.Tensor:
-            return draw_features(model, self.data_loader.mapper, count, seed, prefix)
-
-        records = model.prepare(draw, seed)
+        model = unwrap(self.model)
+        records = model.prepare(self.data_loader.mapper, max(self.cfg.SEED, 0))
         if comm.get_world_size() > 1:
             for buffer in model.buffers():  # what is learnt may differ in the last digit
                 torch.distributed.broadcast(buffer, 0)

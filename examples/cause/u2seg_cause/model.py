@@ -15,8 +15,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn.functional import normalize
 
+from u2seg.stego.crops import CropSet, Sample
 from u2seg.stego.head import spherical_kmeans
-from u2seg.stego.model import CodeModel, DrawFeatures, Sample
+from u2seg.stego.model import CodeModel
 from u2seg_cause.loss import contrast, modularity, split_pairs
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ class CAUSE(CodeModel):
         self.slow_head.eval()
         return self
 
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Learn the mean and the concepts: first step of the paper."""
-        patches = draw(BOOK_CROPS, "").to(self.device).flatten(2).transpose(1, 2)  # (n, P, D)
+        patches = self.draw(crops, BOOK_CROPS, seed).to(self.device).flatten(2).transpose(1, 2)  # (n, P, D)
         self.mean.copy_(patches.mean(dim=(0, 1)))
         vectors = normalize(patches - self.mean, dim=2)
         generator = torch.Generator().manual_seed(seed)
