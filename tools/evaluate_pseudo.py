@@ -70,7 +70,8 @@ def main() -> int:
     """Run the tool."""
     args = parse()
     from u2seg.errors import UsageError
-    from u2seg.evaluation.labels import LabelPaths, Request, evaluate_labels
+    from u2seg.evaluation.fitting import Scoring
+    from u2seg.evaluation.labels import LabelPaths, evaluate_labels
     from u2seg.evaluation.matching import DEFAULT_POLICIES, VoteThresholds
     from u2seg.evaluation.report import as_json, render
     from u2seg.files import in_words, write_json
@@ -78,22 +79,18 @@ def main() -> int:
     if not args.fit_on and (args.fit_gt or args.fit_gt_dir):
         raise UsageError("--fit-gt and --fit-gt-dir describe --fit-on, which is missing")
     fit_on = args.fit_on and LabelPaths(args.fit_on, args.fit_gt or args.gt, args.fit_gt_dir or args.gt_dir)
-    request = Request(
-        scored=LabelPaths(args.pseudo, args.gt, args.gt_dir),
+    scoring = Scoring(
         policies=args.policies.split(",") if args.policies else DEFAULT_POLICIES,
         things=args.gt_things,
         stuff=args.gt_stuff,
         thresholds=VoteThresholds(args.paper_box_iou, args.paper_score, args.paper_stuff_iou),
-        fit_on=fit_on,
         matching=args.matching,
-        save_matching=args.save_matching,
-        picture=args.picture,
         folds=args.folds,
         seeds=args.seeds,
-        workers=args.workers,
         backend=args.coco_library,
     )
-    report = evaluate_labels(request)
+    scored = LabelPaths(args.pseudo, args.gt, args.gt_dir)
+    report = evaluate_labels(scored, scoring, fit_on, args.save_matching, args.picture, args.workers)
     print(render(report, args.per_class))
     if args.json:
         with in_words(args.json):

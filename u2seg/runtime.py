@@ -74,8 +74,12 @@ def default_workers(threads: int) -> int:
     """One worker per GPU; without a GPU one per ``threads`` cores that this process may use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.cuda.device_count() or max(1, cores // threads)
+    return torch.cuda.device_count() or max(1, available_cores() // threads)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processes(workers: int) -> Executor:

@@ -264,6 +264,7 @@ def run(args, folder):
 
     from u2seg.evaluation.detection import _library, default_backend
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
+    from u2seg.evaluation.fitting import Scoring
     from u2seg.structures import LabelSpace
 
     _library(default_backend())
@@ -276,9 +277,7 @@ def run(args, folder):
             panoptic_json=str(gt_json),
             panoptic_root=str(gt_dir),
             space=space,
-            policies=policies,
-            stuff="category",
-            seeds=seeds,
+            scoring=Scoring(policies, stuff="category", seeds=seeds),
             distributed=False,
         )
 
@@ -298,7 +297,7 @@ def run(args, folder):
             one.process([{"image_id": label.image_id}], [output])
     held = megabytes() - before
     with ours.timed("match and score, one policy"):
-        figures = one.report(one.compare(one._images), class_agnostic=False).scores[0].figures
+        figures = one.report(one.compare(one._images), class_agnostic=False).policies[0].figures
     everything = evaluator(["many_to_one", "one_to_one", "one_to_one_then_majority", "u2seg_paper"], 3)
     everything._images = one._images
     more = Parts()

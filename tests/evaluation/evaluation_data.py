@@ -209,6 +209,6 @@ def compare(truth, pseudo, things="category", stuff="supercategory"):
 
 def fit_itself(comparison):
     """A matching fitted on the photos that it scores."""
-    from u2seg.evaluation.fitting import SetFit
+    from u2seg.evaluation.fitting import Fit
 
-    return SetFit(comparison, comparison)
+    return Fit(comparison)

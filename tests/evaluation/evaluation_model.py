@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
+from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.matching import RULES
 
 
@@ -65,15 +66,15 @@ def model_outputs(pseudo, space, extra=None, head=False):
 
 
 def evaluator(folder, space, **options):
-    arguments = {
-        "policies": list(RULES),
-        "seeds": 2,
-        "distributed": False,
-        "name": "test",
-        "stuff": "category",
-    } | options
+    output_dir, distributed = options.pop("output_dir", None), options.pop("distributed", False)
     return HungarianPanopticEvaluator(
-        panoptic_json=str(folder / "gt.json"), panoptic_root=str(folder / "gt"), space=space, **arguments
+        name="test",
+        panoptic_json=str(folder / "gt.json"),
+        panoptic_root=str(folder / "gt"),
+        space=space,
+        scoring=Scoring(**{"policies": list(RULES), "seeds": 2, "stuff": "category"} | options),
+        output_dir=output_dir,
+        distributed=distributed,
     )
 
 

@@ -9,7 +9,6 @@ from detectron2.engine import launch
 from evaluation_data import permuted, random_pseudo, random_truth
 from evaluation_model import evaluator, model_outputs, oracle_figures
 
-from u2seg.config.training import add_evaluation_keys
 from u2seg.engine.config import get_cfg
 from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.evaluator import build_evaluator
@@ -105,7 +104,6 @@ def test_shuffled_segments_follow_their_detections(truth, tmp_path):
 def registered(truth, tmp_path):
     """A config, and two registered sets of human labels."""
     cfg = get_cfg()
-    add_evaluation_keys(cfg)
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5, 5
     names = [f"{kind} {tmp_path.name}" for kind in ("first", "second")]
@@ -149,16 +147,6 @@ def test_wrong_choices_are_told(registered, truth):
     small = {"panoptic_seg": (torch.zeros(3, 4, dtype=torch.int32), [])}
     with pytest.raises(DataError, match=r"photo .photo 000\.jpg.: its label is 4 x 3 pixels, the ground truth 40 x 30"):
         run.process(given[:1], [small])
-
-
-def test_without_the_keys_the_defaults_count(registered):
-    cfg, (first, _) = registered
-    bare = get_cfg()
-    bare.MODEL.ROI_HEADS.NUM_CLASSES, bare.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5, 5
-    bare.TEST.pop("MATCHING", None)
-    bare.TEST.pop("EVALUATOR", None)
-    bare.freeze()
-    assert build_evaluator(bare, first).policies == tuple(cfg.TEST.MATCHING.POLICIES)
 
 
 def test_folder_names_are_plain_and_stay(tmp_path):

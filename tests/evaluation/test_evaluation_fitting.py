@@ -5,7 +5,7 @@ import pytest
 from evaluation_data import Labels, compare, fit_itself, permuted, random_pseudo, random_truth
 
 from u2seg.errors import DataError, UsageError
-from u2seg.evaluation.fitting import FoldFit, SavedFit, SetFit, is_close, score_policy
+from u2seg.evaluation.fitting import Fit, is_close, score_policy
 from u2seg.evaluation.matching import (
     DEFAULT_POLICIES,
     MANY_TO_ONE,
@@ -51,16 +51,16 @@ def test_control_is_far_below_permuted_truth_and_near_random_clusters(noisy):
     perfect = compare(truth, permuted(truth, np.random.default_rng(0)), stuff="category")
     good = score_policy(fit_itself(perfect), MANY_TO_ONE, range(5))
     assert good.figures["PQ"] == pytest.approx(100)
-    assert good.control["PQ"] < 60
-    assert good.close_to_chance() == []
+    assert good.control_mean["PQ"] < 60
+    assert good.close_to_chance == []
     by_chance = score_policy(fit_itself(compare(truth, pseudo)), MANY_TO_ONE, range(5))
-    assert "PQ" in by_chance.close_to_chance()
+    assert "PQ" in by_chance.close_to_chance
 
 
 def test_no_seeds_no_control(noisy):
     scores = score_policy(fit_itself(compare(*noisy)), ONE_TO_ONE, range(0))
-    assert scores.control == {}
-    assert scores.close_to_chance() == []
+    assert scores.control_mean == {}
+    assert scores.close_to_chance == []
 
 
 def test_close_means_two_thirds_or_two_deviations():
@@ -84,32 +84,32 @@ def test_fold_fit_equals_fitting_each_fold_by_hand(noisy):
             )
             own = fold[comparison.table.pred["image"]] == held_out
             expected[own] = [of_cluster.get(c, -1) for c in comparison.table.pred["category"][own].tolist()]
-        assert np.array_equal(FoldFit(comparison, 2).classes(policy), expected)
+        assert np.array_equal(Fit(comparison, folds=2).classes(policy), expected)
 
 
 def test_folds_out_of_range_are_refused(noisy):
     for folds in (1, 21, -3):
         with pytest.raises(UsageError, match=r"--folds \(TEST.MATCHING.FOLDS\) takes 2"):
-            FoldFit(compare(*noisy), folds)
+            Fit(compare(*noisy), folds=folds)
 
 
 def test_fit_on_itself_is_the_self_fit_and_other_clusters_are_refused(noisy):
     truth, pseudo = noisy
     comparison = compare(truth, pseudo)
-    other = SetFit(comparison, compare(truth, pseudo), "other")
+    other = Fit(comparison, fitted=compare(truth, pseudo))
     for policy in (*DEFAULT_POLICIES, U2SEG_PAPER):
         assert np.array_equal(other.classes(policy), fit_itself(comparison).classes(policy))
         assert np.array_equal(other.classes(policy, 3), fit_itself(comparison).classes(policy, 3))
     fewer = compare(truth, random_pseudo(np.random.default_rng(0), truth, num_things=3))
     with pytest.raises(DataError, match="3 thing and 4 stuff clusters, the one to score 5 thing and 4 stuff"):
-        SetFit(comparison, fewer, "other")
+        Fit(comparison, fitted=fewer)
 
 
 def test_saved_matching_comes_back(noisy, tmp_path):
     comparison = compare(*noisy)
     policies = (*DEFAULT_POLICIES, U2SEG_PAPER)
     save_matching(tmp_path / "m.json", comparison, policies, "here")
-    saved = SavedFit(comparison, load_matching(tmp_path / "m.json", comparison), "m.json")
+    saved = Fit(comparison, "m.json", saved=load_matching(tmp_path / "m.json", comparison))
     for policy in policies:
         assert np.array_equal(saved.classes(policy), fit_itself(comparison).classes(policy))
     counts = json.loads((tmp_path / "m.json").read_text())["policies"][MANY_TO_ONE]["counts"]
@@ -123,7 +123,7 @@ def test_matchings_that_do_not_fit_are_refused(noisy, tmp_path):
     file = tmp_path / "m.json"
     save_matching(file, comparison, [MANY_TO_ONE], "here")
     with pytest.raises(UsageError, match="no matching of policy one_to_one; it has many_to_one"):
-        SavedFit(comparison, load_matching(file, comparison), "m.json").classes(ONE_TO_ONE)
+        Fit(comparison, "m.json", saved=load_matching(file, comparison)).classes(ONE_TO_ONE)
     with pytest.raises(DataError, match="fitted to other classes"):
         load_matching(file, compare(truth, pseudo, stuff="category"))
     with pytest.raises(DataError, match="clusters that are not the"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from evaluation_data import Labels, permuted, write_pseudo
 
-from u2seg.evaluation.labels import LabelPaths, Request, evaluate_labels
+from u2seg.evaluation.fitting import Scoring
+from u2seg.evaluation.labels import LabelPaths, evaluate_labels
 from u2seg.panoptic import read_ids
 
 pytestmark = pytest.mark.data
@@ -32,14 +33,14 @@ def human(labelled_photos, tmp_path_factory):
 def test_permuted_human_labels_score_100_everywhere(human, tmp_path):
     labels, gt, gt_dir = human
     pseudo = write_pseudo(permuted(labels, np.random.default_rng(0)), tmp_path / "pseudo", instances=True)
-    report = evaluate_labels(Request(LabelPaths(pseudo, gt, gt_dir), stuff="category", seeds=2))
-    assert report.photos == PHOTOS
-    assert report.masks.mask["AP"] == pytest.approx(100)
-    assert report.masks.box["AR@100"] == pytest.approx(100)
-    assert report.one_class["PQ_th"] == pytest.approx(100)
-    for scores in report.scores:
+    report = evaluate_labels(LabelPaths(pseudo, gt, gt_dir), Scoring(stuff="category", seeds=2))
+    assert report.photos["scored"] == PHOTOS
+    assert report.class_agnostic["mask"]["AP"] == pytest.approx(100)
+    assert report.class_agnostic["box"]["AR@100"] == pytest.approx(100)
+    assert report.class_agnostic["one_class"]["PQ_th"] == pytest.approx(100)
+    for scores in report.policies:
         assert list(scores.figures.values()) == pytest.approx([100] * len(scores.figures))
-        assert scores.control["PQ"] < 40
+        assert scores.control_mean["PQ"] < 40
 
 
 def test_moved_human_labels_equal_panopticapi(human, tmp_path, capsys):
@@ -52,8 +53,8 @@ def test_moved_human_labels_equal_panopticapi(human, tmp_path, capsys):
         ids = np.roll(ids, rng.integers(-9, 10, 2), (0, 1))
         moved.add(ids, [{key: s[key] for key in ("id", "category_id")} for s in info], name)
     pseudo = write_pseudo(moved, tmp_path / "pseudo")
-    request = Request(LabelPaths(pseudo, gt, gt_dir), stuff="category", seeds=0, policies=["one_to_one"])
-    report = evaluate_labels(Request(**{**vars(request), "save_matching": tmp_path / "m.json"}))
+    scoring = Scoring(["one_to_one"], stuff="category", seeds=0)
+    report = evaluate_labels(LabelPaths(pseudo, gt, gt_dir), scoring, save=tmp_path / "m.json")
     matching = json.loads((tmp_path / "m.json").read_text())
     names = {entry["id"]: entry["name"] for entry in labels.categories}
     of_name = {entry["name"]: entry["id"] for entry in labels.categories}
@@ -72,7 +73,7 @@ def test_moved_human_labels_equal_panopticapi(human, tmp_path, capsys):
     (tmp_path / "moved.json").write_text(json.dumps(by_hand))
     expected = pq_compute(str(gt), str(tmp_path / "moved.json"), str(gt_dir), str(pseudo / "panoptic"))
     capsys.readouterr()
-    (scores,) = report.scores
+    (scores,) = report.policies
     assert 20 < scores.figures["PQ"] < 95
     for suffix, key in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for name in ("pq", "sq", "rq"):

@@ -134,14 +134,15 @@ def test_evaluation_scores_the_predictions_and_its_matching_names_them(demo, tmp
 
 
 def test_the_gallery_reads_the_predictions(demo, photos, tmp_path):
-    from u2seg.report.source import read_set
+    from u2seg.report.labels import read_annotated
 
     assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == 0
-    found = read_set(tmp_path / "p")
-    assert [Path(entry.photo).read_bytes() for entry in found.entries] == [
+    dataset, annotations = read_annotated(tmp_path / "p")
+    assert [dataset.photo_path(photo).read_bytes() for photo in dataset.photos] == [
         (photos / name).read_bytes() for name in ("a.png", "b.png")
     ]
-    assert all(entry.segments and entry.instances for entry in found.entries)
+    assert all(photo.segments for photo in dataset.photos)
+    assert all(annotations)
 
 
 def test_one_photo_may_go_to_one_file(demo, photos, tmp_path):

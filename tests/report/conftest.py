@@ -26,7 +26,7 @@ def encode(mask: np.ndarray) -> dict:
     return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
 
 
-def label_photo(image_id: int, shape: tuple[int, int], folder: Path, name: str, stage: bool) -> tuple[dict, list[dict]]:
+def label_photo(image_id: int, shape: tuple[int, int], folder: Path, name: str) -> tuple[dict, list[dict]]:
     """Write the label of one photo: two overlapping things over two stuff halves, a corner void."""
     masks = [ellipse(shape, 0.45, 0.4, 0.3), ellipse(shape, 0.6, 0.6, 0.15)]
     clusters, scores = [image_id % 4 + 1, 1], [0.9, 0.25 * image_id]
@@ -54,10 +54,6 @@ def label_photo(image_id: int, shape: tuple[int, int], folder: Path, name: str, 
     target = folder / "panoptic" / png
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(target)
-    if stage:
-        target = folder / "stages" / "stuff" / png
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(stuff[::2, ::2]).save(target)
     return {"image_id": image_id, "file_name": png, "segments_info": info}, instances
 
 
@@ -68,7 +64,7 @@ def make_dataset():
 
     photos = [data.astronaut()[::2, ::2], data.chelsea()[::2, ::2], data.coffee()[::2, ::2]]
 
-    def make(folder: Path, stage: bool = True, with_instances: bool = True, repeat: int = 1) -> Path:
+    def make(folder: Path, with_instances: bool = True, repeat: int = 1) -> Path:
         images, annotations, instances = [], [], []
         for image_id in range(1, 3 * repeat + 1):
             photo, name = photos[(image_id - 1) % 3], NAMES[(image_id - 1) % 3]
@@ -78,7 +74,7 @@ def make_dataset():
             Image.fromarray(photo).save(place)
             height, width = photo.shape[:2]
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-            annotation, found = label_photo(image_id, (height, width), folder, name, stage)
+            annotation, found = label_photo(image_id, (height, width), folder, name)
             annotations.append(annotation)
             instances += found
         info = {"description": "made up", "image_root": "photos", "caveats": ["Masks are <made> up & not found."]}

@@ -12,11 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from u2seg.evaluation.detection import Detections, DetectionSet, matched_scores
+from u2seg.evaluation.detection import DetectionSet, matched_scores
 from u2seg.evaluation.matching import (
     U2SEG_PAPER,
     VoteThresholds,
-    count_evidence,
     heaviest_classes,
     match_kinds,
     pixel_evidence,
@@ -25,7 +24,7 @@ from u2seg.evaluation.matching import (
 )
 from u2seg.evaluation.quality import ClassCounts, count_matches
 from u2seg.evaluation.semantic import class_iou, confusion_matrix, head_scores, renamed_in_place, semantic_scores
-from u2seg.evaluation.tables import VOID, SetTable
+from u2seg.evaluation.tables import VOID, SetTable, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
 
@@ -35,17 +34,14 @@ class Comparison:
 
     table: SetTable
     taxonomy: Taxonomy
-    things: tuple[int, ...]
-    """``category_id`` of the thing clusters."""
-    stuff: tuple[int, ...]
-    """``category_id`` of the stuff clusters."""
+    things: tuple[int, ...]  # ``category_id`` of the thing clusters
+    stuff: tuple[int, ...]  # ``category_id`` of the stuff clusters
     thresholds: VoteThresholds
-    detections: Detections | None = None
-    """Of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
+    detections: np.ndarray | None = None
+    """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
     regions: SetTable | None = None
-    """Of a model's semantic head; they then vote instead of stuff segments in `u2seg_paper`."""
-    backend: str | None = None
-    """COCO library for AP; the fastest installed if None."""
+    """Of a model's semantic head; they vote instead of stuff segments in `u2seg_paper`."""
+    backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
     def cluster_ids(self) -> np.ndarray:
@@ -65,16 +61,14 @@ class Comparison:
     @cached_property
     def members(self) -> np.ndarray:
         """`SEGMENT` (U,)"""
-        parts = [self.table.pred]
-        parts += [] if self.detections is None else [self.detections.rows]
-        parts += [] if self.regions is None else [self.regions.pred]
-        return np.concatenate(parts)
+        more = (self.detections, None if self.regions is None else self.regions.pred)
+        return np.concatenate([self.table.pred, *(rows for rows in more if rows is not None)])
 
     @cached_property
     def starts(self) -> tuple[int, int]:
         """Where among the members the detections and the regions start."""
         segments = len(self.table.pred)
-        return segments, segments + (0 if self.detections is None else len(self.detections.rows))
+        return segments, segments + (0 if self.detections is None else len(self.detections))
 
     @cached_property
     def cluster(self) -> np.ndarray:
@@ -90,36 +84,33 @@ class Comparison:
     def _votes(self) -> np.ndarray:
         head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
         stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou, start)
-        if self.detections is None:
-            voters = np.flatnonzero(self.table.pred["isthing"])
-        else:
-            voters = np.arange(*self.starts)
+        voters = np.flatnonzero(self.table.pred["isthing"]) if self.detections is None else np.arange(*self.starts)
         things = thing_votes(self.table, self.gt_class, self.members[voters], voters, self.thresholds)
         return np.concatenate([things, stuff])
 
     def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        """What ``policy`` counts, summed to int64 (L, C).
+        """What ``policy`` counts, summed to int64 (L, C): votes for `u2seg_paper`, else pixels.
 
-        Args:
-            policy: votes for `u2seg_paper`, else pixels.
-            cluster: int64 (U,), cluster of each member.
-            chosen: bool (U,), members that count; all if None.
+        ``cluster`` int64 (U,) is that of each member; only the ``chosen``, bool (U,), count.
         """
         evidence = self._votes if policy == U2SEG_PAPER else self._pixels
         if chosen is not None:
             evidence = evidence[chosen[evidence["member"]]]
-        return count_evidence(evidence, cluster, len(self.cluster_ids), len(self.taxonomy))
+        shape = len(self.cluster_ids), len(self.taxonomy)
+        return count_grid(cluster[evidence["member"]], evidence["target"], evidence["weight"], shape)
 
     def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
         table = self.counts(policy, cluster, chosen)
         return match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
 
-    def shuffled(self, seed: int) -> np.ndarray:
-        """`cluster` with the ids shuffled, things among things, stuff among stuff.
+    def shuffled(self, seed: int | None) -> np.ndarray:
+        """`cluster` with the ids shuffled, things among things, stuff among stuff; as it is for None.
 
         Segments follow the detections and regions that they were made of.
         """
+        if seed is None:
+            return self.cluster
         rng = np.random.default_rng(seed)
         cluster, (first, second) = self.cluster.copy(), self.starts
         isthing, origin = self.table.pred["isthing"], self.table.pred["origin"]
@@ -141,7 +132,7 @@ class Comparison:
 
         What perfect classes would make of these segments.
         """
-        return heaviest_classes(self._pixels, len(self.table.pred), len(self.taxonomy))
+        return heaviest_classes(self._pixels, len(self.table.pred))
 
     def figures(self, classes: np.ndarray, policy: str = "", of_cluster: np.ndarray | None = None) -> dict[str, float]:
         """PQ, pixel accuracy, mIoU and the semantic head's own, in percent, nan where nothing is there to score.
@@ -181,8 +172,8 @@ class Comparison:
 
         `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
         """
-        taxonomy = self.taxonomy
-        flags = (taxonomy.isthing, taxonomy.coarse_things, policy != U2SEG_PAPER)
+        coarse_things = self.taxonomy.things != "category"  # one class may hold several categories
+        flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
         return count_matches(self.table, self.gt_class, pred_class, *flags)
 
     def confusion(self, pred_class: np.ndarray) -> np.ndarray:

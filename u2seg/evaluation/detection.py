@@ -38,97 +38,59 @@ FIGURES: dict[str, tuple[str, Any]] = {
 BRIEF = ("AP", "AP50", "AP75", "AR@100", "recall50")
 """Of `FIGURES`, those over all sizes and 100 detections."""
 
-
 PER_POLICY = ("AP", "AP50", "AR@100")
 """Of `BRIEF`, those that are given for each policy."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Masks that may overlap and have scores: a model's detections, or what an ``instances.json`` holds."""
-
-    rows: np.ndarray
-    """`SEGMENT` (N,)"""
-    codes: Sequence[Mapping[str, Any]]
-    """(N,) run-length codes."""
 
 
 @dataclass(frozen=True)
 class DetectionSet:
     """Human and predicted objects in COCO's terms."""
 
-    images: Sequence[Mapping[str, Any]]
-    """``id``, ``width``, ``height``."""
+    images: Sequence[Mapping[str, Any]]  # ``id``, ``width``, ``height``
     truth: Sequence[Mapping[str, Any]]
     """``image_id``, ``category_id``, ``segmentation`` (run-length code), ``area``, ``bbox``, ``iscrowd``."""
-    detections: Sequence[Mapping[str, Any]]
-    """``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``."""
+    detections: Sequence[Mapping[str, Any]]  # ``image_id``, ``category_id``, ``segmentation``, ``bbox``, ``score``
 
     @classmethod
-    def of(cls, table: SetTable, gt_label: np.ndarray, detections: Detections, label: np.ndarray) -> DetectionSet:
-        """Human things and detections.
+    def of(cls, table: SetTable, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray) -> DetectionSet:
+        """Human things of ``table`` and ``detections``, `SEGMENT` (N,).
 
-        Args:
-            table: the human side.
-            gt_label: int64 (G,), not negative.
-            detections: the other side.
-            label: int64 (N,), -1 for detections to leave out.
+        Classes are ``gt_label`` int64 (G,) and ``label`` int64 (N,), -1 for what is left out, as are rows without code.
         """
         sizes = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(table.sizes)]
-        truth = _coco_entries(table.gt, table.gt_codes, gt_label)
-        return cls(sizes, truth, _coco_entries(detections.rows, detections.codes, label))
+        return cls(sizes, _coco_entries(table.gt, gt_label), _coco_entries(detections, label))
 
 
-def _coco_entries(
-    rows: np.ndarray, codes: Sequence[Mapping[str, Any] | None], label: np.ndarray
-) -> list[dict[str, Any]]:
-    """COCO annotations of those `SEGMENT` rows that have a code and a label."""
-    names = ("image", "area", "box", "crowd", "score")
-    columns = zip(codes, (label + 1).tolist(), *(rows[name].tolist() for name in names), strict=True)
-    return [
-        {
-            "image_id": image,
-            "category_id": category,
-            "segmentation": code,
-            "area": area,
-            "bbox": box,
-            "iscrowd": int(crowd),
-            "score": score,
-        }
-        for code, category, image, area, box, crowd, score in columns
-        if code is not None and category
-    ]
-
-
-@dataclass(frozen=True)
-class MaskScores:
-    """How well masks find human things, whatever their classes: no matching."""
-
-    mask: dict[str, float]
-    """percent, of `detection_scores` with masks"""
-    box: dict[str, float]
-    """percent, of `detection_scores` with boxes"""
-    masks_per_image: float
-    things_per_image: float
-    """Human things, crowds left out."""
-    source: str
-    """Where the masks come from."""
+def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
+    keys = ("category_id", "image_id", "segmentation", "area", "bbox", "iscrowd", "score")
+    columns = (rows[name].tolist() for name in ("image", "code", "area", "box", "crowd", "score"))
+    entries = [dict(zip(keys, values, strict=True)) for values in zip((label + 1).tolist(), *columns, strict=True)]
+    return [entry for entry in entries if entry["category_id"] and entry["segmentation"]]
 
 
 def class_agnostic_scores(
-    table: SetTable, detections: Detections, source: str, backend: str | None = None
-) -> MaskScores:
-    """Score ``detections`` against all human things of ``table`` as one class; ``source`` says what they are."""
-    labels = np.zeros(len(table.gt), np.int64), np.zeros(len(detections.rows), np.int64)
+    table: SetTable, detections: np.ndarray, source: str, backend: str | None = None
+) -> dict[str, Any]:
+    """How well masks find human things, whatever their classes: no matching.
+
+    Args:
+        table: the human side.
+        detections: `SEGMENT` (N,).
+        source: where the masks come from, for the record.
+        backend: as of `detection_scores`.
+
+    Returns:
+        ``mask`` and ``box`` (`FIGURES`), ``masks_per_image``, ``things_per_image`` (crowds left out), ``source``.
+    """
+    labels = np.zeros(len(table.gt), np.int64), np.zeros(len(detections), np.int64)
     objects = DetectionSet.of(table, labels[0], detections, labels[1])
-    images = max(table.num_images, 1)
-    return MaskScores(
-        mask=detection_scores(objects, "segm", backend),
-        box=detection_scores(objects, "bbox", backend),
-        masks_per_image=len(objects.detections) / images,
-        things_per_image=sum(not entry["iscrowd"] for entry in objects.truth) / images,
-        source=source,
-    )
+    return {
+        "mask": detection_scores(objects, "segm", backend),
+        "box": detection_scores(objects, "bbox", backend),
+        "masks_per_image": len(objects.detections) / max(table.num_images, 1),
+        "things_per_image": sum(not entry["iscrowd"] for entry in objects.truth) / max(table.num_images, 1),
+        "source": source,
+    }
 
 
 def matched_scores(objects: DetectionSet, backend: str | None = None) -> dict[str, float]:
@@ -141,11 +103,6 @@ def matched_scores(objects: DetectionSet, backend: str | None = None) -> dict[st
         brief = detection_scores(objects, kind, backend, brief=True)
         scores.update({f"{name}_{suffix}": brief[name] for name in PER_POLICY})
     return scores
-
-
-def default_backend() -> str:
-    """The fastest library that is installed."""
-    return BACKENDS[0] if importlib.util.find_spec("hotcoco") else BACKENDS[1]
 
 
 def detection_scores(
@@ -161,15 +118,18 @@ def detection_scores(
             there are many categories.
 
     Returns:
-        `FIGURES`, or `BRIEF` of them, in percent: ``AP``, ``AP50``, ``AP75``, ``AP_small`` ..., ``AR@1``, ``AR@10``,
-        ``AR@100``, ``AR@100_small`` ... and ``recall50`` (at IoU 0.5, 100 detections); nan where there is no object of
-        that size.
+        `FIGURES`, or `BRIEF` of them, in percent; nan where there is no object of that size.
     """
     names = BRIEF if brief else tuple(FIGURES)
     if not objects.detections:
         return dict.fromkeys(names, 0.0 if objects.truth else np.nan)
     curves = _evaluate(objects, kind, backend or default_backend(), brief)
     return {name: _mean(curves[FIGURES[name][0]][FIGURES[name][1]]) for name in names}
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[values > -1]
+    return 100 * float(np.mean(defined)) if defined.size else np.nan
 
 
 def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> dict[str, np.ndarray]:
@@ -188,10 +148,8 @@ def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> di
     keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
     detections = [{key: entry[key] for key in keys} for entry in objects.detections]
     with contextlib.redirect_stdout(io.StringIO()):
-        if backend == "hotcoco":
-            gt = coco_class(truth)
-        else:
-            gt = coco_class()
+        gt = coco_class(truth) if backend == "hotcoco" else coco_class()
+        if backend != "hotcoco":
             gt.dataset = truth
             gt.createIndex()
         evaluator = evaluator_class(gt, gt.loadRes(detections), kind)
@@ -205,6 +163,11 @@ def _evaluate(objects: DetectionSet, kind: str, backend: str, brief: bool) -> di
     return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
 
 
+def default_backend() -> str:
+    """The fastest library that is installed."""
+    return BACKENDS[0] if importlib.util.find_spec("hotcoco") else BACKENDS[1]
+
+
 def _library(backend: str) -> tuple[Any, Any]:
     lookup("COCO library", backend, dict.fromkeys(BACKENDS))
     if backend == "hotcoco":
@@ -215,8 +178,3 @@ def _library(backend: str) -> tuple[Any, Any]:
     from pycocotools.cocoeval import COCOeval
 
     return COCO, COCOeval
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[values > -1]
-    return 100 * float(np.mean(defined)) if defined.size else np.nan

@@ -21,16 +21,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
 
-from u2seg.config.training import add_evaluation_keys
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import Fit, FoldFit, SavedFit, SetFit
-from u2seg.evaluation.matching import RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.fitting import Scoring
+from u2seg.evaluation.matching import U2SEG_PAPER, VoteThresholds
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report, as_json, render
-from u2seg.evaluation.saved import MATCHING_FILE, directory_name, load_matching, matching_file, save_matching
+from u2seg.evaluation.saved import MATCHING_FILE, directory_name, matching_file, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
@@ -54,18 +53,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Raises:
         UsageError: there is no such evaluator, or it can't be had for this dataset.
     """
-    return lookup("evaluator (TEST.EVALUATOR)", _with_defaults(cfg).TEST.EVALUATOR, dict(U2SEG_EVALUATORS))(
-        cfg, dataset_name
-    )
-
-
-def _with_defaults(cfg: CfgNode) -> CfgNode:
-    if "MATCHING" in cfg.TEST:
-        return cfg
-    full = cfg.clone()
-    full.defrost()
-    add_evaluation_keys(full)
-    return full
+    evaluator = lookup("evaluator (TEST.EVALUATOR)", cfg.TEST.EVALUATOR, dict(U2SEG_EVALUATORS))
+    return evaluator(cfg, dataset_name)
 
 
 @U2SEG_EVALUATORS.register()
@@ -80,68 +69,52 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         panoptic_json: str,
         panoptic_root: str,
         space: LabelSpace,
-        policies: Sequence[str],
-        things: str = "category",
-        stuff: str = "supercategory",
-        thresholds: VoteThresholds = VoteThresholds(),  # noqa: B008  frozen
-        folds: int = 0,
-        seeds: int = 3,
-        fit_on: Path | None = None,
+        scoring: Scoring,
         output_dir: Path | None = None,
         distributed: bool = True,
     ) -> None:
-        """Read the human labels.
+        """Read the human labels of the dataset ``name``: a COCO panoptic JSON and the folder of its PNGs.
 
         Args:
             name: of the dataset, for messages.
-            panoptic_json: human labels in COCO panoptic format.
+            panoptic_json: its labels.
             panoptic_root: the folder of their PNGs.
-            space: the model's classes; ``category_id`` of its clusters is as there.
-            policies: see `u2seg.evaluation.matching`.
-            things: level of human thing classes, see `Taxonomy.of`.
-            stuff: level of human stuff classes.
-            thresholds: when something votes in ``u2seg_paper``.
-            folds: 2 or more to give figures of matchings fitted on other folds, too.
-            seeds: runs of the chance control.
-            fit_on: a saved matching to use instead of fitting one.
+            space: the model's classes.
+            scoring: how to match and score.
             output_dir: where results, matching and picture go; nowhere if None.
             distributed: gather from all processes.
-
-        Raises:
-            U2SegError: labels or choices can't be taken.
         """
-        for policy in policies:
-            lookup("matching policy (TEST.MATCHING.POLICIES)", policy, RULES)
-        self.name, self.space, self.policies = name, space, tuple(policies)
-        self.thresholds, self.folds, self.seeds = thresholds, folds, seeds
-        self.fit_on, self.output_dir, self.distributed = fit_on, output_dir, distributed
+        self.name, self.space, self.scoring = name, space, scoring
+        self.output_dir, self.distributed = output_dir, distributed
         self.gt = read_panoptic(panoptic_json, panoptic_root)
-        self.taxonomy = Taxonomy.of(self.gt, things, stuff)
+        self.taxonomy = Taxonomy.of(self.gt, scoring.things, scoring.stuff)
         self._photos = {photo.image_id: photo for photo in self.gt.photos}
         self.reset()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
         """Arguments of the constructor."""
-        cfg = _with_defaults(cfg)
         metadata, matching = MetadataCatalog.get(dataset_name), cfg.TEST.MATCHING
         if not metadata.get("panoptic_json") or not metadata.get("panoptic_root"):
             raise UsageError(
                 f"{dataset_name} has no panoptic labels to score against; name a dataset with panoptic.json"
             )
         results = Path(cfg.OUTPUT_DIR) / "inference"
+        scoring = Scoring(
+            matching.POLICIES,
+            matching.THINGS,
+            matching.STUFF,
+            VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
+            _saved_matching(matching.FIT_ON, dataset_name, results),
+            matching.FOLDS,
+            matching.SEEDS,
+        )
         return {
             "name": dataset_name,
             "panoptic_json": metadata.panoptic_json,
             "panoptic_root": metadata.panoptic_root,
             "space": LabelSpace(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1),
-            "policies": matching.POLICIES,
-            "things": matching.THINGS,
-            "stuff": matching.STUFF,
-            "thresholds": VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
-            "folds": matching.FOLDS,
-            "seeds": matching.SEEDS,
-            "fit_on": _fitted(matching.FIT_ON, dataset_name, results) if matching.FIT_ON else None,
+            "scoring": scoring,
             "output_dir": results / directory_name(dataset_name),
         }
 
@@ -151,7 +124,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take in the outputs of a panoptic model (``panoptic_seg`` and, if it has them, ``instances``)."""
-        with_regions = U2SEG_PAPER in self.policies
+        with_regions = U2SEG_PAPER in self.scoring.policies
         for entry, output in zip(inputs, outputs, strict=True):
             key = entry["image_id"]
             if key not in self._photos:
@@ -175,33 +148,30 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         if self.output_dir:
             write_json(self.output_dir / "results.json", as_json(report))
             write_bytes(self.output_dir / "results.txt", f"{text}\n".encode())
-            save_matching(self.output_dir / MATCHING_FILE, comparison, self.policies, self.name)
-            draw_clusters(comparison, self.policies[0], self.output_dir / "clusters.png")
+            save_matching(self.output_dir / MATCHING_FILE, comparison, self.scoring.policies, self.name)
+            draw_clusters(comparison, self.scoring.policies[0], self.output_dir / "clusters.png")
             logger.info("results, matching and a picture of the clusters: %s", self.output_dir)
         return _as_results(report)
 
     def compare(self, images: Sequence[ModelImage]) -> Comparison:
         """The photos of all processes, in order of their ids."""
         ordered = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
-        return join_outputs(ordered, self.space, self.taxonomy, self.thresholds)
+        return join_outputs(ordered, self.space, self.taxonomy, self.scoring.thresholds)
 
     def report(self, comparison: Comparison, class_agnostic: bool = True) -> Report:
         """Match and score by every policy; ``class_agnostic`` scores the detections without classes, too."""
-        detections, masks = comparison.detections, None
-        if class_agnostic and detections is not None:
-            masks = class_agnostic_scores(comparison.table, detections, "the model's detections")
-        fits: list[Fit] = [SetFit(comparison, comparison)]
-        if self.fit_on:
-            fits = [SavedFit(comparison, load_matching(self.fit_on, comparison), str(self.fit_on))]
-        elif self.folds:
-            fits.append(FoldFit(comparison, self.folds))
-        return Report.of(fits, self.policies, self.seeds, masks=masks, name=self.name, gt=str(self.gt.json_file))
+        masks = {}
+        if class_agnostic and comparison.detections is not None:
+            masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
+        fits = self.scoring.fits(comparison)
+        return Report.of(self.name, str(self.gt.json_file), fits, self.scoring, masks)
 
 
-def _fitted(fit_on: str, dataset: str, results: Path) -> Path:
-    """The saved matching that ``TEST.MATCHING.FIT_ON`` names."""
-    file = matching_file(fit_on, results)
-    if comm.is_main_process() and not file.is_file():  # others may come here before the main process has written it
+def _saved_matching(fit_on: str, dataset: str, results: Path) -> Path | None:
+    """The file that ``TEST.MATCHING.FIT_ON`` names, if it names any."""
+    file = matching_file(fit_on, results) if fit_on else None
+    # Other processes may come here before the main one has written the file.
+    if file and comm.is_main_process() and not file.is_file():
         raise UsageError(
             f"TEST.MATCHING.FIT_ON {fit_on!r} is no saved matching, and there is none of a dataset of that name in "
             f"{results}: evaluate on it first, or name it before {dataset} in DATASETS.TEST"
@@ -212,12 +182,12 @@ def _fitted(fit_on: str, dataset: str, results: Path) -> Path:
 def _as_results(report: Report) -> OrderedDict[str, dict[str, float]]:
     """Figures by policy, each with its chance control, for Detectron2's logs and ``TEST.EXPECTED_RESULTS``."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for scores in report.scores:
-        by_chance = {f"{name}_by_chance": value for name, value in scores.control.items()}
-        results[scores.key] = {**scores.figures, **by_chance}
-    agnostic = {f"{name}_one_class": value for name, value in report.one_class.items()}
-    if report.masks:
-        for kind in ("mask", "box"):
-            agnostic |= {f"{name}_{kind}": value for name, value in getattr(report.masks, kind).items()}
-    results["class_agnostic"] = agnostic
+    for scores in report.policies:
+        by_chance = {f"{name}_by_chance": value for name, value in scores.control_mean.items()}
+        results[scores.key] = scores.figures | by_chance
+    agnostic = report.class_agnostic
+    kinds = ("one_class", "mask", "box")
+    results["class_agnostic"] = {
+        f"{name}_{kind}": value for kind in kinds for name, value in agnostic.get(kind, {}).items()
+    }
     return results

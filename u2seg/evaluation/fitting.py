@@ -10,79 +10,99 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import U2SEG_PAPER
+from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.saved import load_matching
 from u2seg.evaluation.tables import VOID
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
 
 
-def _clusters(comparison: Comparison, seed: int | None) -> np.ndarray:
-    return comparison.cluster if seed is None else comparison.shuffled(seed)
+@dataclass(frozen=True)
+class Scoring:
+    """How a set is matched and scored."""
+
+    policies: Sequence[str] = DEFAULT_POLICIES
+    things: str = "category"  # level of human thing classes, see Taxonomy.of
+    stuff: str = "supercategory"  # level of human stuff classes
+    thresholds: VoteThresholds = field(default_factory=VoteThresholds)
+    matching: Path | None = None  # a saved matching to use instead of fitting one
+    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
+    seeds: int = 3  # runs of the chance control
+    backend: str | None = None  # COCO library; the fastest installed if None
+
+    def __post_init__(self) -> None:
+        for policy in self.policies:
+            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
+        if self.seeds < 0:
+            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
+        if self.matching and self.folds:
+            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
+
+    def fits(self, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
+        """The ways to fit that are asked for, the first of them on another set, ``fitted``, if one is given."""
+        if self.matching:
+            saved = load_matching(self.matching, scored)
+            return [Fit(scored, str(self.matching), "_transferred", saved=saved)]
+        first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
+        label = f"other photos of this set ({self.folds} folds)"
+        return [first, Fit(scored, label, "_folds", folds=self.folds)] if self.folds else [first]
 
 
 @dataclass(frozen=True)
-class SetFit:
-    """Fitted on a whole set: the one that it scores, which is usual and flatters, or another with the same clusters."""
+class Fit:
+    """A way to give classes to the members of the scored set.
+
+    With nothing but ``scored``, the matching is fitted on the photos that it scores, which is usual and flatters.
+    """
 
     scored: Comparison
-    fitted: Comparison
-    label: str = "the photos that are scored"
-    """What a table says the matching was fitted on."""
-    suffix: str = ""
-    """What the short names of its figures end in."""
+    label: str = "the photos that are scored"  # What a table says the matching was fitted on
+    suffix: str = ""  # What the short names of its figures end in
+    fitted: Comparison | None = None  # Fit on this set instead
+    saved: Mapping[str, np.ndarray] | None = None  # fit nothing: policy to class int64 (L,) of each cluster
+    folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:
-        clusters = [
-            f"{len(comparison.things)} thing and {len(comparison.stuff)} stuff clusters"
-            for comparison in (self.fitted, self.scored)
-        ]
-        if (self.scored.things, self.scored.stuff) != (self.fitted.things, self.fitted.stuff):
+        images, fitted = self.scored.table.num_images, self.fitted or self.scored
+        if self.folds and not 2 <= self.folds <= images:
+            raise UsageError(
+                f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
+            )
+        if (self.scored.things, self.scored.stuff) != (fitted.things, fitted.stuff):
+            clusters = [
+                f"{len(each.things)} thing and {len(each.stuff)} stuff clusters" for each in (fitted, self.scored)
+            ]
             raise DataError(
                 f"the set to fit on has {clusters[0]}, the one to score {clusters[1]}: a matching can only be "
                 "carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
+    def of_cluster(self, policy: str, seed: int | None = None) -> np.ndarray | None:
+        """Class int64 (L,) of each cluster, -1 for void; None with folds, since each has its own.
+
+        Raises:
+            UsageError: the saved matchings are by other policies.
+        """
+        if self.saved is not None:
+            if policy not in self.saved:
+                raise UsageError(f"{self.label} holds no matching of policy {policy}; it has {', '.join(self.saved)}")
+            return self.saved[policy]
+        fitted = self.fitted or self.scored
+        return None if self.folds else fitted.matched(policy, fitted.shuffled(seed))
+
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
         """Class int64 (U,) of each member, -1 for void; with a ``seed``, of the chance control."""
-        of_cluster = self.fitted.matched(policy, _clusters(self.fitted, seed))
-        return of_cluster[_clusters(self.scored, seed)]
-
-    def of_cluster(self, policy: str) -> np.ndarray | None:
-        """Class int64 (L,) of each cluster, -1 for void; None if it is not the same in all photos."""
-        return self.fitted.matched(policy, self.fitted.cluster)
-
-
-@dataclass(frozen=True)
-class FoldFit:
-    """Fitted on the other folds, photo by photo, and all folds scored together."""
-
-    scored: Comparison
-    folds: int
-    suffix: ClassVar[str] = "_folds"
-
-    def __post_init__(self) -> None:
-        images = self.scored.table.num_images
-        if not 2 <= self.folds <= images:
-            raise UsageError(
-                f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
-            )
-
-    @property
-    def label(self) -> str:
-        """What a table says the matching was fitted on."""
-        return f"other photos of this set ({self.folds} folds)"
-
-    def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
-        """As `SetFit.classes`."""
-        cluster = _clusters(self.scored, seed)
+        cluster, of_cluster = self.scored.shuffled(seed), self.of_cluster(policy, seed)
+        if of_cluster is not None:
+            return of_cluster[cluster]
         fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % self.folds
         fold = fold_of_image[self.scored.members["image"]]
         classes = np.full(len(cluster), VOID, np.int64)
@@ -91,38 +111,6 @@ class FoldFit:
             classes[scored] = self.scored.matched(policy, cluster, ~scored)[cluster[scored]]
         return classes
 
-    def of_cluster(self, policy: str) -> np.ndarray | None:
-        """None: each fold has its own."""
-        return None
-
-
-@dataclass(frozen=True)
-class SavedFit:
-    """A matching from a file. Its chance control shuffles the ids of the scored set and keeps the matching."""
-
-    scored: Comparison
-    policies: Mapping[str, np.ndarray]
-    """Policy to int64 (L,), class of each cluster."""
-    label: str
-    suffix: ClassVar[str] = "_transferred"
-
-    def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
-        """As `SetFit.classes`."""
-        return self.of_cluster(policy)[_clusters(self.scored, seed)]
-
-    def of_cluster(self, policy: str) -> np.ndarray:
-        """As `SetFit.of_cluster`.
-
-        Raises:
-            UsageError: the file has no matching by this policy.
-        """
-        if policy not in self.policies:
-            raise UsageError(f"{self.label} holds no matching of policy {policy}; it has {', '.join(self.policies)}")
-        return self.policies[policy]
-
-
-Fit = SetFit | FoldFit | SavedFit
-
 
 @dataclass(frozen=True)
 class PolicyScores:
@@ -130,23 +118,13 @@ class PolicyScores:
 
     policy: str
     fitted_on: str
-    key: str
-    """Short name of policy and fit."""
-    figures: dict[str, float]
-    """percent, nan where there is nothing to score"""
-    control: dict[str, float]
-    """mean over the seeds, percent, without AP; empty if no control was asked for"""
-    control_sd: dict[str, float]
-    """standard deviation over the seeds, percent"""
+    key: str  # Short name of policy and fit
+    figures: dict[str, float]  # percent, nan where there is nothing to score
+    control_mean: dict[str, float]  # mean over the seeds, percent, without AP; empty if no control was asked for
+    control_sd: dict[str, float]  # standard deviation over the seeds, percent
+    close_to_chance: list[str]
+    """Figures that chance nearly reaches; SQ says how good masks are, so random classes don't lower it."""
     per_class: list[dict[str, float | int | str | bool]]
-
-    def close_to_chance(self) -> list[str]:
-        """Names of figures that chance nearly reaches; SQ says how good masks are, so random classes don't lower it."""
-        return [
-            name
-            for name, mean in self.control.items()
-            if not name.startswith("SQ") and is_close(self.figures[name], mean, self.control_sd[name])
-        ]
 
 
 def is_close(figure: float, control: float, deviation: float) -> bool:
@@ -162,15 +140,18 @@ def score_policy(fit: Fit, policy: str, seeds: Sequence[int]) -> PolicyScores:
     The control has no AP: that costs more than all else together, and says no more about chance than PQ does.
     """
     scored, classes = fit.scored, fit.classes(policy)
+    figures = scored.figures(classes, policy, fit.of_cluster(policy) if policy == U2SEG_PAPER else None)
     chance = [scored.figures(fit.classes(policy, seed), policy) for seed in seeds]
-    columns = {name: np.array([figures[name] for figures in chance]) for name in chance[0]} if chance else {}
-    of_cluster = fit.of_cluster(policy) if policy == U2SEG_PAPER else None
+    columns = {name: np.array([control[name] for control in chance]) for name in chance[0]} if chance else {}
+    mean, deviation = ({name: float(f(values)) for name, values in columns.items()} for f in (np.mean, np.std))
+    close = [name for name in mean if name[:2] != "SQ" and is_close(figures[name], mean[name], deviation[name])]
     return PolicyScores(
         policy=policy,
         fitted_on=fit.label,
         key=f"{policy}{fit.suffix}",
-        figures=scored.figures(classes, policy, of_cluster) | scored.detection_figures(classes),
-        control={name: float(values.mean()) for name, values in columns.items()},
-        control_sd={name: float(values.std()) for name, values in columns.items()},
+        figures=figures | scored.detection_figures(classes),
+        control_mean=mean,
+        control_sd=deviation,
+        close_to_chance=close,
         per_class=scored.per_class(classes[: len(scored.table.pred)], policy),
     )

@@ -13,7 +13,6 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.detection import Detections
 from u2seg.evaluation.matching import VoteThresholds
 from u2seg.evaluation.runs import changes, encode_masks
 from u2seg.evaluation.tables import (
@@ -37,10 +36,8 @@ class ModelImage:
 
     image_id: Any
     table: ImageTable
-    detections: Detections | None
-    """None if the model gives none."""
-    regions: ImageTable | None
-    """What the semantic head says; None if nobody asked or it says nothing."""
+    detections: np.ndarray | None  # `SEGMENT` (N,); None if the model gives none
+    regions: ImageTable | None  # What the semantic head says; None if nobody asked or it says nothing
 
 
 def read_output(
@@ -66,7 +63,7 @@ def read_output(
         ids, entries = output["panoptic_seg"]
         gt_ids = gt.read_ids(photo)
         segments = [_segment(entry, space) for entry in entries]
-        table = compare_maps(gt_ids, ids.cpu().numpy(), photo.segments, segments, painted_over=True)
+        table = compare_maps(gt_ids, ids.cpu().numpy(), photo.segments, segments, of_model=True)
         regions = None
         if with_regions and output.get("sem_seg") is not None:
             regions = _compare_regions(gt_ids, photo, table, _largest_channel(output["sem_seg"]), space)
@@ -97,18 +94,15 @@ def _compare_regions(
     return replace(table, pixels=pixels, pred=segment_rows(segments, pixels[:, 1:].sum(axis=0)))
 
 
-def _detections(instances: Any, space: LabelSpace) -> Detections:
-    """Columns of Detectron2's ``Instances``."""
+def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
+    """`SEGMENT` (N,) of Detectron2's ``Instances``."""
     rows = np.zeros(len(instances), SEGMENT)
     rows["category"] = instances.pred_classes.cpu().numpy().astype(np.int64) + space.thing_category(0)
-    rows["isthing"], rows["score"], rows["box"] = (
-        True,
-        instances.scores.cpu().numpy(),
-        instances.pred_boxes.tensor.cpu(),
-    )
+    rows["isthing"], rows["score"] = True, instances.scores.cpu().numpy()
+    rows["box"] = instances.pred_boxes.tensor.cpu().numpy()
     rows["box"][:, 2:] -= rows["box"][:, :2]  # from left, top, right, bottom
-    masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)  # (N, H, W)
-    return Detections(rows, encode_masks(masks))
+    rows["code"] = encode_masks(instances.pred_masks.cpu().numpy().astype(bool, copy=False))
+    return rows
 
 
 def _largest_channel(scores: Any) -> np.ndarray:
@@ -130,26 +124,25 @@ def _largest_channel(scores: Any) -> np.ndarray:
 
 
 def join_outputs(
-    images: Sequence[ModelImage],
-    space: LabelSpace,
-    taxonomy: Taxonomy,
-    thresholds: VoteThresholds,
-    backend: str | None = None,
+    images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, thresholds: VoteThresholds
 ) -> Comparison:
     """All photos of a set; detections and regions only where every photo has them."""
-    table, detections, regions = SetTable.join([image.table for image in images]), None, None
-    of_image, isthing, origin = table.pred["image"], table.pred["isthing"], table.pred["origin"]
+    table = SetTable.join([image.table for image in images])
     heads = [image.regions for image in images if image.regions is not None]
     instances = [image.detections for image in images if image.detections is not None]
-    for kind, parts in ((~isthing, [head.pred for head in heads]), (isthing, [each.rows for each in instances])):
+    isthing, origin = table.pred["isthing"], table.pred["origin"]
+    for kind, parts in ((isthing, instances), (~isthing, [head.pred for head in heads])):
         if len(parts) == len(images):  # from positions in the image to positions in the set
             starts = np.cumsum([0, *map(len, parts)])
             made = kind & (origin != VOID)
-            origin[made] += starts[of_image[made]]
-    if len(heads) == len(images):
-        regions = SetTable.join(heads)
-    if len(instances) == len(images):
-        codes = [code for each in instances for code in each.codes]
-        detections = Detections(join_rows([each.rows for each in instances]), codes)
-    things, stuff = range(1, space.num_things + 1), range(space.num_things + 1, space.num_things + space.num_stuff + 1)
-    return Comparison(table, taxonomy, tuple(things), tuple(stuff), thresholds, detections, regions, backend)
+            origin[made] += starts[table.pred["image"][made]]
+    ids = range(1, space.num_things + space.num_stuff + 1)
+    return Comparison(
+        table,
+        taxonomy,
+        tuple(ids[: space.num_things]),
+        tuple(ids[space.num_things :]),
+        thresholds,
+        detections=join_rows(instances) if len(instances) == len(images) else None,
+        regions=SetTable.join(heads) if len(heads) == len(images) else None,
+    )

@@ -15,21 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.evaluation.tables import SEGMENT, VOID, SetTable
+from u2seg.evaluation.tables import SEGMENT, VOID, SetTable, sum_pairs
 
 
 @dataclass(frozen=True)
 class ClassCounts:
     """Matches of each class."""
 
-    iou: np.ndarray
-    """float64 (C,), sum over matches."""
-    tp: np.ndarray
-    """int64 (C,)"""
-    fp: np.ndarray
-    """int64 (C,)"""
-    fn: np.ndarray
-    """int64 (C,)"""
+    iou: np.ndarray  # float64 (C,), sum over matches
+    tp: np.ndarray  # int64 (C,)
+    fp: np.ndarray  # int64 (C,)
+    fn: np.ndarray  # int64 (C,)
 
     @property
     def seen(self) -> np.ndarray:
@@ -55,16 +51,11 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def merge_segments(rows: np.ndarray, label: np.ndarray, mergeable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one segment of all ``mergeable`` ones of one label and image.
-
-    Args:
-        rows: `SEGMENT` (n,).
-        label: int64 (n,), `VOID` for segments to leave out.
-        mergeable: bool (n,).
+    """Make one segment of all ``mergeable`` ones, bool (n,), of one ``label`` int64 (n,) and image.
 
     Returns:
         Which merged segment each became, int64 (n,), `VOID` where it has no label; and the merged `SEGMENT` (m,), whose
-        ``category`` is their label. Those that merge with nothing keep their order.
+        ``category`` is their label.
     """
     kept = np.flatnonzero(label != VOID)
     label, image, labels = label[kept], rows["image"][kept], int(label.max(initial=0)) + 1
@@ -93,7 +84,7 @@ def count_matches(
     Args:
         table: the set.
         gt_class: int64 (G,) in [0, C).
-        pred_class: int64 (P,) in [0, C), -1 for segments that shall be void.
+        pred_class: int64 (P,) in [0, C), -1 for void.
         class_isthing: bool (C,).
         merge_crowds: make the crowds of one class in one image one crowd. Right where a class holds several
             categories; panopticapi, which knows no such classes, would heed only the last crowd.
@@ -104,7 +95,7 @@ def count_matches(
     marked = np.where(crowd, gt_class + num_classes, gt_class)
     true_number, true = merge_segments(table.gt, marked, np.where(crowd, merge_crowds, stuff[gt_class]))
     guess_number, guess = merge_segments(table.pred, pred_class, stuff[pred_class])
-    first, second, shared = _merge_pairs(table, true_number, guess_number, len(guess))
+    first, second, shared = _merge_pairs(table, true_number, guess_number)
     true_label = true["category"] % num_classes
     outside = first == VOID
     void = np.bincount(second[outside], weights=shared[outside], minlength=len(guess))
@@ -127,15 +118,13 @@ def count_matches(
 
 
 def _merge_pairs(
-    table: SetTable, true_number: np.ndarray, guess_number: np.ndarray, guesses: int
+    table: SetTable, true_number: np.ndarray, guess_number: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merged segments that share pixels: true (`VOID` outside all), predicted, pixels; void predictions left out."""
     second = np.append(guess_number, VOID)[table.pair_pred]  # VOID is -1, the last entry
     keep = second != VOID
-    first, width = np.append(true_number, VOID)[table.pair_gt[keep]], guesses + 1
-    keys, inverse = np.unique((first + 1) * width + second[keep], return_inverse=True)
-    shared = np.bincount(inverse.reshape(-1), weights=table.pixels[keep], minlength=len(keys)).astype(np.int64)
-    return keys // width - 1, keys % width, shared
+    first = np.append(true_number, VOID)[table.pair_gt[keep]]
+    return sum_pairs(first, second[keep], table.pixels[keep])
 
 
 def _heeded_crowds(true: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from u2seg.evaluation.tables import VOID, SetTable
+from u2seg.evaluation.tables import VOID, SetTable, count_grid
 
 
 def confusion_matrix(
@@ -23,12 +23,8 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Pixels int64 (C, C+1): true class by predicted class, the last column for none.
 
-    Args:
-        table: the set.
-        gt_class: int64 (G,) in [0, C).
-        pred_class: int64 (P,) in [0, C), -1 for none.
-        num_classes: C.
-        outside: class of pixels that no predicted segment has; none if None.
+    Classes are ``gt_class`` int64 (G,) in [0, C) and ``pred_class`` int64 (P,), -1 for none; ``outside`` is that of
+    pixels in no predicted segment, none by default.
     """
     keep = table.pair_gt != VOID
     row = gt_class[table.pair_gt[keep]]
@@ -36,17 +32,13 @@ def confusion_matrix(
         np.where(pred_class == VOID, num_classes, pred_class), num_classes if outside is None else outside
     )
     column = padded[table.pair_pred[keep]]  # VOID is -1, the last entry
-    flat = row * (num_classes + 1) + column
-    counts = np.bincount(flat, weights=table.pixels[keep], minlength=num_classes * (num_classes + 1))
-    return counts.astype(np.int64).reshape(num_classes, num_classes + 1)
+    return count_grid(row, column, table.pixels[keep], (num_classes, num_classes + 1))
 
 
 def semantic_scores(confusion: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
     """``pixel_accuracy`` and ``miou`` in [0, 1] over the true pixels of ``chosen`` classes; nan if there are none.
 
-    Args:
-        confusion: int64 (C, C+1).
-        chosen: bool (C,). Predictions of any class count on their pixels.
+    ``confusion`` is int64 (C, C+1), ``chosen`` bool (C,). Predictions of any class count on the pixels of those.
     """
     rows = confusion * chosen[:, None]
     iou = class_iou(rows)
@@ -68,13 +60,9 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
 def head_scores(
     regions: SetTable, gt_class: np.ndarray, region_class: np.ndarray, class_isthing: np.ndarray
 ) -> dict[str, float]:
-    """`semantic_scores` of a semantic head's map, over "a thing" and the stuff classes.
+    """`semantic_scores` of a semantic head's map, in which void is "a thing", over that and the stuff classes.
 
-    Args:
-        regions: the head's map beside the human labels; what is void there is "a thing".
-        gt_class: int64 (G,) in [0, C).
-        region_class: int64 (R,), class in [0, C), -1 for none.
-        class_isthing: bool (C,).
+    Classes are ``gt_class`` int64 (G,) in [0, C) and ``region_class`` int64 (R,), -1 for none.
     """
     column = np.append(np.where(class_isthing, 0, np.cumsum(~class_isthing)), VOID)  # things 0, stuff 1.., none VOID
     count = int(column.max()) + 1
@@ -84,18 +72,10 @@ def head_scores(
 
 
 def renamed_in_place(of_cluster: np.ndarray, cluster_isthing: np.ndarray, class_isthing: np.ndarray) -> np.ndarray:
-    """What becomes of each stuff cluster where a map is renamed cluster by cluster in the same array.
+    """``of_cluster`` int64 (L,), -1 for none, as it is after a map was renamed cluster by cluster in the same array.
 
-    The released evaluation does that: clusters are 1..S and classes 1..T in one array, T + 1 for none, so that a pixel
-    renamed to class 5 is renamed again when the turn comes to cluster 5.
-
-    Args:
-        of_cluster: int64 (L,), class in [0, C) of each cluster, -1 for none.
-        cluster_isthing: bool (L,).
-        class_isthing: bool (C,).
-
-    Returns:
-        int64 (L,), the same for things.
+    The released evaluation does that: stuff clusters are 1..S and classes 1..T in one array, T + 1 for none, so that a
+    pixel renamed to class 5 is renamed again when the turn comes to cluster 5.
     """
     things, stuff = int(class_isthing.sum()), np.flatnonzero(~cluster_isthing)
     none = len(class_isthing) - things + 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ SEGMENT = np.dtype(
         ("crowd", bool),
         ("area", np.int64),  # pixels, counted in the map
         ("box", np.float64, 4),  # x, y, width, height in pixels, of the mask; zeros for stuff
+        ("code", object),  # run-length code of the mask; None for stuff
         ("score", np.float64),
         # Detection, or region of the semantic head, of the same image that a model's segment was made of, or VOID.
         ("origin", np.int64),
@@ -43,18 +43,10 @@ SEGMENT = np.dtype(
 class ImageTable:
     """One image: its segments on both sides, and what they share."""
 
-    pixels: np.ndarray
-    """int64 (G+1, P+1); row 0 is void of the ground truth, column 0 void of the prediction."""
-    gt: np.ndarray
-    """`SEGMENT` (G,)"""
-    pred: np.ndarray
-    """`SEGMENT` (P,)"""
-    gt_codes: tuple[dict[str, Any] | None, ...]
-    """Run-length code of each true segment, None for stuff."""
-    pred_codes: tuple[dict[str, Any] | None, ...]
-    """The same for predicted segments; empty if nobody asked."""
-    size: tuple[int, int]
-    """H, W"""
+    pixels: np.ndarray  # int64 (G+1, P+1); row 0 is void of the ground truth, column 0 void of the prediction
+    gt: np.ndarray  # `SEGMENT` (G,)
+    pred: np.ndarray  # `SEGMENT` (P,)
+    size: tuple[int, int]  # H, W
 
 
 def compare_maps(
@@ -63,68 +55,58 @@ def compare_maps(
     gt: Sequence[SegmentInfo],
     pred: Sequence[SegmentInfo],
     *,
-    painted_over: bool = False,
+    of_model: bool = False,
 ) -> ImageTable:
     """The table of two panoptic maps.
 
+    Boxes and areas that a JSON gives are redundant, often absent and sometimes stale: they are taken from the maps.
+
     Args:
-        gt_ids: integer (H, W), segment ids of the ground truth, 0 void.
+        gt_ids: integer (H, W) in [0, 2^24), segment ids of the ground truth, 0 void.
         pred_ids: the same for the prediction.
-        gt: what the true segments are.
-        pred: what the predicted segments are.
-        painted_over: for a model, whose detections tell boxes and codes: predicted segments may have no pixel, and are
-            then left out.
+        gt: the true segments.
+        pred: the predicted segments.
+        of_model: leave out predicted segments without a pixel, which others were painted over, and give none a box or
+            code: those come with the detections.
 
     Raises:
         DataError: the maps and the lists contradict each other.
     """
     pixels = overlap_table(gt_ids, pred_ids, [s.id for s in gt], [s.id for s in pred])
-    counted = pixels[:, 1:].sum(axis=0)
-    if painted_over:
-        visible = np.flatnonzero(counted)
-        pixels, pred = pixels[:, np.append(0, visible + 1)], [pred[index] for index in visible]
-        pred_rows, pred_codes = segment_rows(pred, counted[visible]), ()
+    gt_rows, pred_rows = segment_rows(gt, pixels[1:].sum(axis=1)), segment_rows(pred, pixels[:, 1:].sum(axis=0))
+    _add_masks(gt_rows, gt_ids)
+    if of_model:
+        visible = np.flatnonzero(pred_rows["area"])
+        pixels, pred_rows = pixels[:, np.append(0, visible + 1)], pred_rows[visible]
+    elif not pred_rows["area"].all():
+        missing = pred_rows["id"][pred_rows["area"] == 0][0]
+        raise DataError(f"its label has no pixel of segment id {missing}, which the JSON lists")
     else:
-        if not counted.all():
-            missing = pred[int(np.flatnonzero(counted == 0)[0])].id
-            raise DataError(f"its label has no pixel of segment id {missing}, which the JSON lists")
-        pred_rows = segment_rows(pred, counted)
-        pred_codes = _add_boxes(pred_rows, pred_ids, pred)
-    gt_rows = segment_rows(gt, pixels[1:].sum(axis=1))
-    return ImageTable(pixels, gt_rows, pred_rows, _add_boxes(gt_rows, gt_ids, gt), pred_codes, gt_ids.shape)
+        _add_masks(pred_rows, pred_ids)
+    return ImageTable(pixels, gt_rows, pred_rows, gt_ids.shape)
 
 
 def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], pred: Sequence[int]) -> np.ndarray:
-    """Count shared pixels of all pairs of segments.
+    """Pixels int64 (G+1, P+1) that segments of two maps share; row and column 0 are void.
 
-    Args:
-        gt_ids: integer (H, W) in [0, 2^24), 0 void.
-        pred_ids: the same for the prediction.
-        gt: ids of the G true segments; row ``i + 1`` of the result is ``gt[i]``.
-        pred: ids of the P predicted segments.
-
-    Returns:
-        int64 (G+1, P+1) pixels, row and column 0 void.
+    Row ``i + 1`` is the segment with id ``gt[i]``, and likewise the columns; the maps are as of `compare_maps`.
 
     Raises:
         DataError: the maps differ in size, or hold an id that is in neither list.
     """
     if gt_ids.shape != pred_ids.shape:
-        raise DataError(f"its label is {_size(pred_ids)} pixels, the ground truth {_size(gt_ids)}")
+        sizes = [f"{ids.shape[1]} x {ids.shape[0]}" for ids in (pred_ids, gt_ids)]
+        raise DataError(f"its label is {sizes[0]} pixels, the ground truth {sizes[1]}")
     starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted at once
     lengths = np.diff(starts, append=gt_ids.size)
     rows, columns = _rows(gt_ids.ravel()[starts], gt), _rows(pred_ids.ravel()[starts], pred)
-    flat = rows * (len(pred) + 2) + columns
-    counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
-    counts = counts.reshape(len(gt) + 2, len(pred) + 2)
-    for side, unlisted, ids, known in (
-        ("ground truth", counts[0], gt_ids, gt),
-        ("label", counts[:, 0], pred_ids, pred),
-    ):
+    counts = count_grid(rows, columns, lengths, (len(gt) + 2, len(pred) + 2))
+    sides = ("ground truth", counts[0], gt_ids, gt), ("label", counts[:, 0], pred_ids, pred)
+    for side, unlisted, ids, known in sides:
         if unlisted.any():
             strange = sorted(set(np.unique(ids).tolist()) - {0, *known})
             raise DataError(f"the PNG of its {side} holds segment id {strange[0]}, which the JSON does not list")
-    return counts[1:, 1:].astype(np.int64)
+    return counts[1:, 1:]
 
 
 def _rows(values: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -134,54 +116,36 @@ def _rows(values: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     return places(values, [0, *ids]) + 1
 
 
-def _size(ids: np.ndarray) -> str:
-    return f"{ids.shape[1]} x {ids.shape[0]}"
-
-
 def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray) -> np.ndarray:
-    """`SEGMENT` (n,) without boxes; ``area`` int64 (n,) pixels."""
+    """`SEGMENT` (n,) without boxes and codes; ``area`` int64 (n,) pixels."""
     rows = np.zeros(len(segments), SEGMENT)
     rows["id"] = [segment.id for segment in segments]
     rows["category"] = [segment.category_id for segment in segments]
     rows["isthing"] = [segment.isthing for segment in segments]
     rows["crowd"] = [segment.iscrowd for segment in segments]
     rows["score"] = [segment.score for segment in segments]
-    rows["area"], rows["origin"] = area, VOID
+    rows["area"], rows["origin"], rows["code"] = area, VOID, None
     return rows
 
 
-def _add_boxes(rows: np.ndarray, ids: np.ndarray, segments: Sequence[SegmentInfo]) -> tuple[dict[str, Any] | None, ...]:
-    """Encode the things among ``segments`` and put their boxes into ``rows``; returns a code for each, None for stuff.
-
-    Boxes and areas that a JSON gives are redundant, often absent and sometimes stale, so they are never used.
-    """
-    things = np.flatnonzero(rows["isthing"]).tolist()
-    codes: list[dict[str, Any] | None] = [None] * len(rows)
-    encoded = encode_segments(ids, [segments[index].id for index in things])
-    for index, code in zip(things, encoded, strict=True):
-        codes[index] = code
-    rows["box"][things] = boxes_of(encoded)
-    return tuple(codes)
+def _add_masks(rows: np.ndarray, ids: np.ndarray) -> None:
+    """Put codes and boxes of the things in the map ``ids`` into their ``rows``."""
+    things = np.flatnonzero(rows["isthing"])
+    codes = encode_segments(ids, rows["id"][things].tolist())
+    rows["code"][things], rows["box"][things] = codes, boxes_of(codes)
 
 
 @dataclass(frozen=True)
 class SetTable:
     """Segments and shared pixels of a whole set."""
 
-    gt: np.ndarray
-    """`SEGMENT` (G,)"""
-    pred: np.ndarray
-    """`SEGMENT` (P,)"""
+    gt: np.ndarray  # `SEGMENT` (G,)
+    pred: np.ndarray  # `SEGMENT` (P,)
     pair_gt: np.ndarray
     """int64 (M,) index of the true segment, `VOID` outside all; pairs run by image, then true, then predicted."""
-    pair_pred: np.ndarray
-    """int64 (M,) index of the predicted segment, `VOID` outside all."""
-    pixels: np.ndarray
-    """int64 (M,), all above 0."""
-    gt_codes: tuple[dict[str, Any] | None, ...]
-    """(G,) run-length codes of true things, None for stuff."""
-    sizes: tuple[tuple[int, int], ...]
-    """(I,) height and width in pixels."""
+    pair_pred: np.ndarray  # int64 (M,) index of the predicted segment, `VOID` outside all
+    pixels: np.ndarray  # int64 (M,), all above 0
+    sizes: tuple[tuple[int, int], ...]  # (I,) height and width in pixels
 
     @property
     def num_images(self) -> int:
@@ -195,16 +159,12 @@ class SetTable:
         starts = np.zeros(2, np.int64)
         for image in images:
             index = np.stack(np.nonzero(image.pixels))
-            shared = image.pixels[index[0], index[1]]
-            pairs.append(np.vstack([np.where(index > 0, index - 1 + starts[:, None], VOID), shared]))
+            numbered = np.where(index > 0, index - 1 + starts[:, None], VOID)
+            pairs.append(np.vstack([numbered, image.pixels[tuple(index)]]))
             starts += (len(image.gt), len(image.pred))
-        return cls(
-            join_rows([image.gt for image in images]),
-            join_rows([image.pred for image in images]),
-            *np.concatenate(pairs, axis=1),
-            gt_codes=tuple(code for image in images for code in image.gt_codes),
-            sizes=tuple(image.size for image in images),
-        )
+        gt, pred = join_rows([image.gt for image in images]), join_rows([image.pred for image in images])
+        pair_gt, pair_pred, shared = np.concatenate(pairs, axis=1)
+        return cls(gt, pred, pair_gt, pair_pred, shared, tuple(image.size for image in images))
 
 
 def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -212,3 +172,17 @@ def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.concatenate([np.zeros(0, SEGMENT), *images])
     rows["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
     return rows
+
+
+def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each different pair of ``first`` and ``second``, integers from -1, in rising order, and its sum of weights."""
+    width = int(second.max(initial=0)) + 2
+    keys, inverse = np.unique((first + 1) * width + second + 1, return_inverse=True)
+    total = np.bincount(inverse.reshape(-1), weights=weight, minlength=len(keys)).astype(np.int64)
+    return keys // width - 1, keys % width - 1, total
+
+
+def count_grid(row: np.ndarray, column: np.ndarray, weight: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """``weight`` summed at ``row`` and ``column``, int64 of ``shape``."""
+    counts = np.bincount(row * shape[1] + column, weights=weight, minlength=shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Layer:
         """The layer as an RGBA picture."""
         return Image.fromarray(self.palette[self.index])
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it as a PNG: with a palette where 256 colours do, about a tenth of the size of RGBA."""
         if len(self.palette) > 256:
             self.to_rgba().save(path, "PNG")
@@ -89,57 +90,51 @@ def draw_layer(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: in
         thumbnail: longest side in pixels at which marks shall not cover each other.
     """
     colors = sorted({region.color for region in regions})
-    place = {color: index for index, color in enumerate(colors)}
-    fills = np.array([0] + [len(_GROUND) + 2 * place[region.color] for region in regions], np.uint16)
-    index = fills[np.maximum(regions_map, 0)]
+    fills = [0, *(len(_GROUND) + 2 * colors.index(region.color) for region in regions)]
+    index = np.array(fills, np.uint16)[np.maximum(regions_map, 0)]
     index[contours(regions_map) & (regions_map > 0)] += 1
     hatched = regions_map == HATCHED
-    diagonal = np.add.outer(np.arange(regions_map.shape[0]), np.arange(regions_map.shape[1]))
-    index[hatched] = 1
-    index[hatched & (diagonal % 12 < 2)] = 2
+    diagonal = np.add.outer(*map(np.arange, regions_map.shape))
+    index[hatched] = np.where(diagonal[hatched] % 12 < 2, 2, 1)
     palette = [_GROUND]
     for color in colors:
-        palette.append(np.array([[*color, FILL_ALPHA], [*_lighter(color), 255]], np.uint8))
+        lighter = [round(part + (255 - part) * 0.45) for part in color]
+        palette.append(np.array([[*color, FILL_ALPHA], [*lighter, 255]], np.uint8))
     return Layer(index, np.concatenate(palette), tuple(place_marks(regions_map, regions, thumbnail)))
 
 
 def contours(regions_map: np.ndarray) -> np.ndarray:
     """bool (h, w): pixels that have another region beside, above or below them."""
     edge = np.zeros(regions_map.shape, bool)
-    across = regions_map[:, 1:] != regions_map[:, :-1]
-    down = regions_map[1:] != regions_map[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
+    for labels, marked in ((regions_map, edge), (regions_map.T, edge.T)):
+        differs = labels[1:] != labels[:-1]
+        marked[1:] |= differs
+        marked[:-1] |= differs
     return edge
-
-
-def _lighter(color: Sequence[int]) -> tuple[int, ...]:
-    return tuple(round(part + (255 - part) * 0.45) for part in color)
 
 
 def place_marks(regions_map: np.ndarray, regions: Sequence[Region], thumbnail: int) -> list[Mark]:
     """A mark deep inside each region that shows, large regions first."""
     h, w = regions_map.shape
     scale = thumbnail / max(h, w)
-    taken: list[tuple[float, float, float, float]] = []
-    marks = []
     boxes = ndimage.find_objects(np.maximum(regions_map, 0), len(regions))
+    placed: list[tuple[float, float, float, float]] = []
+    marks = []
     for index in sorted(range(len(regions)), key=lambda i: -regions[i].area):
         if boxes[index] is None:
             continue
-        region = regions[index]
-        row, column = _deepest(regions_map[boxes[index]] == index + 1)
-        y, x = (row + boxes[index][0].start + 0.5) / h, (column + boxes[index][1].start + 0.5) / w
+        region, (rows, columns) = regions[index], boxes[index]
+        row, column = _deepest(regions_map[rows, columns] == index + 1)
         half_x = (6.4 * len(region.name) + 12) / 2 / (w * scale)  # pixels of an 11 px face
         half_y = 17 / 2 / (h * scale)
-        x = min(max(x, half_x), 1 - half_x) if half_x < 0.5 else 0.5
-        y = min(max(y, half_y), 1 - half_y) if half_y < 0.5 else 0.5
-        box = (x - half_x, y - half_y, x + half_x, y + half_y)
-        crowded = region.area < 0.004 or any(_meet(box, other) for other in taken)
+        x = float(np.clip((column + columns.start + 0.5) / w, min(half_x, 0.5), max(1 - half_x, 0.5)))
+        y = float(np.clip((row + rows.start + 0.5) / h, min(half_y, 0.5), max(1 - half_y, 0.5)))
+        covers = (
+            abs(x - x2) < half_x + half_x2 and abs(y - y2) < half_y + half_y2 for x2, y2, half_x2, half_y2 in placed
+        )
+        crowded = region.area < 0.004 or any(covers)
         if not crowded:
-            taken.append(box)
+            placed.append((x, y, half_x, half_y))
         marks.append(Mark(region.category_id, round(x, 4), round(y, 4), region.area, region.score, crowded))
     return marks
 
@@ -155,10 +150,6 @@ def _deepest(mask: np.ndarray) -> tuple[int, int]:
     return int(row) * step, int(column) * step
 
 
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
 def draw_crop(photo: np.ndarray, mask: np.ndarray, side: int) -> Image.Image:
     """The surroundings of a segment, with what is not the segment greyed, and a white contour.
 
@@ -167,26 +158,18 @@ def draw_crop(photo: np.ndarray, mask: np.ndarray, side: int) -> Image.Image:
         mask: bool (H, W), not empty.
         side: longest side of the picture in pixels.
     """
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    reach = max(round(extent * 1.25), 24)
-    top, bottom = _window(int(rows[0] + rows[-1] + 1), reach, height)
-    left, right = _window(int(columns[0] + columns[-1] + 1), reach, width)
-    size = fit(right - left, bottom - top, side)
-    patch = Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
-    pixels = np.asarray(patch.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)).astype(np.float32)
-    cover = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
-    inside = np.asarray(cover.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)) > 127
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    reach = max(round(1.25 * max(span.stop - span.start for span in box)), 24)
+    top, left = (
+        min(max((span.start + span.stop - reach) // 2, 0), max(limit - reach, 0))
+        for span, limit in zip(box, mask.shape, strict=True)
+    )
+    patch = np.ascontiguousarray(photo[top : top + reach, left : left + reach])
+    cover = mask[top : top + reach, left : left + reach].astype(np.uint8) * 255
+    size = fit(patch.shape[1], patch.shape[0], side)
+    inside = np.asarray(Image.fromarray(cover).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)) > 127
+    pixels = np.asarray(Image.fromarray(patch).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
     grey = pixels.mean(axis=2, keepdims=True) * 0.35 + 30
     drawn = np.where(inside[..., None], pixels, grey)
     drawn[contours(inside) & ~inside] = 245
     return Image.fromarray(drawn.round().astype(np.uint8))
-
-
-def _window(twice_centre: int, reach: int, limit: int) -> tuple[int, int]:
-    """Start and stop of ``reach`` pixels about a centre, moved to lie in [0, limit)."""
-    if reach >= limit:
-        return 0, limit
-    start = min(max((twice_centre - reach) // 2, 0), limit - reach)
-    return start, start + reach

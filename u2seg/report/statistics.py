@@ -1,84 +1,85 @@
-"""What a dataset holds, counted from its JSON alone."""
+"""What a dataset holds, counted; and which masks stand for their class.
+
+Shapes: ``P`` photos; ``A`` annotations.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from u2seg.report.source import LabelledSet
+from u2seg.panoptic import PanopticDataset
+from u2seg.report.labels import Annotation
 
 
-@dataclass(frozen=True)
-class ClassCount:
-    """How often a pseudo-class occurs. For things that is counted in masks, for stuff in segments."""
+class ClassCount(NamedTuple):
+    """How often a class occurs. For things that is counted in masks, for stuff in segments."""
 
     segments: int
     photos: int
+    mean_score: float
     mean_area: float
     """fraction of the photo"""
-    mean_score: float
+    areas: np.ndarray
+    """float64 (A,), fraction of the photo, of those whose label could be read"""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Counts over the whole set; arrays have one number per segment or per photo."""
+class Summary(NamedTuple):
+    """Counts over the whole set."""
 
     classes: dict[int, ClassCount]
     """By category id; every category has an entry."""
-    thing_areas: np.ndarray
-    """float64, fraction of the photo, one per thing mask"""
-    stuff_areas: np.ndarray
-    """float64, fraction of the photo, one per stuff segment"""
-    segments_per_photo: np.ndarray
-    """int64, panoptic segments of each photo"""
-    void_shares: np.ndarray
-    """float64, fraction of each photo in no segment"""
+    segments: np.ndarray
+    """int64 (P,), panoptic segments of each photo"""
+    voids: np.ndarray
+    """float64 (P,), fraction of a photo in no segment, of those whose label could be read"""
 
 
-def summarise(dataset: LabelledSet) -> Summary:
-    """Count ``dataset``."""
-    found: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
-    for number, entry in enumerate(dataset.entries):
-        pixels = max(1, entry.width * entry.height)
-        for item in entry.things() + entry.stuff_segments():
-            found[item["category_id"]].append((number, item["area"] / pixels, float(item.get("score", 1.0))))
+def summarise(
+    dataset: PanopticDataset,
+    annotations: Sequence[Sequence[Annotation]],
+    shares: Sequence[Sequence[float]],
+    voids: Sequence[float],
+) -> Summary:
+    """Count ``dataset``.
+
+    Args:
+        dataset: P photos.
+        annotations: those of each photo.
+        shares: fraction of its photo that each annotation covers; empty where the label could not be read.
+        voids: fraction of a photo in no segment, where the label could be read.
+    """
+    rows: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+    for number, of_photo in enumerate(annotations):
+        for annotation, share in zip(of_photo, shares[number] or [np.nan] * len(of_photo), strict=True):
+            rows[annotation.category_id].append((number, annotation.score, share))
     classes = {}
-    for category_id in dataset.categories:
-        rows = found.get(category_id, [])
-        photos = len({number for number, _, _ in rows})
-        area = sum(row[1] for row in rows) / max(1, len(rows))
-        score = sum(row[2] for row in rows) / max(1, len(rows))
-        classes[category_id] = ClassCount(len(rows), photos, area, score)
-    areas: dict[bool, list[float]] = {True: [], False: []}
-    for category_id, rows in found.items():
-        areas[dataset.categories[category_id].isthing] += [row[1] for row in rows]
-    return Summary(
-        classes,
-        np.array(areas[True]),
-        np.array(areas[False]),
-        np.array([len(entry.segments) for entry in dataset.entries], np.int64),
-        np.array([entry.void_share() for entry in dataset.entries]),
-    )
+    for category in dataset.categories:
+        numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
+        areas = areas[~np.isnan(areas)]
+        means = [float(values.sum() / max(1, len(values))) for values in (scores, areas)]
+        classes[category.id] = ClassCount(len(scores), len(set(numbers)), *means, areas)
+    segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
+    return Summary(classes, segments, np.array(voids, np.float64))
 
 
-def choose_crops(dataset: LabelledSet, per_class: int, seed: int) -> dict[int, list[int]]:
-    """Which segments stand for their class: at most ``per_class`` of each, drawn by ``seed`` where there are more.
+def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int) -> dict[int, list[int]]:
+    """Which masks stand for their class: at most ``per_class`` of each, drawn by ``seed`` where there are more.
 
     Returns:
-        For each index into ``dataset.entries``, positions in its ``things() + stuff_segments()``, ascending.
+        For each position in ``annotations``, positions of its chosen ones.
     """
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, entry in enumerate(dataset.entries):
-        for position, item in enumerate(entry.things() + entry.stuff_segments()):
-            found[item["category_id"]].append((number, position))
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, of_photo in enumerate(annotations):
+        for position, annotation in enumerate(of_photo):
+            places[annotation.category_id].append((number, position))
     chosen: dict[int, list[int]] = defaultdict(list)
-    for category_id in sorted(found):
-        places = found[category_id]
-        if len(places) > per_class:
-            places = random.Random(f"{seed} {category_id}").sample(places, per_class)
-        for number, position in places:
+    for category_id, candidates in places.items():
+        sample = random.Random(f"{seed} {category_id}").sample(candidates, min(per_class, len(candidates)))
+        for number, position in sample:
             chosen[number].append(position)
-    return {number: sorted(positions) for number, positions in chosen.items()}
+    return chosen

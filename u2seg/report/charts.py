@@ -1,0 +1,93 @@
+"""Histograms of a run as inline SVG, drawn by matplotlib in the colours of the page, light and dark.
+
+Shapes: ``B`` bars.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from u2seg.panoptic import PanopticDataset
+from u2seg.report.statistics import Summary
+
+ACCENT, SECOND, QUIET, LINE = "#1f5fd0", "#d97a1e", "#63686f", "#e0e0dc"
+VARIABLES = {ACCENT: "--accent", SECOND: "--second", QUIET: "--quiet", LINE: "--line"}
+"""Variables of gallery.css that replace the colours matplotlib draws with."""
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "u2seg", "font.size": 9, "axes.edgecolor": LINE, "grid.color": LINE}
+STYLE |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET)
+
+
+class Chart(NamedTuple):
+    """A drawn figure and its words."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
+    """The figures of a run: class sizes of things and of stuff, areas, segments of a photo, void."""
+    charts, areas = [], {}
+    for kind, categories in (("things", dataset.things), ("stuff", dataset.stuff)):
+        counts = [summary.classes[category.id] for category in categories]
+        sizes = np.array(sorted((count.segments for count in counts), reverse=True), np.int64)
+        areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in counts)])
+        words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes."
+        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first", "segments")
+        charts.append(Chart(f"Classes of {kind}", words, svg))
+    edges = np.logspace(-4, 0, 17)
+    bars = {kind: np.histogram(np.clip(values, edges[0], 1.0), edges)[0] for kind, values in areas.items()}
+    medians = [f"{np.median(values):.1%} for {kind}" for kind, values in areas.items() if len(values)]
+    svg = draw_bars(bars, edges, "share of the photo, logarithmic", "segments")
+    charts.append(Chart("Areas of segments", f"Median {', '.join(medians) or 'unknown'}.", svg))
+    counts = np.bincount(summary.segments, minlength=11)
+    words = f"{np.count_nonzero(summary.segments == 0):,} photos without any."
+    svg = draw_bars({"photos": counts}, np.arange(len(counts) + 1) - 0.5, "panoptic segments of a photo", "photos")
+    charts.append(Chart("Segments of a photo", words, svg))
+    counts, edges = np.histogram(summary.voids, 20, (0, 1))
+    words = f"{np.count_nonzero(summary.voids > 0.5):,} photos with more than half of their pixels in no segment."
+    svg = draw_bars({"photos": counts}, edges, "share of the photo in no segment", "photos")
+    return [*charts, Chart("Void", words, svg)]
+
+
+def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, ylabel: str) -> str:
+    """Bars as an SVG element without namespaces, for use inside HTML.
+
+    Args:
+        heights: name and int (B,) of each series.
+        edges: float (B + 1,) borders of the bars; if they end at 1, they are fractions.
+        xlabel: what the x axis shows, with its unit.
+        ylabel: what the y axis shows.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    text = io.StringIO()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.8, 2.6), layout="constrained")
+        axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, xscale="log" if "logarithmic" in xlabel else "linear")
+        for color, (name, values) in zip((ACCENT, SECOND), heights.items(), strict=False):
+            axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)
+        axes.margins(x=0)
+        axes.set_ylim(0, 1.05 * max(values.max(initial=1) for values in heights.values()))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        if edges.dtype == float and edges[-1] == 1:
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", length=0)
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        if len(heights) > 1:
+            axes.legend(frameon=False)
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.getvalue().partition("<svg")[2])
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return f"<svg{svg}"
