@@ -71,7 +71,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(world, tmp_path):
 
 def test_the_checkpoint_of_a_run_labels_stuff_through_its_own_features(world, tmp_path):
     from u2seg.config import plain
-    from u2seg.stego.data import frozen_network
+    from u2seg.stego.crops import frozen_network
     from u2seg.stego.segmenter import StegoStuff
 
     cfg = config(world, tmp_path / "run")
@@ -90,7 +90,7 @@ def test_the_checkpoint_of_a_run_labels_stuff_through_its_own_features(world, tm
 
 
 def test_without_a_cache_of_features_a_step_is_the_same_to_half_precision(world, tmp_path):
-    from u2seg.stego.data import build_crops
+    from u2seg.stego.crops import build_crops
     from u2seg.stego.model import STEGO
 
     cached, fresh = config(world, tmp_path / "a"), config(world, tmp_path / "b")
@@ -157,7 +157,7 @@ def test_the_frozen_network_is_no_part_of_the_model(world, tmp_path):
     ],
 )
 def test_bad_input_ends_in_one_line(world, tmp_path, option, value, words):
-    from u2seg.stego.data import build_crop_loader
+    from u2seg.stego.crops import build_crop_loader
 
     cfg = config(world, tmp_path / "run", **{option: value})
     with pytest.raises((UsageError, DataError), match=words) as caught:
