@@ -65,10 +65,14 @@ def _draw_sheet(
 ) -> None:
     """Write ``rows`` of photos and their layers, ``side`` inches a column; names don't cover each other."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     ratios = [photo.height / photo.width for photo, _ in rows]
-    figure = Figure((4 * side, side * sum(ratios) + 0.4), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
+    figure = Figure(
+        (4 * side, side * sum(ratios) + 0.4),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0),
+    )
     grid = figure.subplots(len(rows), 4, squeeze=False, gridspec_kw={"height_ratios": ratios})
     for axes, title in zip(grid[0], ("photo", *VIEWS), strict=True):
         axes.set_title(title, fontsize=11)

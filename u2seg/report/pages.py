@@ -148,8 +148,10 @@ def css_color(category: Category) -> str:
 
 @cache
 def _environment() -> Environment:
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
-    environment = Environment(loader=PackageLoader("u2seg.report"), **options)
+    loader = PackageLoader("u2seg.report")
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
     environment.filters["css"] = css_color
     environment.globals["max_skipped"] = MAX_SKIPPED
     return environment

@@ -104,7 +104,7 @@ class Painter:
         parts.append(_file_state(self.dataset.photo_path(task.photo)))
         for dataset, photo in ((self.dataset, task.photo), (self.predictions, task.predicted)):
             if dataset is not None and photo is not None:
-                used = {labelled.category_id for labelled in (*photo.segments, *task.annotations)}
+                used = {s.category_id for s in photo.segments} | {a.category_id for a in task.annotations}
                 parts += [_file_state(dataset.png_path(photo)), [c for c in dataset.categories if c.id in used]]
         return hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
@@ -119,7 +119,10 @@ class Painter:
     def _save(self, record: Record, ending: str, picture: Layer | Image.Image) -> str:
         name = f"{media_stem(record.number)}_{ending}"
         with replacing(self.output / name) as path:
-            picture.save(path, **({"quality": 82} if path.suffix == ".jpg" else {}))
+            if isinstance(picture, Layer):
+                picture.save(path)
+            else:
+                picture.save(path, quality=82)
         record.files.append(name)
         return name
 
@@ -150,9 +153,9 @@ class Painter:
         record.void = round(float((labels.ids == 0).mean()), 6)
         for view in VIEWS:
             self._draw_layer(labels, view, view, record)
-        for position in () if photo is None else task.crops:
+        for position in task.crops:
             mask = labels.mask(task.annotations[position])
-            if mask.any():
+            if photo is not None and mask.any():
                 file = self._save(record, f"c{position}.jpg", draw_crop(photo, mask, CROP_SIDE))
                 record.crops.append((position, file))
 

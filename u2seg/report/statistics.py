@@ -62,8 +62,8 @@ def summarise(
     for category in dataset.categories:
         numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
         areas = areas[~np.isnan(areas)]
-        means = [float(values.sum() / max(1, len(values))) for values in (scores, areas)]
-        classes[category.id] = ClassCount(len(scores), len(set(numbers)), *means, areas)
+        score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
+        classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
     segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
     return Summary(classes, segments, np.array(voids, np.float64))
 
