@@ -23,7 +23,7 @@ examples:
   # label new photos with the ids of an earlier run
   python tools/generate_pseudo.py --config-file ... --images new_photos --output out2 U2SEG.CLUSTERS.REUSE out
 
-  # a round of self-training: the labels of out, and what a model trained on them is sure of (docs/train.md)
+  # a round of self-training: the labels of out, and what a model trained on them is sure of (docs/self_training.md)
   python tools/generate_pseudo.py --config-file configs/pseudo/self_training.yaml --output out_1 \\
       U2SEG.SELF_TRAINING.LABELS out U2SEG.SELF_TRAINING.MODEL output/model
 

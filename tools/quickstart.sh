@@ -6,7 +6,7 @@ case "${1:-}" in
     echo "usage: bash tools/quickstart.sh [OUTPUT_DIR]"
     echo "Makes .venv, installs u2seg with Detectron2, labels the photos that scikit-image and scikit-learn ship,"
     echo "trains a small model on them for a few minutes, and writes a gallery of labels and predictions."
-    echo "OUTPUT_DIR is quickstart_output by default. A second run re-installs nothing and goes on where it was;"
+    echo "OUTPUT_DIR is quickstart_output by default. A second run installs nothing and resumes;"
     echo "U2SEG_QUICKSTART_TRAIN=0 ends with the labels."
     exit 0 ;;
 esac

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -41,3 +42,15 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
         return table[name]
     allowed = ", ".join(sorted(table)) or "none"
     raise UsageError(f"no {kind} named {name!r}.{closest(name, table)} There are: {allowed}.")
+
+
+def within(name: str, value: float, low: float, high: float = math.inf, whole: bool = False) -> float:
+    """Return ``value``, the argument ``name``.
+
+    Raises:
+        UsageError: it does not lie in [low, high], or is no whole number where a ``whole`` one is asked for.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        allowed = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+        raise UsageError(f"{name} must be a {'whole ' if whole else ''}number {allowed}, not {value!r}")
+    return value

@@ -2,7 +2,7 @@
 
     python tools/benchmark.py labels --images DIR                          (quickstart.yaml and literal.yaml)
     python tools/benchmark.py labels --images DIR --baseline CHECKOUT      (and the same configs of another checkout)
-    python tools/benchmark.py labels --images DIR --gt panoptic.json --gt-dir panoptic      (and how good the labels are)
+    python tools/benchmark.py labels --images DIR --gt panoptic.json --gt-dir panoptic      (and how good they are)
 
 Each run is a process of its own, as a user starts it, into a new directory. Processor seconds are those of all its
 workers, so other programs hardly change them; wall seconds depend on the cores that are free.

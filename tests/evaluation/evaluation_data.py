@@ -203,8 +203,8 @@ def compare(truth, pseudo, things="category", stuff="supercategory"):
     gt, guess = sets
     columns = (truth.maps, pseudo.maps, infos(truth), infos(pseudo))
     table = SetTable.join([compare_maps(*photo) for photo in zip(*columns, strict=True)])
-    things_of, stuff_of = (tuple(category.id for category in part) for part in (guess.things, guess.stuff))
-    return Comparison(table, Taxonomy.of(gt, things, stuff), things_of, stuff_of, VoteThresholds())
+    clusters = np.array([category.id for category in (*guess.things, *guess.stuff)])
+    return Comparison(table, Taxonomy.of(gt, things, stuff), clusters, len(guess.things), VoteThresholds())
 
 
 def fit_itself(comparison):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from u2seg.evaluation.matching import MANY_TO_ONE, U2SEG_PAPER
 from u2seg.evaluation.outputs import _largest_channel
-from u2seg.evaluation.semantic import renamed_in_place
+from u2seg.evaluation.quality import renamed_in_place
 from u2seg.evaluation.tables import VOID
 from u2seg.structures import LabelSpace
 

@@ -161,6 +161,13 @@ def wrong_kind(folder):
     edit(folder, lambda content: [s.update(isthing=7 - 7) for s in content["annotations"][0]["segments_info"]])
 
 
+def no_supercategory(folder):
+    content = json.loads((folder / "gt.json").read_text())
+    for entry in content["categories"]:
+        entry["supercategory"] = "none"
+    (folder / "gt.json").write_text(json.dumps(content))
+
+
 def strangers(folder):
     edit(folder, lambda content: [image.update(file_name=f"x{image['id']}") for image in content["images"]])
 
@@ -179,6 +186,7 @@ FAULTS = {
     strange_category: "has category_id 999, not in 'categories'",
     wrong_kind: "disagree on 'isthing'",
     strangers: "no photo of",
+    no_supercategory: "category 'grass' has no supercategory; use --gt-stuff category",
     bad_instances: "is no COCO instances JSON: KeyError 'category_id'",
 }
 

@@ -237,6 +237,26 @@ def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):
     assert len(list(gallery.glob("media/*/*_predicted.png"))) == 3
 
 
+def test_a_photo_without_a_prediction_is_named_also_where_its_pictures_are_kept(make_dataset, tmp_path, caplog):
+    folder, other = make_dataset(tmp_path / "set"), make_dataset(tmp_path / "other")
+    content = json.loads((other / "panoptic.json").read_text(encoding="utf-8"))
+    content["annotations"].pop()
+    (other / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
+    (other / "instances.json").unlink()
+    write_gallery(folder, workers=1)
+    write_gallery(folder, predictions_dir=other, workers=1)
+    assert "1 of 3 photos have no readable prediction" in caplog.text
+
+
+def test_a_run_may_hold_anything(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    run = {"skipped": ["a.jpg", {"reason": "empty"}], "weights": None, "timings": 3.5, "new": {"a": []}, "seed": 0}
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    text = "".join(Page(write_gallery(folder, workers=1).parent / "run.html").texts)
+    assert "a.jpg" in text
+    assert "Skipped files (2)" in text
+
+
 def test_ten_thousand_photos_make_light_pages(tmp_path):
     """Without photos only the pages are written; each stays under a megabyte with 60 segments a photo."""
     name = "a folder with a long name/" * 4 + "{}.jpg"
@@ -287,7 +307,7 @@ def test_an_empty_dataset_is_a_page_that_says_so(tmp_path):
 def test_an_overview_is_one_picture_with_a_row_a_photo(tiny_dataset, tmp_path):
     path = render_overview(tiny_dataset, 2, tmp_path / "new" / "o.png", panel=120)
     with Image.open(path) as image:
-        assert image.width == 4 * 120 + 3 * 8
+        assert image.width == 4 * 120
         assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1000
     with pytest.raises(UsageError, match="no overview"):
         render_overview(tiny_dataset, 0, tmp_path / "p.png")

@@ -103,7 +103,7 @@ def test_features_of_another_width():
 
 @pytest.mark.parametrize(
     "args",
-    [{"num_classes": 0}, {"num_classes": 255}, {"blur": 4}, {"min_share": 1.0}, {"pca": -1}, {"temperature": 0}],
+    [{"num_classes": 0}, {"num_classes": 255}, {"blur": 4}, {"min_share": 1.1}, {"pca": -1}, {"temperature": 0}],
 )
 def test_wrong_arguments_are_named(args):
     with pytest.raises(UsageError, match=r"NUM_STUFF|blur|min_share|pca|temperature"):

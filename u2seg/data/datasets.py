@@ -62,7 +62,7 @@ def load_pseudo_dataset(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: the file contradicts itself.
     """
-    dataset = read_panoptic(path)
+    dataset = read_panoptic(Path(path))
     things, stuff = _contiguous_ids(dataset)
     ids = things | stuff
     return [

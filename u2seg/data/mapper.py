@@ -143,8 +143,9 @@ def _read_photo(sample: Sample) -> np.ndarray:
         image = read_image(file)
     except DataError as error:
         raise DataError(f"photo {file}: {error}") from error
-    size = sample.setdefault("height", image.shape[0]), sample.setdefault("width", image.shape[1])
-    _check_size(f"photo {file}", image, size, "its dataset says")
+    sample.setdefault("height", image.shape[0])
+    sample.setdefault("width", image.shape[1])
+    _check_size(f"photo {file}", image, (sample["height"], sample["width"]), "its dataset says")
     return image
 
 

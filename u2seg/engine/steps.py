@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -27,7 +28,7 @@ class Steps(SimpleTrainer):
         self.device = next(model.parameters()).device
         on_gpu = self.device.type == "cuda"
         dtype = torch.float16 if on_gpu else torch.bfloat16  # bfloat16 has float32's range, so no loss is scaled
-        self._autocast = {"device_type": self.device.type, "dtype": dtype, "enabled": mixed_precision}
+        self._autocast = functools.partial(torch.autocast, self.device.type, dtype, mixed_precision)
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision and on_gpu)
 
     def run_step(self) -> None:
@@ -37,7 +38,8 @@ class Steps(SimpleTrainer):
         data_time = time.perf_counter() - start
         losses = self._forward(batch)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        total: Any = sum(losses.values())
+        self.grad_scaler.scale(total).backward()
         self.after_backward()
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
@@ -56,7 +58,7 @@ class Steps(SimpleTrainer):
     def _losses(self, model: torch.nn.Module, batch: list[Sample]) -> tuple[Losses, str]:
         """Losses of ``batch``, and what is wrong with them, if anything."""
         try:
-            with torch.autocast(**self._autocast):
+            with self._autocast():
                 losses = model(batch)
         except FloatingPointError as error:  # Detectron2's, of boxes that are not finite
             return {}, str(error).splitlines()[0].rstrip("!.")

@@ -176,9 +176,7 @@ def _distributed_on_cpu() -> Iterator[None]:
     defaults.create_ddp_model = functools.partial(original, device_ids=None)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*GradScaler"
-            )  # of Detectron2's mixed precision, which ours replaces
+            warnings.filterwarnings("ignore", ".*GradScaler")  # of Detectron2's mixed precision, which ours replaces
             yield
     finally:
         defaults.create_ddp_model = original

@@ -16,16 +16,22 @@ from u2seg.evaluation.detection import DetectionSet, matched_scores
 from u2seg.evaluation.matching import (
     U2SEG_PAPER,
     VoteThresholds,
-    count_evidence,
     heaviest_classes,
     match_kinds,
     pixel_evidence,
     stuff_votes,
     thing_votes,
 )
-from u2seg.evaluation.quality import ClassCounts, count_matches
-from u2seg.evaluation.semantic import class_iou, confusion_matrix, head_scores, renamed_in_place, semantic_scores
-from u2seg.evaluation.tables import VOID, SetTable
+from u2seg.evaluation.quality import (
+    ClassCounts,
+    class_iou,
+    confusion_matrix,
+    count_matches,
+    head_scores,
+    renamed_in_place,
+    semantic_scores,
+)
+from u2seg.evaluation.tables import VOID, SetTable, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
 
@@ -35,24 +41,19 @@ class Comparison:
 
     table: SetTable
     taxonomy: Taxonomy
-    things: tuple[int, ...]  # ``category_id`` of the thing clusters
-    stuff: tuple[int, ...]  # ``category_id`` of the stuff clusters
+    cluster_ids: np.ndarray  # int64 (L,), category_id of each cluster
+    num_things: int  # of the clusters, the first ones
     thresholds: VoteThresholds
     detections: np.ndarray | None = None
-    """`SEGMENT` (N,) of a model; they then vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
+    """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
     regions: SetTable | None = None
-    """Of a model's semantic head; they then vote instead of stuff segments in `u2seg_paper`."""
+    """Of a model's semantic head; they vote instead of stuff segments in `u2seg_paper`."""
     backend: str | None = None  # COCO library for AP; the fastest installed if None
-
-    @cached_property
-    def cluster_ids(self) -> np.ndarray:
-        """int64 (L,), ``category_id`` of each cluster."""
-        return np.array(self.things + self.stuff, np.int64)
 
     @cached_property
     def cluster_isthing(self) -> np.ndarray:
         """bool (L,)"""
-        return np.arange(len(self.cluster_ids)) < len(self.things)
+        return np.arange(len(self.cluster_ids)) < self.num_things
 
     @cached_property
     def gt_class(self) -> np.ndarray:
@@ -90,17 +91,15 @@ class Comparison:
         return np.concatenate([things, stuff])
 
     def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        """What ``policy`` counts, summed to int64 (L, C).
+        """What ``policy`` counts, summed to int64 (L, C): votes for `u2seg_paper`, else pixels.
 
-        Args:
-            policy: votes for `u2seg_paper`, else pixels.
-            cluster: int64 (U,), cluster of each member.
-            chosen: bool (U,), members that count; all if None.
+        ``cluster`` int64 (U,) is that of each member; only the ``chosen``, bool (U,), count.
         """
         evidence = self._votes if policy == U2SEG_PAPER else self._pixels
         if chosen is not None:
             evidence = evidence[chosen[evidence["member"]]]
-        return count_evidence(evidence, cluster, len(self.cluster_ids), len(self.taxonomy))
+        shape = len(self.cluster_ids), len(self.taxonomy)
+        return count_grid(cluster[evidence["member"]], evidence["target"], evidence["weight"], shape)
 
     def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
@@ -135,7 +134,7 @@ class Comparison:
 
         What perfect classes would make of these segments.
         """
-        return heaviest_classes(self._pixels, len(self.table.pred), len(self.taxonomy))
+        return heaviest_classes(self._pixels, len(self.table.pred))
 
     def figures(self, classes: np.ndarray, policy: str = "", of_cluster: np.ndarray | None = None) -> dict[str, float]:
         """PQ, pixel accuracy, mIoU and the semantic head's own, in percent, nan where nothing is there to score.
@@ -175,8 +174,8 @@ class Comparison:
 
         `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
         """
-        taxonomy = self.taxonomy
-        flags = (taxonomy.isthing, taxonomy.coarse_things, policy != U2SEG_PAPER)
+        coarse_things = self.taxonomy.things != "category"  # one class may hold several categories
+        flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
         return count_matches(self.table, self.gt_class, pred_class, *flags)
 
     def confusion(self, pred_class: np.ndarray) -> np.ndarray:

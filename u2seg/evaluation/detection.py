@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import lookup
-from u2seg.evaluation.tables import SetTable
+from u2seg.evaluation.tables import VOID, SetTable
 
 BACKENDS = ("hotcoco", "pycocotools")
 AREAS = ("", "_small", "_medium", "_large")
@@ -62,10 +62,21 @@ class DetectionSet:
 
 
 def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
-    keys = ("category_id", "image_id", "segmentation", "area", "bbox", "iscrowd", "score")
+    kept = np.flatnonzero((label != VOID) & rows["code"].astype(bool))
+    rows = rows[kept]
     columns = (rows[name].tolist() for name in ("image", "code", "area", "box", "crowd", "score"))
-    entries = [dict(zip(keys, values, strict=True)) for values in zip((label + 1).tolist(), *columns, strict=True)]
-    return [entry for entry in entries if entry["category_id"] and entry["segmentation"]]
+    return [
+        {
+            "image_id": image,
+            "category_id": category,
+            "segmentation": code,
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(crowd),
+            "score": score,
+        }
+        for category, image, code, area, box, crowd, score in zip((label[kept] + 1).tolist(), *columns, strict=True)
+    ]
 
 
 def class_agnostic_scores(

@@ -73,19 +73,16 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         output_dir: Path | None = None,
         distributed: bool = True,
     ) -> None:
-        """Read the human labels.
+        """Read the human labels of the dataset ``name``: a COCO panoptic JSON and the folder of its PNGs.
 
         Args:
             name: of the dataset, for messages.
-            panoptic_json: human labels in COCO panoptic format.
+            panoptic_json: its labels.
             panoptic_root: the folder of their PNGs.
             space: the model's classes.
             scoring: how to match and score.
             output_dir: where results, matching and picture go; nowhere if None.
             distributed: gather from all processes.
-
-        Raises:
-            U2SegError: the labels are damaged, or have no such classes.
         """
         self.name, self.space, self.scoring = name, space, scoring
         self.output_dir, self.distributed = output_dir, distributed
@@ -186,13 +183,11 @@ def _as_results(report: Report) -> OrderedDict[str, dict[str, float]]:
     """Figures by policy, each with its chance control, for Detectron2's logs and ``TEST.EXPECTED_RESULTS``."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
     for scores in report.policies:
-        results[scores.key] = scores.figures | _named("by_chance", scores.control_mean)
+        by_chance = {f"{name}_by_chance": value for name, value in scores.control_mean.items()}
+        results[scores.key] = scores.figures | by_chance
     agnostic = report.class_agnostic
-    results["class_agnostic"] = _named("one_class", agnostic["one_class"])
-    for kind in ("mask", "box"):
-        results["class_agnostic"] |= _named(kind, agnostic.get(kind, {}))
+    kinds = ("one_class", "mask", "box")
+    results["class_agnostic"] = {
+        f"{name}_{kind}": value for kind in kinds for name, value in agnostic.get(kind, {}).items()
+    }
     return results
-
-
-def _named(suffix: str, figures: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_{suffix}": value for name, value in figures.items()}

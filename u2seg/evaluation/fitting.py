@@ -67,8 +67,7 @@ class Fit:
     label: str = "the photos that are scored"  # What a table says the matching was fitted on
     suffix: str = ""  # What the short names of its figures end in
     fitted: Comparison | None = None  # Fit on this set instead
-    saved: Mapping[str, np.ndarray] | None = None
-    """Policy to class int64 (L,) of each cluster: fit nothing. Chance shuffles the scored set and keeps the matching."""
+    saved: Mapping[str, np.ndarray] | None = None  # fit nothing: policy to class int64 (L,) of each cluster
     folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:
@@ -77,13 +76,15 @@ class Fit:
             raise UsageError(
                 f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
             )
-        if (self.scored.things, self.scored.stuff) != (fitted.things, fitted.stuff):
-            clusters = [
-                f"{len(each.things)} thing and {len(each.stuff)} stuff clusters" for each in (fitted, self.scored)
-            ]
+        same = np.array_equal(fitted.cluster_ids, self.scored.cluster_ids)
+        if not same or fitted.num_things != self.scored.num_things:
+            fitted_on, scored = (
+                f"{each.num_things} thing and {len(each.cluster_ids) - each.num_things} stuff clusters"
+                for each in (fitted, self.scored)
+            )
             raise DataError(
-                f"the set to fit on has {clusters[0]}, the one to score {clusters[1]}: a matching can only be "
-                "carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
+                f"the set to fit on has {fitted_on}, the one to score {scored}: a matching can only be carried over "
+                "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
     def of_cluster(self, policy: str, seed: int | None = None) -> np.ndarray | None:

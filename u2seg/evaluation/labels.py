@@ -106,16 +106,16 @@ def _compare(
         for table in run_in_order(executor, read_table, pairing.pairs, 32 * workers):
             images.append(table)
             progress.advance()
-    things, stuff = (tuple(category.id for category in part) for part in (pseudo.things, pseudo.stuff))
-    return Comparison(SetTable.join(images), taxonomy, things, stuff, scoring.thresholds, backend=scoring.backend)
+    clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
+    return Comparison(SetTable.join(images), taxonomy, *clusters, scoring.thresholds, backend=scoring.backend)
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> ImageTable:
+    true, guess = pair
     try:
-        maps = [labels.read_ids(photo) for labels, photo in zip((gt, pseudo), pair, strict=True)]
-        return compare_maps(*maps, *(photo.segments for photo in pair))
+        return compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
     except DataError as error:
-        raise DataError(f"photo {pair[0].file_name!r}: {error}") from error
+        raise DataError(f"photo {true.file_name!r}: {error}") from error
 
 
 def _masks(pseudo: PanopticDataset, pairing: Pairing, table: SetTable) -> tuple[np.ndarray, str]:

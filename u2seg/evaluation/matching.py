@@ -17,7 +17,7 @@ import numpy as np
 
 from u2seg.errors import lookup
 from u2seg.evaluation.quality import merge_segments
-from u2seg.evaluation.tables import VOID, SetTable
+from u2seg.evaluation.tables import VOID, SetTable, sum_pairs
 
 MANY_TO_ONE = "many_to_one"
 ONE_TO_ONE = "one_to_one"
@@ -81,17 +81,7 @@ def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
 
 
 def match_kinds(table: np.ndarray, cluster_isthing: np.ndarray, class_isthing: np.ndarray, policy: str) -> np.ndarray:
-    """Match things and stuff, each for itself.
-
-    Args:
-        table: int64 (L, C) counts.
-        cluster_isthing: bool (L,).
-        class_isthing: bool (C,).
-        policy: a key of `RULES`.
-
-    Returns:
-        int64 (L,) class in [0, C), -1 for none.
-    """
+    """`match_clusters` of ``table`` int64 (L, C) for things and for stuff, given bool (L,) and (C,): int64 (L,)."""
     matched = np.full(len(table), VOID, np.int64)
     for kind in (True, False):
         clusters, classes = np.flatnonzero(cluster_isthing == kind), np.flatnonzero(class_isthing == kind)
@@ -100,20 +90,12 @@ def match_kinds(table: np.ndarray, cluster_isthing: np.ndarray, class_isthing: n
     return matched
 
 
-def count_evidence(evidence: np.ndarray, cluster: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
-    """Sum up `EVIDENCE` (E,) to int64 (L, C), given the ``cluster`` int64 (U,) of each member."""
-    flat = cluster[evidence["member"]] * num_classes + evidence["target"]
-    counts = np.bincount(flat, weights=evidence["weight"], minlength=num_clusters * num_classes)
-    return counts.astype(np.int64).reshape(num_clusters, num_classes)
-
-
-def heaviest_classes(evidence: np.ndarray, num_members: int, num_classes: int) -> np.ndarray:
+def heaviest_classes(evidence: np.ndarray, num_members: int) -> np.ndarray:
     """int64 (num_members,), the class that most of `EVIDENCE` (E,) speaks for, for each member; -1 for none."""
-    keys, inverse = np.unique(evidence["member"] * num_classes + evidence["target"], return_inverse=True)
-    weight = np.bincount(inverse.reshape(-1), weights=evidence["weight"], minlength=len(keys))
+    member, target, weight = sum_pairs(evidence["member"], evidence["target"], evidence["weight"])
     heaviest = np.full(num_members, VOID, np.int64)
     order = np.argsort(weight, kind="stable")
-    heaviest[keys[order] // num_classes] = keys[order] % num_classes  # the heaviest is written last
+    heaviest[member[order]] = target[order]  # the heaviest is written last
     return heaviest
 
 
@@ -136,16 +118,11 @@ def thing_votes(
     gt_class: np.ndarray,
     voters: np.ndarray,
     members: np.ndarray,
-    thresholds: VoteThresholds = VoteThresholds(),
+    thresholds: VoteThresholds,
 ) -> np.ndarray:
     """`EVIDENCE` (E,): a vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough.
 
-    Args:
-        table: the set.
-        gt_class: int64 (G,).
-        voters: `SEGMENT` (V,), things or detections.
-        members: int64 (V,), which members of clusters they are.
-        thresholds: when they vote.
+    Voters are things or detections, `SEGMENT` (V,); ``members`` int64 (V,) says which members of clusters they are.
     """
     gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= thresholds.score)
     left, right = _within_images(table.gt["image"][gt], voters["image"][chosen], table.num_images)
@@ -155,22 +132,15 @@ def thing_votes(
 
 
 def stuff_votes(table: SetTable, gt_class: np.ndarray, stuff_iou: float, start: int = 0) -> np.ndarray:
-    """`EVIDENCE` (E,): a vote for each predicted and human stuff class of one photo that overlap enough.
+    """`EVIDENCE` (E,): a vote for each predicted and human stuff class of one photo whose masks exceed ``stuff_iou``.
 
-    Args:
-        table: the set, or regions of the semantic head beside the ground truth.
-        gt_class: int64 (G,).
-        stuff_iou: IoU of masks to exceed.
-        start: member number of the first predicted segment.
+    ``start`` is the member number of the first predicted segment, or region, of ``table``.
     """
     stuff = ~table.gt["isthing"] & ~table.gt["crowd"]
     number, regions = merge_segments(table.gt, np.where(stuff, gt_class, VOID), stuff)
     use = (table.pair_gt != VOID) & (table.pair_pred != VOID)
     use[use] = stuff[table.pair_gt[use]] & ~table.pred["isthing"][table.pair_pred[use]]
-    width = max(len(regions), 1)
-    keys, inverse = np.unique(table.pair_pred[use] * width + number[table.pair_gt[use]], return_inverse=True)
-    shared = np.bincount(inverse.reshape(-1), weights=table.pixels[use], minlength=len(keys))
-    pred, region = np.divmod(keys, width)
+    pred, region, shared = sum_pairs(table.pair_pred[use], number[table.pair_gt[use]], table.pixels[use])
     hit = shared / (regions["area"][region] + table.pred["area"][pred] - shared) > stuff_iou
     return _evidence(start + pred[hit], regions["category"][region[hit]])
 

@@ -136,12 +136,11 @@ def join_outputs(
             starts = np.cumsum([0, *map(len, parts)])
             made = kind & (origin != VOID)
             origin[made] += starts[table.pred["image"][made]]
-    ids = range(1, space.num_things + space.num_stuff + 1)
     return Comparison(
         table,
         taxonomy,
-        tuple(ids[: space.num_things]),
-        tuple(ids[space.num_things :]),
+        np.arange(1, space.num_things + space.num_stuff + 1),
+        space.num_things,
         thresholds,
         detections=join_rows(instances) if len(instances) == len(images) else None,
         regions=SetTable.join(heads) if len(heads) == len(images) else None,

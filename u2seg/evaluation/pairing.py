@@ -25,7 +25,7 @@ def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> Pairing:
     """Find the photos of ``gt`` in ``pseudo``.
 
     First by the whole file name, then by the longest end of the path that names a single photo on each side (so
-    ``val/a.jpg`` is ``coco/val/a.jpg``), then by such an end without the file's own ending, the stem at last. What stays
+    ``val/a.jpg`` is ``coco/val/a.jpg``), then without the file ending, the stem at last. What stays
     ambiguous is left out.
 
     Raises:

@@ -1,12 +1,19 @@
-"""Panoptic quality from overlaps (Kirillov et al., CVPR 2019), by the rules of panopticapi.
+"""Panoptic quality, pixel accuracy and mean IoU from overlaps.
 
-The rules: a true and a predicted segment of one class match at IoU over 0.5, where void of the ground truth does not
-count into the union; crowds match nothing; an unmatched prediction is no error if more than half of it lies in void and
-the crowd of its class (the last of an image's list, if it has several). Stuff segments of one class in one image are
-one segment, on both sides. The averages go over classes that have a true or predicted segment.
+Panoptic quality (Kirillov et al., CVPR 2019) is by the rules of panopticapi: a true and a predicted segment of one
+class match at IoU over 0.5, where void of the ground truth does not count into the union; crowds match nothing; an
+unmatched prediction is no error if more than half of it lies in void and the crowd of its class (the last of an image's
+list, if it has several). Stuff segments of one class in one image are one segment, on both sides. The averages go over
+classes that have a true or predicted segment.
 
-Shapes: ``G`` true and ``P`` predicted segments of the set; ``C`` classes; ``n`` segments of either; ``m`` of them after
-merging; ``M`` pairs.
+Pixel accuracy and mean IoU: pixels that are void in the ground truth don't count; a pixel without a predicted class is
+wrong. The mean goes over classes that the ground truth has (as in Detectron2's ``SemSegEvaluator``). Crowds count as
+their class. A model's semantic head labels every pixel: stuff whole, neither covered by things nor left out when small,
+and all things as one class. `u2seg_paper` votes and scores stuff on this map, as the released evaluation of U2Seg does;
+there, a pixel of a cluster without a class counts neither as right nor as wrong.
+
+Shapes: ``L`` clusters and ``C`` classes, things first in both; ``G`` true and ``P`` predicted segments of the set;
+``n`` segments of either, ``m`` after merging; ``R`` regions (a photo's pixels of one stuff cluster in the head's map).
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.evaluation.tables import SEGMENT, VOID, SetTable
+from u2seg.evaluation.tables import SEGMENT, VOID, SetTable, count_grid, sum_pairs
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,11 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def merge_segments(rows: np.ndarray, label: np.ndarray, mergeable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one segment of all ``mergeable`` ones of one label and image.
-
-    Args:
-        rows: `SEGMENT` (n,).
-        label: int64 (n,), `VOID` for segments to leave out.
-        mergeable: bool (n,).
+    """Make one segment of all ``mergeable`` ones, bool (n,), of one ``label`` int64 (n,) and image.
 
     Returns:
         Which merged segment each became, int64 (n,), `VOID` where it has no label; and the merged `SEGMENT` (m,), whose
-        ``category`` is their label. Those that merge with nothing keep their order.
+        ``category`` is their label.
     """
     kept = np.flatnonzero(label != VOID)
     label, image, labels = label[kept], rows["image"][kept], int(label.max(initial=0)) + 1
@@ -89,7 +91,7 @@ def count_matches(
     Args:
         table: the set.
         gt_class: int64 (G,) in [0, C).
-        pred_class: int64 (P,) in [0, C), -1 for segments that shall be void.
+        pred_class: int64 (P,) in [0, C), -1 for void.
         class_isthing: bool (C,).
         merge_crowds: make the crowds of one class in one image one crowd. Right where a class holds several
             categories; panopticapi, which knows no such classes, would heed only the last crowd.
@@ -100,7 +102,7 @@ def count_matches(
     marked = np.where(crowd, gt_class + num_classes, gt_class)
     true_number, true = merge_segments(table.gt, marked, np.where(crowd, merge_crowds, stuff[gt_class]))
     guess_number, guess = merge_segments(table.pred, pred_class, stuff[pred_class])
-    first, second, shared = _merge_pairs(table, true_number, guess_number, len(guess))
+    first, second, shared = _merge_pairs(table, true_number, guess_number)
     true_label = true["category"] % num_classes
     outside = first == VOID
     void = np.bincount(second[outside], weights=shared[outside], minlength=len(guess))
@@ -123,15 +125,13 @@ def count_matches(
 
 
 def _merge_pairs(
-    table: SetTable, true_number: np.ndarray, guess_number: np.ndarray, guesses: int
+    table: SetTable, true_number: np.ndarray, guess_number: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merged segments that share pixels: true (`VOID` outside all), predicted, pixels; void predictions left out."""
     second = np.append(guess_number, VOID)[table.pair_pred]  # VOID is -1, the last entry
     keep = second != VOID
-    first, width = np.append(true_number, VOID)[table.pair_gt[keep]], guesses + 1
-    keys, inverse = np.unique((first + 1) * width + second[keep], return_inverse=True)
-    shared = np.bincount(inverse.reshape(-1), weights=table.pixels[keep], minlength=len(keys)).astype(np.int64)
-    return keys // width - 1, keys % width, shared
+    first = np.append(true_number, VOID)[table.pair_gt[keep]]
+    return sum_pairs(first, second[keep], table.pixels[keep])
 
 
 def _heeded_crowds(true: np.ndarray) -> np.ndarray:
@@ -141,3 +141,73 @@ def _heeded_crowds(true: np.ndarray) -> np.ndarray:
     heeded = np.zeros(len(true), bool)
     heeded[crowds[np.unique(key, return_index=True)[1]]] = True
     return heeded
+
+
+def confusion_matrix(
+    table: SetTable, gt_class: np.ndarray, pred_class: np.ndarray, num_classes: int, outside: int | None = None
+) -> np.ndarray:
+    """Pixels int64 (C, C+1): true class by predicted class, the last column for none.
+
+    Classes are ``gt_class`` int64 (G,) in [0, C) and ``pred_class`` int64 (P,), -1 for none; ``outside`` is that of
+    pixels in no predicted segment, none by default.
+    """
+    keep = table.pair_gt != VOID
+    row = gt_class[table.pair_gt[keep]]
+    padded = np.append(
+        np.where(pred_class == VOID, num_classes, pred_class), num_classes if outside is None else outside
+    )
+    column = padded[table.pair_pred[keep]]  # VOID is -1, the last entry
+    return count_grid(row, column, table.pixels[keep], (num_classes, num_classes + 1))
+
+
+def semantic_scores(confusion: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
+    """``pixel_accuracy`` and ``miou`` in [0, 1] over the true pixels of ``chosen`` classes; nan if there are none.
+
+    ``confusion`` is int64 (C, C+1), ``chosen`` bool (C,). Predictions of any class count on the pixels of those.
+    """
+    rows = confusion * chosen[:, None]
+    iou = class_iou(rows)
+    total, right = int(rows.sum()), int(np.diagonal(rows).sum())
+    present = rows.sum(axis=1) > 0
+    return {
+        "pixel_accuracy": right / total if total else np.nan,
+        "miou": float(iou[present].mean()) if present.any() else np.nan,
+    }
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """IoU float64 (C,) of each class in [0, 1], 0 where a class has no pixel; ``confusion`` int64 (C, C+1)."""
+    right = np.diagonal(confusion)
+    union = confusion.sum(axis=1) + confusion.sum(axis=0)[:-1] - right
+    return np.divide(right, union, out=np.zeros(len(right)), where=union > 0)
+
+
+def head_scores(
+    regions: SetTable, gt_class: np.ndarray, region_class: np.ndarray, class_isthing: np.ndarray
+) -> dict[str, float]:
+    """`semantic_scores` of a semantic head's map, in which void is "a thing", over that and the stuff classes.
+
+    Classes are ``gt_class`` int64 (G,) in [0, C) and ``region_class`` int64 (R,), -1 for none.
+    """
+    column = np.append(np.where(class_isthing, 0, np.cumsum(~class_isthing)), VOID)  # things 0, stuff 1.., none VOID
+    count = int(column.max()) + 1
+    confusion = confusion_matrix(regions, column[gt_class], column[region_class], count, outside=0)
+    confusion[:, -1] = 0
+    return semantic_scores(confusion, np.ones(count, bool))
+
+
+def renamed_in_place(of_cluster: np.ndarray, cluster_isthing: np.ndarray, class_isthing: np.ndarray) -> np.ndarray:
+    """``of_cluster`` int64 (L,), -1 for none, as it is after a map was renamed cluster by cluster in the same array.
+
+    The released evaluation does that: stuff clusters are 1..S and classes 1..T in one array, T + 1 for none, so that a
+    pixel renamed to class 5 is renamed again when the turn comes to cluster 5.
+    """
+    things, stuff = int(class_isthing.sum()), np.flatnonzero(~cluster_isthing)
+    none = len(class_isthing) - things + 1
+    target = np.where(of_cluster[stuff] == VOID, none, of_cluster[stuff] - things + 1)
+    value = np.arange(1, len(stuff) + 1)
+    for cluster, new in enumerate(target.tolist(), start=1):
+        value[value == cluster] = new
+    renamed = of_cluster.copy()
+    renamed[stuff] = np.where(value < none, value - 1 + things, VOID)
+    return renamed

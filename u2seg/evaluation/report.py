@@ -61,7 +61,7 @@ class Report:
             scored=name,
             gt=gt,
             photos={"scored": scored.table.num_images, "only_gt": only_gt, "only_pseudo": only_pseudo},
-            clusters={"things": len(scored.things), "stuff": len(scored.stuff)},
+            clusters={"things": scored.num_things, "stuff": len(scored.cluster_ids) - scored.num_things},
             classes={
                 **{"things": things, "things_level": taxonomy.things},
                 **{"stuff": len(taxonomy) - things, "stuff_level": taxonomy.stuff},

@@ -15,16 +15,11 @@ import numpy as np
 
 
 def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO's compressed run-length code of each segment.
-
-    One pass over the map, whatever the number of segments.
+    """COCO's compressed run-length codes, ``{"size": [H, W], "counts": bytes}``, in one pass over a map.
 
     Args:
         ids: integer (H, W), segment ids.
         segments: distinct ids to encode; one that no pixel has gives an empty mask.
-
-    Returns:
-        ``{"size": [H, W], "counts": bytes}`` for each of ``segments``.
     """
     height, width = ids.shape
     row, column = np.divmod(np.flatnonzero(ids[1:] != ids[:-1]), width)
@@ -123,27 +118,10 @@ def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
 
 
 def boxes_of(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Boxes float64 (N, 4), x, y, width, height in pixels, of the masks behind run-length ``codes``; 0 for empty ones."""
+    """Boxes float64 (N, 4), x, y, width, height in pixels, of the masks behind ``codes``; zeros for empty ones."""
     from pycocotools import mask as coco
 
     return coco.toBbox(list(codes)) if codes else np.zeros((0, 4))
-
-
-def compressed(segmentation: Mapping[str, Any]) -> dict[str, Any]:
-    """A COCO run-length code as `encode_masks` gives it, from one with counts as text, bytes or numbers.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no run-length code.
-    """
-    from pycocotools import mask as coco
-
-    height, width = (int(side) for side in segmentation["size"])
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(f"its runs are {sum(counts)} pixels, not {height} x {width}")
-        counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
-    return {"size": [height, width], "counts": counts if isinstance(counts, bytes) else counts.encode("ascii")}
 
 
 def changes(*maps: np.ndarray) -> np.ndarray:

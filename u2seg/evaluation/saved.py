@@ -20,14 +20,7 @@ MATCHING_FILE = "matching.json"
 
 
 def save_matching(path: Path, fitted: Comparison, policies: Sequence[str], fitted_on: str) -> None:
-    """Fit every policy on ``fitted`` and write what came out.
-
-    Args:
-        path: the file to write.
-        fitted: the labels to fit on.
-        policies: those to fit.
-        fitted_on: name of that set, for the record.
-    """
+    """Write the matchings that are fitted on ``fitted``, a set called ``fitted_on``, by each of the ``policies``."""
     ids = fitted.cluster_ids.tolist()
     record: dict[str, Any] = {}
     for policy in policies:
@@ -35,7 +28,7 @@ def save_matching(path: Path, fitted: Comparison, policies: Sequence[str], fitte
         classes = fitted.matched(policy, fitted.cluster).tolist()
         pairs = np.argwhere(counts).tolist()
         record[policy] = {
-            "class_of_cluster": {str(i): None if c == VOID else c for i, c in zip(ids, classes, strict=True)},
+            "class_of_cluster": {i: None if c == VOID else c for i, c in zip(ids, classes, strict=True)},
             "counts": [[ids[cluster], label, int(counts[cluster, label])] for cluster, label in pairs],
         }
     content = {
@@ -93,10 +86,8 @@ def directory_name(dataset: str) -> str:
 
 
 def matching_file(fit_on: str, results: Path) -> Path:
-    """``fit_on`` itself if it is a file; else where the evaluation on a dataset of that name leaves its matching.
+    """``fit_on`` itself if it is a file, else where the evaluation of a dataset of that name leaves its matching.
 
-    Args:
-        fit_on: a file, or a dataset's name or directory.
-        results: folder of the results of all datasets.
+    ``results`` is the folder of the results of all datasets.
     """
     return Path(fit_on) if Path(fit_on).is_file() else results / directory_name(fit_on) / MATCHING_FILE

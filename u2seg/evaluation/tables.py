@@ -62,10 +62,10 @@ def compare_maps(
     Boxes and areas that a JSON gives are redundant, often absent and sometimes stale: they are taken from the maps.
 
     Args:
-        gt_ids: integer (H, W), segment ids of the ground truth, 0 void.
+        gt_ids: integer (H, W) in [0, 2^24), segment ids of the ground truth, 0 void.
         pred_ids: the same for the prediction.
-        gt: what the true segments are.
-        pred: what the predicted segments are.
+        gt: the true segments.
+        pred: the predicted segments.
         of_model: leave out predicted segments without a pixel, which others were painted over, and give none a box or
             code: those come with the detections.
 
@@ -87,16 +87,9 @@ def compare_maps(
 
 
 def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], pred: Sequence[int]) -> np.ndarray:
-    """Count shared pixels of all pairs of segments.
+    """Pixels int64 (G+1, P+1) that segments of two maps share; row and column 0 are void.
 
-    Args:
-        gt_ids: integer (H, W) in [0, 2^24), 0 void.
-        pred_ids: the same for the prediction.
-        gt: ids of the G true segments; row ``i + 1`` of the result is ``gt[i]``.
-        pred: ids of the P predicted segments.
-
-    Returns:
-        int64 (G+1, P+1) pixels, row and column 0 void.
+    Row ``i + 1`` is the segment with id ``gt[i]``, and likewise the columns; the maps are as of `compare_maps`.
 
     Raises:
         DataError: the maps differ in size, or hold an id that is in neither list.
@@ -107,15 +100,13 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
     starts = changes(gt_ids, pred_ids)  # runs of pixels that agree in both are counted at once
     lengths = np.diff(starts, append=gt_ids.size)
     rows, columns = _rows(gt_ids.ravel()[starts], gt), _rows(pred_ids.ravel()[starts], pred)
-    flat = rows * (len(pred) + 2) + columns
-    counts = np.bincount(flat, weights=lengths, minlength=(len(gt) + 2) * (len(pred) + 2))
-    counts = counts.reshape(len(gt) + 2, len(pred) + 2)
+    counts = count_grid(rows, columns, lengths, (len(gt) + 2, len(pred) + 2))
     sides = ("ground truth", counts[0], gt_ids, gt), ("label", counts[:, 0], pred_ids, pred)
     for side, unlisted, ids, known in sides:
         if unlisted.any():
             strange = sorted(set(np.unique(ids).tolist()) - {0, *known})
             raise DataError(f"the PNG of its {side} holds segment id {strange[0]}, which the JSON does not list")
-    return counts[1:, 1:].astype(np.int64)
+    return counts[1:, 1:]
 
 
 def _rows(values: np.ndarray, ids: Sequence[int]) -> np.ndarray:
@@ -168,11 +159,12 @@ class SetTable:
         starts = np.zeros(2, np.int64)
         for image in images:
             index = np.stack(np.nonzero(image.pixels))
-            shared = image.pixels[index[0], index[1]]
-            pairs.append(np.vstack([np.where(index > 0, index - 1 + starts[:, None], VOID), shared]))
+            numbered = np.where(index > 0, index - 1 + starts[:, None], VOID)
+            pairs.append(np.vstack([numbered, image.pixels[tuple(index)]]))
             starts += (len(image.gt), len(image.pred))
         gt, pred = join_rows([image.gt for image in images]), join_rows([image.pred for image in images])
-        return cls(gt, pred, *np.concatenate(pairs, axis=1), sizes=tuple(image.size for image in images))
+        pair_gt, pair_pred, shared = np.concatenate(pairs, axis=1)
+        return cls(gt, pred, pair_gt, pair_pred, shared, tuple(image.size for image in images))
 
 
 def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -180,3 +172,17 @@ def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.concatenate([np.zeros(0, SEGMENT), *images])
     rows["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
     return rows
+
+
+def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each different pair of ``first`` and ``second``, integers from -1, in rising order, and its sum of weights."""
+    width = int(second.max(initial=0)) + 2
+    keys, inverse = np.unique((first + 1) * width + second + 1, return_inverse=True)
+    total = np.bincount(inverse.reshape(-1), weights=weight, minlength=len(keys)).astype(np.int64)
+    return keys // width - 1, keys % width - 1, total
+
+
+def count_grid(row: np.ndarray, column: np.ndarray, weight: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """``weight`` summed at ``row`` and ``column``, int64 of ``shape``."""
+    counts = np.bincount(row * shape[1] + column, weights=weight, minlength=shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)

@@ -37,11 +37,6 @@ class Taxonomy:
         """Name and kind of each class, by which classes of two sets are compared."""
         return list(zip(self.names, self.isthing.tolist(), strict=True))
 
-    @property
-    def coarse_things(self) -> bool:
-        """Whether one thing class may hold several categories."""
-        return self.things != "category"
-
     def classes(self, category: np.ndarray) -> np.ndarray:
         """Class int64 (n,) in [0, C) of category ids int64 (n,)."""
         ids, inverse = np.unique(category, return_inverse=True)
@@ -53,19 +48,16 @@ class Taxonomy:
         Raises:
             DataError: there is a class here that ``other`` does not have.
         """
-        for name, isthing in self.keys:
-            if (name, isthing) not in other.keys:
-                raise DataError(f"{source} has the class {name!r}, which the ground truth to score against has not")
+        for key in self.keys:
+            if key not in other.keys:
+                raise DataError(f"{source} has the class {key[0]!r}, which the ground truth to score against has not")
         return replace(other, class_of={c: other.keys.index(self.keys[index]) for c, index in self.class_of.items()})
 
     @classmethod
     def of(cls, gt: PanopticDataset, things: str = "category", stuff: str = "supercategory") -> Taxonomy:
-        """The classes of ``gt`` at the levels asked for.
+        """The classes of ``gt``, each kind at its level.
 
-        Args:
-            gt: the ground truth.
-            things: ``category`` (COCO: 80 classes) or ``supercategory`` (12).
-            stuff: ``supercategory`` (COCO: 15 classes, as the U2Seg paper scores) or ``category`` (53).
+        COCO has 80 categories of things and 53 of stuff in 12 and 15 supercategories; the U2Seg paper scores 80 + 15.
 
         Raises:
             UsageError: a level is neither.

@@ -5,30 +5,48 @@ Shapes: ``M`` vectors; ``D`` channels; ``K`` clusters.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, lookup, within
 from u2seg.pseudo.centres import count_distinct, fill_empty, learn_centres, nearest_centre, unit_length
 
 MINI_BATCH_WORK = 200_000_000
 """M x K from which "auto" takes mini-batches: 250,000 masks at K = 800."""
 
 
-class _Centres:
-    """Centres, however they were found: ids of vectors, never an empty cluster, state to keep."""
+@dataclass(kw_only=True, eq=False)
+class KMeans:
+    """k-means by scikit-learn, full or in mini-batches by size; no cluster stays empty.
 
-    cluster_centers_: np.ndarray
+    Args:
+        n_clusters: K.
+        random_state: seed.
+        mini_batch: whether to learn from mini-batches; "auto" decides by the size of the set.
+        n_init: starts, of which the best is kept.
+        max_iter: most iterations of a start (the paper: 100).
+        normalise: scale each vector to length 1 first, so that distance is cosine.
 
-    def __init__(self, n_clusters: int, random_state: int, normalise: bool) -> None:
-        if not isinstance(n_clusters, int) or n_clusters < 1:
-            raise UsageError(f"U2SEG.NUM_THINGS must be a whole number of at least 1, not {n_clusters!r}")
-        self.n_clusters = n_clusters
-        self.random_state = random_state
-        self.normalise = normalise
+    Raises:
+        UsageError: an argument is out of range.
+    """
 
-    def fit(self, X: np.ndarray) -> _Centres:
+    n_clusters: int
+    random_state: int = 0
+    mini_batch: bool | str = "auto"
+    n_init: int = 4
+    max_iter: int = 100
+    normalise: bool = True
+    cluster_centers_: np.ndarray = field(init=False, repr=False)
+    """float32 (K, D), after `fit` or `load_state`."""
+
+    def __post_init__(self) -> None:
+        within("U2SEG.NUM_THINGS", self.n_clusters, 1, whole=True)
+        lookup("mini_batch", str(self.mini_batch), dict.fromkeys(("True", "False", "auto")))
+
+    def fit(self, X: np.ndarray) -> KMeans:
         """Learn K centres from embeddings float32 (M, D), and return itself.
 
         Raises:
@@ -36,26 +54,41 @@ class _Centres:
             DataError: ``X`` is no matrix of finite numbers.
         """
         vectors = self._vectors(X)
-        self._check_count(vectors)
+        distinct = count_distinct(vectors, self.n_clusters)
+        if distinct < self.n_clusters:
+            raise UsageError(
+                f"{self.n_clusters} clusters were asked for, and there are only {len(vectors)} masks with {distinct} "
+                "distinct embeddings: add photos, or lower U2SEG.NUM_THINGS"
+            )
         centres = np.ascontiguousarray(self._learn(vectors), np.float32)
         self.cluster_centers_ = fill_empty(vectors, centres)
         return self
 
+    def _learn(self, vectors: np.ndarray) -> np.ndarray:
+        """Centres float (K, D) of ``vectors`` float32 (M, D)."""
+        large = len(vectors) * self.n_clusters > MINI_BATCH_WORK
+        mini_batch = large if self.mini_batch == "auto" else bool(self.mini_batch)
+        return learn_centres(vectors, self.n_clusters, self.random_state, self.n_init, self.max_iter, mini_batch)
+
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Id int64 (M,) of the nearest centre of each of ``X`` float32 (M, D); the lower id where two are as near."""
-        vectors = self._vectors(X)
-        if vectors.shape[1] != self.cluster_centers_.shape[1]:
-            raise DataError(
-                f"embeddings have {vectors.shape[1]} channels, the centres {self.cluster_centers_.shape[1]}"
-            )
+        vectors, channels = self._vectors(X), self.cluster_centers_.shape[1]
+        if vectors.shape[1] != channels:
+            raise DataError(f"embeddings have {vectors.shape[1]} channels, the centres {channels}")
         return nearest_centre(vectors, self.cluster_centers_)[0]
+
+    def _vectors(self, X: np.ndarray) -> np.ndarray:
+        X = np.ascontiguousarray(X, np.float32)
+        if X.ndim != 2 or not np.isfinite(X).all():
+            raise DataError(f"embeddings must be finite numbers (M, D), not {X.shape}")
+        return unit_length(X) if self.normalise else X
 
     def state(self) -> dict[str, np.ndarray]:
         """The centres float32 (K, D) and whether vectors are normalised first."""
         return {"cluster_centers": self.cluster_centers_, "normalise": np.array(self.normalise)}
 
-    def load_state(self, state: dict[str, np.ndarray]) -> _Centres:
-        """Take up what `state` gave, and return itself.
+    def load_state(self, state: dict[str, np.ndarray]) -> KMeans:
+        """Restore what `state` gave, and return itself.
 
         Raises:
             UsageError: it holds another number of clusters.
@@ -66,67 +99,8 @@ class _Centres:
         self.cluster_centers_, self.normalise = centres, bool(state["normalise"])
         return self
 
-    def _learn(self, vectors: np.ndarray) -> np.ndarray:
-        """Centres float (K, D) of ``vectors`` float32 (M, D)."""
-        raise NotImplementedError
 
-    def _vectors(self, X: np.ndarray) -> np.ndarray:
-        X = np.ascontiguousarray(X, np.float32)
-        if X.ndim != 2 or not np.isfinite(X).all():
-            raise DataError(f"embeddings must be finite numbers (M, D), not {X.shape}")
-        return unit_length(X) if self.normalise else X
-
-    def _check_count(self, vectors: np.ndarray) -> None:
-        advice = "add photos, or lower U2SEG.NUM_THINGS"
-        if len(vectors) < self.n_clusters:
-            raise UsageError(
-                f"{self.n_clusters} clusters were asked for, and only {len(vectors)} masks were found: {advice}"
-            )
-        distinct = count_distinct(vectors, self.n_clusters)
-        if distinct < self.n_clusters:
-            raise UsageError(
-                f"{self.n_clusters} clusters were asked for, and the {len(vectors)} masks have only {distinct} "
-                f"distinct embeddings: {advice}"
-            )
-
-
-class KMeans(_Centres):
-    """k-means by scikit-learn, full or in mini-batches by size."""
-
-    def __init__(
-        self,
-        *,
-        n_clusters: int,
-        random_state: int = 0,
-        mini_batch: bool | str = "auto",
-        n_init: int = 4,
-        max_iter: int = 100,
-        normalise: bool = True,
-    ) -> None:
-        """Set up.
-
-        Args:
-            n_clusters: K.
-            random_state: seed.
-            mini_batch: whether to learn from mini-batches; "auto" decides by the size of the set.
-            n_init: starts, of which the best is kept.
-            max_iter: most iterations of a start (the paper: 100).
-            normalise: scale each vector to length 1 first, so that distance is cosine.
-        """
-        super().__init__(n_clusters, random_state, normalise)
-        if mini_batch not in (True, False, "auto"):
-            raise UsageError(f"mini_batch must be true, false or auto, not {mini_batch!r}")
-        self.mini_batch = mini_batch
-        self.n_init = n_init
-        self.max_iter = max_iter
-
-    def _learn(self, vectors: np.ndarray) -> np.ndarray:
-        large = len(vectors) * self.n_clusters > MINI_BATCH_WORK
-        mini_batch = large if self.mini_batch == "auto" else bool(self.mini_batch)
-        return learn_centres(vectors, self.n_clusters, self.random_state, self.n_init, self.max_iter, mini_batch)
-
-
-class FaissKMeans(_Centres):
+class FaissKMeans(KMeans):
     """k-means by faiss, for millions of masks."""
 
     def __init__(
@@ -139,24 +113,16 @@ class FaissKMeans(_Centres):
         max_points_per_cluster: int = 10_000,
         normalise: bool = True,
     ) -> None:
-        """Set up.
-
-        Args:
-            n_clusters: K.
-            random_state: seed.
-            n_init: starts, of which the best is kept.
-            max_iter: iterations of a start (the paper: 100).
-            max_points_per_cluster: more vectors than K times this are sampled down to it.
-            normalise: scale each vector to length 1 first, so that distance is cosine.
+        """Set up as `KMeans`; more vectors than K times ``max_points_per_cluster`` are sampled down to that.
 
         Raises:
             UsageError: faiss is not installed.
         """
-        super().__init__(n_clusters, random_state, normalise)
-        _faiss()
-        self.n_init = n_init
-        self.max_iter = max_iter
+        super().__init__(
+            n_clusters=n_clusters, random_state=random_state, n_init=n_init, max_iter=max_iter, normalise=normalise
+        )
         self.max_points_per_cluster = max_points_per_cluster
+        _faiss()
 
     def _learn(self, vectors: np.ndarray) -> np.ndarray:
         model = _faiss().Kmeans(

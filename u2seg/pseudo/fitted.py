@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,15 +27,6 @@ class Fitted:
     """The settings of the features that it was learnt on."""
     fingerprint: str
     """Of the product, as `u2seg.pseudo.ledger` has it."""
-
-    def content(self) -> str:
-        """Hash of the state."""
-        digest = hashlib.sha256()
-        for name in sorted(self.state):
-            array = np.ascontiguousarray(self.state[name])
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()[:16]
 
 
 def write_fitted(path: Path, fitted: Fitted) -> None:

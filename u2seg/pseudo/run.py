@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from u2seg.errors import DataError, UsageError
-from u2seg.files import claim_directory
+from u2seg.files import claim_directory, file_sha256
 from u2seg.images import Photo, PhotoSet
 from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
 from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_entry, sweep
@@ -111,16 +111,17 @@ class LabelRun:
 
     def fitted(self, product: str) -> Fitted | None:
         """What ``product``, "fit" or "cluster", has learnt, if it is there and current."""
-        fitted = current_fitted(self.root / FITTED_FILES[product], self.ledger.fingerprint(product))
+        path = self.root / FITTED_FILES[product]
+        fitted = current_fitted(path, self.ledger.fingerprint(product))
         if fitted is not None:
-            self.ledger.contents[product] = fitted.content()
+            self.ledger.contents[product] = file_sha256(path)
         return fitted
 
     def keep_fitted(self, product: str, state: Mapping[str, Any], learnt_on: Mapping[str, Any]) -> None:
         """Save what ``product`` has learnt."""
-        fitted = Fitted(dict(state), learnt_on, self.ledger.fingerprint(product))
-        write_fitted(self.root / FITTED_FILES[product], fitted)
-        self.ledger.contents[product] = fitted.content()
+        path = self.root / FITTED_FILES[product]
+        write_fitted(path, Fitted(dict(state), learnt_on, self.ledger.fingerprint(product)))
+        self.ledger.contents[product] = file_sha256(path)
 
     def features(self) -> Intermediate:
         """Features that were extracted for fitting and are kept until their photo is labelled."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -18,9 +17,6 @@ from u2seg.images import read_image
 from u2seg.panoptic import Category
 from u2seg.report.draw import Layer
 from u2seg.report.labels import VIEWS, Labels, read_annotated
-
-GAP, HEADING = 8, 34
-"""Pixels between panels, and above them."""
 
 
 def render_overview(
@@ -51,50 +47,46 @@ def render_overview(
         try:
             picture = Image.fromarray(read_image(dataset.photo_path(photo)))
             labels = Labels(dataset, photo, annotations[index])
+            size = (2 * panel, max(1, round(2 * panel * photo.height / photo.width)))
+            layers = [labels.layer(view, size, max(size) // 2) for view in VIEWS]
         except DataError as error:
             reason = f"{photo.file_name}: {error}"
             continue
-        w, h = panel, max(1, round(panel * photo.height / photo.width))
-        layers = [labels.layer(view, (2 * w, 2 * h), max(w, h)) for view in VIEWS]
-        rows.append((picture.resize((w, h), Image.Resampling.LANCZOS, reducing_gap=3.0), layers))
+        rows.append((picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), layers))
     if not rows:
         raise UsageError(f"no overview of {dataset_dir}: {reason}")
     with in_words(Path(path)), replacing(Path(path)) as temporary:
-        _draw_sheet(rows, {category.id: category for category in dataset.categories}, temporary)
+        _draw_sheet(rows, {category.id: category for category in dataset.categories}, panel / 100, temporary)
     return Path(path)
 
 
 def _draw_sheet(
-    rows: Sequence[tuple[Image.Image, Sequence[Layer]]], categories: Mapping[int, Category], path: Path
+    rows: Sequence[tuple[Image.Image, Sequence[Layer]]], categories: Mapping[int, Category], side: float, path: Path
 ) -> None:
-    """Write ``rows`` of photos and their layers, which have twice the photo's size."""
+    """Write ``rows`` of photos and their layers, ``side`` inches a column; names don't cover each other."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    panel = rows[0][0].width
-    width, height = 4 * (panel + GAP) - GAP, HEADING + sum(photo.height + GAP for photo, _ in rows) - GAP
-    figure = Figure((width / 100, height / 100), dpi=100)
-    bottom = height - HEADING
-    for place, (photo, layers) in enumerate(rows):
-        bottom -= photo.height + GAP * (place > 0)
-        for column, (title, layer) in enumerate(zip(("photo", *VIEWS), (None, *layers), strict=True)):
-            left = column * (panel + GAP)
-            axes = figure.add_axes((left / width, bottom / height, panel / width, photo.height / height))
-            axes.set_axis_off()
-            axes.imshow(photo, aspect="auto", extent=(0, 1, 1, 0))
-            if place == 0:
-                axes.set_title(title, color="#282c32")
-            if layer is not None:
-                axes.imshow(layer.to_rgba(), aspect="auto", extent=(0, 1, 1, 0))
-                _write_names(axes, layer, categories)
-    figure.savefig(path)
-
-
-def _write_names(axes: Any, layer: Layer, categories: Mapping[int, Category]) -> None:
-    """Write the names of regions where they don't cover each other."""
-    for mark in layer.marks:
-        if not mark.crowded:
+    ratios = [photo.height / photo.width for photo, _ in rows]
+    figure = Figure(
+        (4 * side, side * sum(ratios) + 0.4),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0),
+    )
+    grid = figure.subplots(len(rows), 4, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    for axes, title in zip(grid[0], ("photo", *VIEWS), strict=True):
+        axes.set_title(title, fontsize=11)
+    panels = [(photo, layer) for photo, layers in rows for layer in (None, *layers)]
+    for axes, (photo, layer) in zip(grid.flat, panels, strict=True):
+        axes.set_axis_off()
+        axes.imshow(photo)
+        if layer is None:
+            continue
+        axes.imshow(layer.to_rgba())
+        for mark in (mark for mark in layer.marks if not mark.crowded):
             category = categories[mark.category_id]
-            color = tuple(part / 255 for part in category.color)
-            frame = {"boxstyle": "round,pad=0.25", "facecolor": (0.04, 0.05, 0.06, 0.75), "edgecolor": color}
+            edge = tuple(part / 255 for part in category.color)
+            frame = {"boxstyle": "round,pad=0.25", "facecolor": (0.04, 0.05, 0.06, 0.75), "edgecolor": edge}
             style = {"ha": "center", "va": "center", "color": "white", "size": 7.5, "parse_math": False}
-            axes.text(mark.x, mark.y, category.name, bbox=frame, **style)
+            axes.text(mark.x * photo.width, mark.y * photo.height, category.name, bbox=frame, **style)
+    figure.savefig(path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.evaluation import semantic
+from u2seg.evaluation import quality
 from u2seg.evaluation.matching import ONE_TO_ONE, match_clusters
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
@@ -96,5 +96,5 @@ def semantic_scores(table: np.ndarray, class_of: np.ndarray) -> dict[str, float]
     """
     confusion = np.zeros((table.shape[1], table.shape[1] + 1), np.int64)
     np.add.at(confusion.T, np.append(class_of, -1), table)  # -1 is the last column, for none
-    scores = semantic.semantic_scores(confusion, np.ones(len(confusion), bool))
+    scores = quality.semantic_scores(confusion, np.ones(len(confusion), bool))
     return {name: 100 * value for name, value in scores.items()}

@@ -73,7 +73,7 @@ def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Te
 
 
 def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int = 3, steps: int = 30) -> torch.Tensor:
-    """Unit centres float32 (S, C) of ``vectors`` float32 (M, C) of any length: the best of ``starts`` of k-means.
+    """Unit centres float32 (S, C), the best of ``starts``, of the directions of ``vectors`` float32 (M, C).
 
     Raises:
         UsageError: there are fewer vectors, or fewer distinct ones, than ``count``, S.

@@ -7,72 +7,62 @@ Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, within
 from u2seg.structures import MAX_STUFF
 
 
+@dataclass(kw_only=True, eq=False)
 class KMeansStuff:
-    """Spherical k-means on whitened patch features, class scores smoothed over the grid, small regions dropped."""
+    """Spherical k-means on whitened patch features, class scores smoothed over the grid, small regions dropped.
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        random_state: int = 0,
-        pca: int = 64,
-        whiten: float = 0.5,
-        normalise: bool = True,
-        temperature: float = 0.05,
-        blur: int = 5,
-        min_share: float = 0.1,
-        max_patches: int = 100_000,
-        n_init: int = 4,
-        max_iter: int = 100,
-    ) -> None:
-        """Set up.
+    Args:
+        num_classes: S, at most 254.
+        random_state: seed of the sample and of k-means.
+        pca: E, principal components that features are projected to; 0 keeps all.
+        whiten: power of its standard deviation that each component is divided by; 0 leaves it, 1 makes all count
+            alike, and one half was best on photos that the centres were not learnt on.
+        normalise: scale each projected patch to length 1 and compare by cosine; else by Euclidean distance.
+        temperature: of the softmax over the likenesses to the centres.
+        blur: side in cells, odd, of the square that class scores are averaged over; 1 is no smoothing.
+        min_share: classes on less than this share of the photo's area are dropped in that photo, and their cells go to
+            the likeliest class that is left.
+        max_patches: M, most patches to learn from, drawn evenly from all that are offered.
+        n_init: starts of k-means, of which the best is kept.
+        max_iter: most iterations of a start.
 
-        Args:
-            num_classes: S, at most 254.
-            random_state: seed of the sample and of k-means.
-            pca: E, principal components that features are projected to; 0 takes all.
-            whiten: power of its standard deviation that each component is divided by; 0 leaves it, 1 makes all count
-                alike, and one half was best on photos that the centres were not learnt on.
-            normalise: scale each projected patch to length 1 and compare by cosine; else by Euclidean distance.
-            temperature: of the softmax over the likenesses to the centres.
-            blur: side in cells of the square that class scores are averaged over; 1 is no smoothing.
-            min_share: classes on less than this share of the photo's area are dropped in that photo, and their cells
-                go to the likeliest class that is left.
-            max_patches: M, most patches to learn from, drawn evenly from all that are offered.
-            n_init: starts of k-means, of which the best is kept.
-            max_iter: most iterations of a start.
+    Raises:
+        UsageError: a number is out of range.
+    """
 
-        Raises:
-            UsageError: a number is out of range.
-        """
-        if not isinstance(num_classes, int) or not 1 <= num_classes <= MAX_STUFF:
-            raise UsageError(f"U2SEG.NUM_STUFF must be a whole number from 1 to {MAX_STUFF}, not {num_classes!r}")
-        if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
-            raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {temperature!r}")
-        if not 0 <= min_share < 1:
-            raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
-        if not isinstance(pca, int) or pca < 0:
-            raise UsageError(f"pca must be a whole number of components, 0 for none, not {pca!r}")
-        self.num_classes = num_classes
-        self.random_state = random_state
-        self.pca = pca
-        self.whiten = whiten
-        self.normalise = normalise
-        self.temperature = temperature
-        self.blur = blur
-        self.min_share = min_share
-        self.max_patches = max_patches
-        self.n_init = n_init
-        self.max_iter = max_iter
+    num_classes: int
+    random_state: int = 0
+    pca: int = 64
+    whiten: float = 0.5
+    normalise: bool = True
+    temperature: float = 0.05
+    blur: int = 5
+    min_share: float = 0.1
+    max_patches: int = 100_000
+    n_init: int = 4
+    max_iter: int = 100
+    mean: np.ndarray = field(init=False, repr=False)
+    """float32 (D,), subtracted from a patch; as `axes` and `centres`, after `fit` or `load_state`."""
+    axes: np.ndarray = field(init=False, repr=False)
+    """float32 (D, E)"""
+    centres: np.ndarray = field(init=False, repr=False)
+    """float32 (S, E)"""
+
+    def __post_init__(self) -> None:
+        within("U2SEG.NUM_STUFF", self.num_classes, 1, MAX_STUFF, whole=True)
+        within("pca", self.pca, 0, whole=True)
+        within("temperature", self.temperature, 1e-6)
+        within("min_share", self.min_share, 0, 1)
+        if within("blur", self.blur, 1, whole=True) % 2 == 0:
+            raise UsageError(f"blur must be an odd number of cells, not {self.blur}")
 
     def fit(self, features: Iterable[np.ndarray]) -> KMeansStuff:
         """Learn from ``features`` float32 (D, h, w) of some photos, and return itself.
@@ -99,21 +89,20 @@ class KMeansStuff:
         """Class probabilities float32 (S, h, w) of a photo with ``features`` float32 (D, h, w)."""
         from u2seg.pseudo.stuff.patches import class_scores, drop_small, project, smooth
 
-        if len(features) != len(self.mean):
-            raise DataError(
-                f"features have {len(features)} channels, the stuff classes were fitted on {len(self.mean)}"
-            )
-        vectors = project(features.reshape(len(features), -1).T, self.mean, self.axes, self.normalise)
+        dim = len(features)
+        if dim != len(self.mean):
+            raise DataError(f"features have {dim} channels, the stuff classes were fitted on {len(self.mean)}")
+        vectors = project(features.reshape(dim, -1).T, self.mean, self.axes, self.normalise)
         scores = class_scores(vectors, self.centres, self.temperature, self.normalise).T
         scores = np.ascontiguousarray(scores).reshape(self.num_classes, *features.shape[1:])
         return drop_small(smooth(scores, self.blur), self.min_share)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Mean float32 (D,), projection float32 (D, E), centres float32 (S, E), and whether vectors are normalised."""
+        """What was learnt, and whether vectors are normalised."""
         return {"mean": self.mean, "axes": self.axes, "centres": self.centres, "normalise": np.array(self.normalise)}
 
     def load_state(self, state: dict[str, np.ndarray]) -> KMeansStuff:
-        """Take up what `state` gave, and return itself.
+        """Restore what `state` gave, and return itself.
 
         Raises:
             UsageError: it holds another number of classes.
