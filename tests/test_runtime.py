@@ -46,6 +46,8 @@ def test_an_error_of_a_job_reaches_the_caller():
 def test_a_worker_that_dies_is_said_in_words():
     with make_executor("process", 2, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
         run_jobs(executor, die, [1], lambda job, result: None)
+    with make_executor("process", 2, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
+        list(run_in_order(executor, die, [1], window=2))
 
 
 def test_wrong_executors_are_refused():

@@ -168,13 +168,9 @@ def run_jobs(
 
         completed = dask_as_completed(list(futures))
     try:
-        for future in completed:
-            done(futures[future], future.result())
-    except BrokenProcessPool as error:
-        raise U2SegError(
-            "a worker process died, most likely for want of memory; run the same command again to resume, "
-            "with fewer workers (U2SEG.EXECUTOR.WORKERS 1) if it happens again"
-        ) from error
+        with _deaths_in_words():
+            for future in completed:
+                done(futures[future], future.result())
     finally:
         for future in futures:
             future.cancel()
@@ -183,14 +179,40 @@ def run_jobs(
 def run_in_order(
     executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], window: int
 ) -> Iterator[Result]:
-    """Results of ``function`` in the order of ``jobs``, at most ``window`` of them in memory."""
+    """Results of ``function`` in the order of ``jobs``, at most ``window`` of them in memory.
+
+    Raises:
+        U2SegError: a worker died; the work that was done stays on disk.
+        Exception: whatever ``function`` raised; jobs that have not begun are cancelled.
+    """
     waiting: list[Any] = []
-    for job in jobs:
-        waiting.append(executor.submit(function, job))
-        if len(waiting) >= window:
-            yield waiting.pop(0).result()
-    while waiting:
-        yield waiting.pop(0).result()
+    try:
+        with _deaths_in_words():
+            for job in jobs:
+                waiting.append(executor.submit(function, job))
+                if len(waiting) >= window:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def _deaths_in_words() -> Iterator[None]:
+    """Say what may have killed a worker process.
+
+    Raises:
+        U2SegError: the block met one that died.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise U2SegError(
+            "a worker process died, most likely for want of memory; run the same command again to resume, with fewer "
+            "workers (U2SEG.EXECUTOR.WORKERS 1, or --workers 1) if it happens again"
+        ) from error
 
 
 class Progress:

@@ -69,7 +69,7 @@ def main(options):
     extractor = installed_plugins().offer("feature extractor", stuff.FEATURES.NAME).build(part_args(stuff.FEATURES))
     trained = read_checkpoint(args.checkpoint)
     offer = installed_plugins().offer("stuff segmenter", trained.method)
-    segmenter = offer.build({"checkpoint": args.checkpoint}, {"num_classes": trained.num_classes})
+    segmenter = offer.build({"checkpoint": args.checkpoint}, {"num_classes": len(trained.centres)})
     labels = read_panoptic(args.labels)
     class_of = supercategories(labels)
     codes, truths = [], []

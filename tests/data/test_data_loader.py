@@ -10,7 +10,6 @@ from synthetic_panoptic import read_json, write_dataset, write_json
 from u2seg.data.datasets import register_datasets
 from u2seg.data.loader import (
     BatchSampler,
-    TrainLoader,
     build_seeded_loader,
     build_train_loader,
     seeded,
@@ -111,16 +110,13 @@ def test_copy_paste_does_not_depend_on_workers_either(cfg):
 def test_a_set_of_ones_own(cfg):
     """What a trainer of another kind of sample builds on."""
 
-    class Loader(TrainLoader):
-        pass
-
     def mapper(entry):
         return {**entry, "draw": np.random.rand()}
 
     def draws(workers):
         cfg.DATALOADER.NUM_WORKERS = workers
-        loader = build_seeded_loader([{"entry": index} for index in range(5)], mapper, cfg, make=Loader)
-        assert isinstance(loader, Loader)
+        loader = build_seeded_loader([{"entry": index} for index in range(5)], mapper, cfg)
+        assert loader.mapper is mapper
         return [[(s["entry"], s["draw"]) for s in batch] for batch in itertools.islice(loader, 6)]
 
     here = draws(0)

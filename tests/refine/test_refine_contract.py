@@ -5,7 +5,7 @@ import pytest
 from u2seg.plugins import checks
 from u2seg.pseudo.refine.bilateral import BilateralRefiner
 from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
-from u2seg.pseudo.refine.upsample import Upsample
+from u2seg.pseudo.refine.resize import Upsample
 
 
 def densecrf(**args):

@@ -5,7 +5,7 @@ import pytest
 
 from u2seg.errors import UsageError
 from u2seg.pseudo.refine import lattice
-from u2seg.pseudo.refine.bilateral import BilateralRefiner, MeanField, _positions
+from u2seg.pseudo.refine.bilateral import BilateralRefiner, MeanField, positions
 from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
 from u2seg.pseudo.refine.energy import DenseEnergy
 from u2seg.pseudo.refine.resize import resize_scores
@@ -24,7 +24,7 @@ def exact_mean_field(energy, image, scores):
     place = np.stack([x.ravel(), y.ravel()])
     kernels = [
         (energy.position_weight, exact_kernel(place / energy.position_std)),
-        (energy.bilateral_weight, exact_kernel(_positions(energy, image))),
+        (energy.bilateral_weight, exact_kernel(positions(energy, image))),
     ]
     unary = energy.unary(scores, height, width).reshape(len(scores), -1).astype(np.float64)
     marginals = np.exp(-unary) / np.exp(-unary).sum(axis=0)

@@ -12,8 +12,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.refine.bilateral import BilateralRefiner
 from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
 from u2seg.pseudo.refine.masks import mask_iou, refine_masks, refine_stuff
-from u2seg.pseudo.refine.resize import resize_scores, shrink_image
-from u2seg.pseudo.refine.upsample import Upsample
+from u2seg.pseudo.refine.resize import Upsample, resize_scores, shrink_image
 from u2seg.structures import MaskSet
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)

@@ -237,6 +237,26 @@ def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):
     assert len(list(gallery.glob("media/*/*_predicted.png"))) == 3
 
 
+def test_a_photo_without_a_prediction_is_named_also_where_its_pictures_are_kept(make_dataset, tmp_path, caplog):
+    folder, other = make_dataset(tmp_path / "set"), make_dataset(tmp_path / "other")
+    content = json.loads((other / "panoptic.json").read_text(encoding="utf-8"))
+    content["annotations"].pop()
+    (other / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
+    (other / "instances.json").unlink()
+    write_gallery(folder, workers=1)
+    write_gallery(folder, predictions_dir=other, workers=1)
+    assert "1 of 3 photos have no readable prediction" in caplog.text
+
+
+def test_a_run_may_hold_anything(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    run = {"skipped": ["a.jpg", {"reason": "empty"}], "weights": None, "timings": 3.5, "new": {"a": []}, "seed": 0}
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    text = "".join(Page(write_gallery(folder, workers=1).parent / "run.html").texts)
+    assert "a.jpg" in text
+    assert "Skipped files (2)" in text
+
+
 def test_ten_thousand_photos_make_light_pages(tmp_path):
     """Without photos only the pages are written; each stays under a megabyte with 60 segments a photo."""
     name = "a folder with a long name/" * 4 + "{}.jpg"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UsageError
-from u2seg.stego import neighbours as stego_neighbours
-from u2seg.stego.neighbours import nearest
+from u2seg.stego import crops
+from u2seg.stego.crops import nearest
 
 
 def vectors(count, dim=6, seed=0):
@@ -22,9 +22,7 @@ def brute_force(X, k):
 
 
 def test_neighbours_are_those_of_brute_force(monkeypatch):
-    # blocks smaller than the set, and not dividing it
-    monkeypatch.setattr(stego_neighbours, "QUERIES", 7)
-    monkeypatch.setattr(stego_neighbours, "CHUNK", 11)
+    monkeypatch.setattr(crops, "COSINES", 7 * 40)  # blocks of 7, which does not divide the set
     X = vectors(40)
     found = nearest(X, 5)
     assert found.dtype == np.int32

@@ -1,6 +1,7 @@
 """Short training runs on made-up photos and a random network: resume, export, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(world, tmp_path):
 
 def test_the_checkpoint_of_a_run_labels_stuff_through_its_own_features(world, tmp_path):
     from u2seg.config import plain
-    from u2seg.stego.data import frozen_network
+    from u2seg.stego.crops import frozen_network
     from u2seg.stego.segmenter import StegoStuff
 
     cfg = config(world, tmp_path / "run")
@@ -90,7 +91,7 @@ def test_the_checkpoint_of_a_run_labels_stuff_through_its_own_features(world, tm
 
 
 def test_without_a_cache_of_features_a_step_is_the_same_to_half_precision(world, tmp_path):
-    from u2seg.stego.data import build_crops
+    from u2seg.stego.crops import build_crops
     from u2seg.stego.model import STEGO
 
     cached, fresh = config(world, tmp_path / "a"), config(world, tmp_path / "b")
@@ -99,6 +100,44 @@ def test_without_a_cache_of_features_a_step_is_the_same_to_half_precision(world,
     model = STEGO(cached).eval()
     features = [model.features_of([build_crops(cfg).sample(place) for place in (0, 7, 33)]) for cfg in (cached, fresh)]
     assert torch.allclose(*features, atol=5e-3, rtol=5e-3)
+
+
+def test_a_run_with_a_labelled_set_is_scored_on_it(world, tmp_path):
+    """Stuff is refined and scored as the label factory would label it."""
+    from u2seg.panoptic import read_panoptic
+    from u2seg.pseudo.recipe import Part
+    from u2seg.stego.crops import frozen_network
+    from u2seg.stego.evaluation import score_segmenter
+    from u2seg.stego.segmenter import StegoStuff
+    from u2seg.stego.trainer import StuffTrainer
+
+    images, annotations = [], []
+    (tmp_path / "labels" / "panoptic").mkdir(parents=True)
+    for index in range(4):
+        ids = np.zeros((140, 160, 3), np.uint8)
+        ids[:, : 40 * index, 0], ids[:, 40 * index :, 0] = 1, 2
+        Image.fromarray(ids).save(tmp_path / "labels" / "panoptic" / f"{index}.png")
+        images.append({"id": index, "file_name": f"{index:02d}.png", "height": 140, "width": 160})
+        segments = [
+            {"id": k, "category_id": k, "area": int((ids[:, :, 0] == k).sum()), "iscrowd": 0, "bbox": [0, 0, 1, 1]}
+            for k in (1, 2)
+            if (ids == k).any()
+        ]
+        annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
+    categories = [{"id": k, "name": f"c{k}", "supercategory": f"s{k}", "isthing": k % 2} for k in (1, 2)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "labels" / "panoptic.json").write_text(json.dumps(content))
+    shutil.copytree(world / "photos", tmp_path / "labels" / "images")
+
+    cfg = config(world, tmp_path / "run")
+    cfg.DATASETS.TEST = (str(tmp_path / "labels"),)
+    StuffTrainer.complete_config(cfg)
+    model = train(cfg)
+    (scores,) = StuffTrainer.test(cfg, model).values()
+    segmenter = StegoStuff(num_classes=5, checkpoint=str(tmp_path / "run" / "stuff_final.pth"))
+    refiner = Part.from_config("refiner", cfg.U2SEG.REFINE).build()
+    labels = read_panoptic(tmp_path / "labels")
+    assert scores == score_segmenter(segmenter, frozen_network(cfg), refiner, labels)
 
 
 def test_chosen_shifts_are_kept_in_the_state(world, tmp_path):
@@ -157,7 +196,7 @@ def test_the_frozen_network_is_no_part_of_the_model(world, tmp_path):
     ],
 )
 def test_bad_input_ends_in_one_line(world, tmp_path, option, value, words):
-    from u2seg.stego.data import build_crop_loader
+    from u2seg.stego.crops import build_crop_loader
 
     cfg = config(world, tmp_path / "run", **{option: value})
     with pytest.raises((UsageError, DataError), match=words) as caught:

@@ -124,9 +124,8 @@ def seeded(*entropy: int) -> Iterator[None]:
 class TrainLoader:
     """Iterates batches; its ``sampler`` is told where a resumed run starts."""
 
-    def __init__(self, loader: DataLoader[Sample], sampler: BatchSampler) -> None:
-        self.loader = loader
-        self.sampler = sampler
+    def __init__(self, loader: DataLoader[Sample], sampler: BatchSampler, mapper: Callable[[Sample], Sample]) -> None:
+        self.loader, self.sampler, self.mapper = loader, sampler, mapper
 
     def __iter__(self) -> Iterator[list[Sample]]:
         return iter(self.loader)
@@ -137,7 +136,6 @@ def build_seeded_loader(
     mapper: Callable[[Sample], Sample],
     cfg: CfgNode,
     is_portrait: Sequence[bool] | None = None,
-    make: Callable[[DataLoader[Sample], BatchSampler], TrainLoader] = TrainLoader,
 ) -> TrainLoader:
     """The loader of any training set: ``mapper`` makes a sample of each of ``dicts``.
 
@@ -146,7 +144,6 @@ def build_seeded_loader(
         mapper: called with an entry; numpy's and Python's global generators are seeded when it is.
         cfg: ``SOLVER.IMS_PER_BATCH``, ``DATALOADER.NUM_WORKERS`` and ``SEED`` count.
         is_portrait: for each entry, whether it is higher than wide; None does not tell them apart.
-        make: a subclass of `TrainLoader`, or what makes one.
 
     Raises:
         UsageError: the processes can't share a batch evenly.
@@ -166,7 +163,7 @@ def build_seeded_loader(
         collate_fn=dataset.collate,
         seed=seed,  # without it, making an iterator draws from the generator that the model samples with
     )
-    return make(loader, sampler)
+    return TrainLoader(loader, sampler, mapper)
 
 
 def training_dicts(cfg: CfgNode) -> list[Sample]:

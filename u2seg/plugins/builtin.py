@@ -42,7 +42,7 @@ def u2seg_stuff_segmenters() -> Factories:
 def u2seg_refiners() -> Factories:
     from u2seg.pseudo.refine.bilateral import BilateralRefiner
     from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
-    from u2seg.pseudo.refine.upsample import Upsample
+    from u2seg.pseudo.refine.resize import Upsample
 
     return {"densecrf": DenseCRFRefiner, "bilateral": BilateralRefiner, "none": Upsample}
 

@@ -29,7 +29,7 @@ class Part:
     """As JSON, so that a part can be hashed."""
 
     @classmethod
-    def from_config(cls, kind: str, node: CfgNode) -> Part:
+    def from_config(cls, kind: str, node: Mapping[str, Any]) -> Part:
         """The component that ``node`` ``{NAME, ARGS}`` names."""
         return cls(kind, node["NAME"], json.dumps(part_args(node), sort_keys=True))
 

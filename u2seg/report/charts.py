@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,13 @@ from u2seg.report.statistics import Summary
 ACCENT, SECOND, QUIET, LINE = "#1f5fd0", "#d97a1e", "#63686f", "#e0e0dc"
 VARIABLES = {ACCENT: "--accent", SECOND: "--second", QUIET: "--quiet", LINE: "--line"}
 """Variables of gallery.css that replace the colours matplotlib draws with."""
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "u2seg", "font.size": 9, "axes.edgecolor": LINE, "grid.color": LINE}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "u2seg",
+    "font.size": 8.5,
+    "axes.edgecolor": LINE,
+    "grid.color": LINE,
+}
 STYLE |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET)
 
 
@@ -34,9 +40,9 @@ def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
     """The figures of a run: class sizes of things and of stuff, areas, segments of a photo, void."""
     charts, areas = [], {}
     for kind, categories in (("things", dataset.things), ("stuff", dataset.stuff)):
-        counts = [summary.classes[category.id] for category in categories]
-        sizes = np.array(sorted((count.segments for count in counts), reverse=True), np.int64)
-        areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in counts)])
+        members = [summary.classes[category.id] for category in categories]
+        sizes = np.array(sorted((count.segments for count in members), reverse=True), np.int64)
+        areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in members)])
         words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes."
         svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first", "segments")
         charts.append(Chart(f"Classes of {kind}", words, svg))
@@ -70,7 +76,7 @@ def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str,
 
     text = io.StringIO()
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 2.6), layout="constrained")
+        figure = Figure(figsize=(4.8, 2.3), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, xscale="log" if "logarithmic" in xlabel else "linear")
         for color, (name, values) in zip((ACCENT, SECOND), heights.items(), strict=False):
             axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)

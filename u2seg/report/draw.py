@@ -25,40 +25,35 @@ FILL_ALPHA = 128
 
 
 class Region(NamedTuple):
-    """One area of a layer."""
+    """One area of a layer: its colour RGB 0..255, its area as a fraction of the photo."""
 
     category_id: int
     color: tuple[int, int, int]
-    """RGB, 0..255"""
     name: str
     area: float
-    """fraction of the photo"""
     score: float
 
 
 class Mark(NamedTuple):
-    """Where the name of a region stands."""
+    """Where the name of a region stands: x, y and area are fractions of the width, the height and the photo.
+
+    It is crowded if it would cover another name on a thumbnail.
+    """
 
     category_id: int
     x: float
-    """fraction of the width"""
     y: float
-    """fraction of the height"""
     area: float
-    """fraction of the photo"""
     score: float
     crowded: bool
-    """Whether the name would cover another one on a thumbnail."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A transparent picture of few colours, and its marks."""
+    """A transparent picture: index uint16 (h, w) into palette uint8 (C, 4) RGBA; and its marks."""
 
     index: np.ndarray
-    """uint16 (h, w) into the palette"""
     palette: np.ndarray
-    """uint8 (C, 4) RGBA"""
     marks: tuple[Mark, ...]
 
     def to_rgba(self) -> Image.Image:

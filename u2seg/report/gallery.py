@@ -85,8 +85,8 @@ def write_gallery(
         Task(number, photo, annotations[number], predicted.get(photo.file_name), tuple(crops.get(number, ())))
         for number, photo in enumerate(dataset.photos)
     ]
-    folders = [photos and replace(photos, photos=()) for photos in (dataset, predictions)]  # light, for the workers
-    painter = Painter(output, folders[0], folders[1], thumbnail)
+    light = predictions and replace(predictions, photos=())  # each task carries its own photo to the worker
+    painter = Painter(output, replace(dataset, photos=()), light, thumbnail)
     workers = workers or (available_cores() if len(tasks) >= 32 else 1)
     with make_executor("process", workers, threads=1) as executor:
         records = run_in_order(executor, painter, tasks, 8 * workers)

@@ -22,14 +22,12 @@ VIEWS = ("things", "stuff", "panoptic")
 
 
 class Annotation(NamedTuple):
-    """A mask that the gallery counts and shows: an instance, or a segment of the panoptic PNG."""
+    """A mask that is counted and shown: an instance, by its run-length code, or a segment, by its id in the PNG."""
 
     category_id: int
     score: float
     segment_id: int
-    """In the PNG; 0 for an instance."""
     code: Mapping[str, Any] | None = None
-    """Run-length code of an instance."""
 
 
 def read_annotated(

@@ -47,11 +47,11 @@ def render_overview(
         try:
             picture = Image.fromarray(read_image(dataset.photo_path(photo)))
             labels = Labels(dataset, photo, annotations[index])
+            size = (2 * panel, max(1, round(2 * panel * photo.height / photo.width)))
+            layers = [labels.layer(view, size, max(size) // 2) for view in VIEWS]
         except DataError as error:
             reason = f"{photo.file_name}: {error}"
             continue
-        size = (2 * panel, max(1, round(2 * panel * photo.height / photo.width)))
-        layers = [labels.layer(view, size, max(size) // 2) for view in VIEWS]
         rows.append((picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), layers))
     if not rows:
         raise UsageError(f"no overview of {dataset_dir}: {reason}")
@@ -65,10 +65,14 @@ def _draw_sheet(
 ) -> None:
     """Write ``rows`` of photos and their layers, ``side`` inches a column; names don't cover each other."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     ratios = [photo.height / photo.width for photo, _ in rows]
-    figure = Figure((4 * side, side * sum(ratios) + 0.3), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(
+        (4 * side, side * sum(ratios) + 0.4),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0),
+    )
     grid = figure.subplots(len(rows), 4, squeeze=False, gridspec_kw={"height_ratios": ratios})
     for axes, title in zip(grid[0], ("photo", *VIEWS), strict=True):
         axes.set_title(title, fontsize=11)

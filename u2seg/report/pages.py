@@ -115,7 +115,8 @@ def class_page(site: Site, page: int, summary: Summary, crops: Mapping[int, Sequ
 
 def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
     """Settings, counts, charts, caveats and skipped files; ``notes`` say what this gallery could not show."""
-    skipped = [(item["file"], item.get("reason", "")) for item in site.run.get("skipped") or []]
+    items = [item if isinstance(item, Mapping) else {"file": item} for item in site.run.get("skipped") or []]
+    skipped = [(item.get("file", "?"), item.get("reason", "")) for item in items]
     facts: dict[str, dict[str, Any]] = {"run": {}}
     for key, value in site.run.items():
         if isinstance(value, Mapping):
@@ -147,8 +148,10 @@ def css_color(category: Category) -> str:
 
 @cache
 def _environment() -> Environment:
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
-    environment = Environment(loader=PackageLoader("u2seg.report"), **options)
+    loader = PackageLoader("u2seg.report")
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
     environment.filters["css"] = css_color
     environment.globals["max_skipped"] = MAX_SKIPPED
     return environment

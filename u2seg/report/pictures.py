@@ -31,35 +31,38 @@ CROP_SIDE = 176
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be drawn of one photo."""
+    """What is to be drawn of photo ``number`` of the dataset; crops are positions in ``annotations``."""
 
     number: int
-    """Position in the dataset; names the files."""
     photo: LabelledPhoto
     annotations: tuple[Annotation, ...]
     predicted: LabelledPhoto | None = None
     crops: tuple[int, ...] = ()
-    """Positions in ``annotations``."""
 
 
 @dataclass
 class Record:
-    """What was drawn of one photo, as its JSON keeps it."""
+    """What was drawn of one photo, as its JSON keeps it.
+
+    Attributes:
+        number: of the photo in the dataset.
+        fingerprint: of all that the pictures depend on.
+        files: below the gallery.
+        views: marks of each view, as lists of the fields of `Mark`.
+        crops: position of an annotation, and the file of its crop.
+        shares: fraction of the photo that each annotation covers; empty where the label can't be read.
+        void: fraction of the photo in no segment; None where the label can't be read.
+        problems: what (``photo``, ``size``, ``label`` or `PREDICTED`) and why.
+    """
 
     number: int
     fingerprint: str
     files: list[str] = field(default_factory=list)
-    """Below the gallery."""
     views: dict[str, list[list[Any]]] = field(default_factory=dict)
-    """Marks of each view, as lists of the fields of `Mark`."""
     crops: list[tuple[int, str]] = field(default_factory=list)
-    """Position of an annotation, and the file of its crop."""
     shares: list[float] = field(default_factory=list)
-    """Fraction of the photo that each annotation covers; empty where the label can't be read."""
     void: float | None = None
-    """Fraction of the photo in no segment."""
     problems: list[tuple[str, str]] = field(default_factory=list)
-    """What (``photo``, ``size``, ``label`` or `PREDICTED`) and why."""
 
 
 def media_stem(number: int) -> str:
@@ -69,14 +72,15 @@ def media_stem(number: int) -> str:
 
 @dataclass(frozen=True)
 class Painter:
-    """Draws the pictures of a task, unless those of an earlier run still hold."""
+    """Draws the pictures of a task, unless those of an earlier run still hold.
+
+    The photos that the datasets list are not used. ``thumbnail`` is the longest side of small pictures in pixels.
+    """
 
     output: Path
     dataset: PanopticDataset
-    """Its photos are not used, and may be left out."""
     predictions: PanopticDataset | None
     thumbnail: int
-    """Longest side of the small pictures in pixels."""
 
     def __call__(self, task: Task) -> Record:
         """Draw ``task``, or return the record of an earlier run that drew the same."""
@@ -96,10 +100,11 @@ class Painter:
 
     def _fingerprint(self, task: Task) -> str:
         """A hash of all that the pictures depend on."""
-        parts: list[Any] = [DRAWING, self.thumbnail, task, _file_state(self.dataset.photo_path(task.photo))]
+        parts: list[Any] = [DRAWING, self.thumbnail, self.predictions is None, task]
+        parts.append(_file_state(self.dataset.photo_path(task.photo)))
         for dataset, photo in ((self.dataset, task.photo), (self.predictions, task.predicted)):
             if dataset is not None and photo is not None:
-                used = {labelled.category_id for labelled in (*photo.segments, *task.annotations)}
+                used = {s.category_id for s in photo.segments} | {a.category_id for a in task.annotations}
                 parts += [_file_state(dataset.png_path(photo)), [c for c in dataset.categories if c.id in used]]
         return hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
@@ -114,7 +119,10 @@ class Painter:
     def _save(self, record: Record, ending: str, picture: Layer | Image.Image) -> str:
         name = f"{media_stem(record.number)}_{ending}"
         with replacing(self.output / name) as path:
-            picture.save(path, **({"quality": 82} if path.suffix == ".jpg" else {}))
+            if isinstance(picture, Layer):
+                picture.save(path)
+            else:
+                picture.save(path, quality=82)
         record.files.append(name)
         return name
 
@@ -145,9 +153,9 @@ class Painter:
         record.void = round(float((labels.ids == 0).mean()), 6)
         for view in VIEWS:
             self._draw_layer(labels, view, view, record)
-        for position in () if photo is None else task.crops:
+        for position in task.crops:
             mask = labels.mask(task.annotations[position])
-            if mask.any():
+            if photo is not None and mask.any():
                 file = self._save(record, f"c{position}.jpg", draw_crop(photo, mask, CROP_SIDE))
                 record.crops.append((position, file))
 

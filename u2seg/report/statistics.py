@@ -17,26 +17,27 @@ from u2seg.report.labels import Annotation
 
 
 class ClassCount(NamedTuple):
-    """How often a class occurs. For things that is counted in masks, for stuff in segments."""
+    """How often a class occurs, for things in masks, for stuff in segments.
+
+    Areas float64 (A,) and their mean are fractions of the photo, of photos whose label could be read.
+    """
 
     segments: int
     photos: int
     mean_score: float
     mean_area: float
-    """fraction of the photo"""
     areas: np.ndarray
-    """float64 (A,), fraction of the photo, of those whose label could be read"""
 
 
 class Summary(NamedTuple):
-    """Counts over the whole set."""
+    """Counts over the whole set: every class by category id, panoptic segments of each photo int64 (P,).
+
+    Voids are float64 (P,), the fraction of a photo in no segment, of photos whose label could be read.
+    """
 
     classes: dict[int, ClassCount]
-    """By category id; every category has an entry."""
     segments: np.ndarray
-    """int64 (P,), panoptic segments of each photo"""
     voids: np.ndarray
-    """float64 (P,), fraction of a photo in no segment, of those whose label could be read"""
 
 
 def summarise(
@@ -61,8 +62,8 @@ def summarise(
     for category in dataset.categories:
         numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
         areas = areas[~np.isnan(areas)]
-        means = [float(values.sum() / max(1, len(values))) for values in (scores, areas)]
-        classes[category.id] = ClassCount(len(scores), len(set(numbers)), *means, areas)
+        score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
+        classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
     segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
     return Summary(classes, segments, np.array(voids, np.float64))
 

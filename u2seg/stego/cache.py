@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from u2seg.errors import DataError
 from u2seg.files import in_words, replacing
 from u2seg.images import PhotoSet, read_image
 from u2seg.plugins.api import FeatureExtractor
+from u2seg.pseudo.centres import unit_length
 from u2seg.runtime import Progress
 
 logger = logging.getLogger(__name__)
@@ -35,19 +35,10 @@ PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 
 
 def crop(image: np.ndarray, place: int, ratio: float, min_side: int) -> np.ndarray:
-    """One crop of ``image``.
-
-    Args:
-        image: uint8 (H, W, 3).
-        place: index of `PLACES`.
-        ratio: side of the crop over side of the photo.
-        min_side: fewest pixels that a side of the crop may have.
-
-    Returns:
-        uint8 (ratio * H, ratio * W, 3).
+    """The crop uint8 (ratio * H, ratio * W, 3) of ``image`` uint8 (H, W, 3) at one of `PLACES`.
 
     Raises:
-        DataError: the photo is too small.
+        DataError: it would have fewer than ``min_side`` pixels on a side.
     """
     height, width = round(image.shape[0] * ratio), round(image.shape[1] * ratio)
     if min(height, width) < min_side:
@@ -80,11 +71,9 @@ class CropCache:
     @property
     def directory(self) -> Path:
         """Where the arrays lie; its name is a hash of all that they depend on."""
+        paths = [Path(photo.path) for photo in self.photos.photos]
+        sizes = [path.stat().st_size if path.exists() else -1 for path in paths]
         names = [photo.name for photo in self.photos.photos]
-        sizes = [
-            os.path.getsize(path) if os.path.exists(path) else -1
-            for path in (photo.path for photo in self.photos.photos)
-        ]
         key = [names, sizes, self.ratio, self.min_side, self.keep_features, self.info]
         return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -93,22 +82,16 @@ class CropCache:
         return np.load(self.directory / f"{name}.npy", mmap_mode=mode)
 
     def fill(self, rank: int = 0, world_size: int = 1, wait: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Compute what is missing.
+        """Compute what is missing, and return the indices int64 (n,) of the crops that have features.
 
-        Args:
-            rank: this process, which computes every ``world_size``-th photo.
-            world_size: number of processes.
-            wait: returns when every process has called it.
-
-        Returns:
-            Indices int64 (n,) of the crops that have features.
+        Process ``rank`` computes every ``world_size``-th photo; ``wait`` returns when every process has called it.
 
         Raises:
             UsageError: the directory can't be written, or the disk is too small.
             DataError: no photo can be used.
         """
         with in_words(self.directory):
-            if rank == 0:
+            if rank == 0 and not (self.directory / "pooled.npy").exists():
                 self._create()
             wait()
             pooled = self.array("pooled", "r+")
@@ -130,19 +113,15 @@ class CropCache:
 
     def _create(self) -> None:
         """Make the arrays, ``pooled`` last: where it is, all are."""
-        if (self.directory / "pooled.npy").exists():
-            return
-        count = len(self.photos) * len(PLACES)
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {"pooled": ((self.extractor.dim,), np.float32)}
         if self.keep_features:
             grid = self.extractor.extract([np.zeros((64, 64, 3), np.uint8)])[0].shape
-            self._create_array("features", (count, *grid), np.float16)
-        self._create_array("pooled", (count, self.extractor.dim), np.float32)
-
-    def _create_array(self, name: str, shape: tuple[int, ...], kind: type) -> None:
-        path = self.directory / f"{name}.npy"
-        logger.info("%s: %.2f GB", path, np.prod(shape, dtype=float) * np.dtype(kind).itemsize / 1e9)
-        with replacing(path) as temporary:
-            np.lib.format.open_memmap(temporary, "w+", kind, shape).flush()
+            shapes = {"features": (grid, np.float16), **shapes}
+        for name, (shape, kind) in shapes.items():
+            path = self.directory / f"{name}.npy"
+            with replacing(path) as temporary:
+                array = np.lib.format.open_memmap(temporary, "w+", kind, (len(self.photos) * len(PLACES), *shape))
+                logger.info("%s: %.2f GB", path, array.nbytes / 1e9)
 
     def _compute(self, pooled: np.ndarray, features: np.ndarray | None, index: int) -> None:
         rows = slice(index * len(PLACES), (index + 1) * len(PLACES))
@@ -157,5 +136,4 @@ class CropCache:
         extracted = np.stack(self.extractor.extract(crops))
         if features is not None:
             features[rows] = extracted
-        means = extracted.mean(axis=(2, 3))
-        pooled[rows] = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        pooled[rows] = unit_length(extracted.mean(axis=(2, 3)))

@@ -33,28 +33,13 @@ class StuffCheckpoint:
     method: str
     """The stuff segmenter that uses it: ``stego``, or a plugin's."""
     head: dict[str, torch.Tensor]
-    """State dict of `CodeHead`."""
+    """State dict of `CodeHead`; ``linear.weight`` is (C, D, 1, 1)."""
     centres: torch.Tensor
     """float32 (S, C)"""
     features: dict[str, Any]
     """What the extractor said of itself in training; of `IDENTITY`, those that are known."""
     extractor: dict[str, Any] = field(default_factory=dict)
     """``{NAME, ARGS}`` of the extractor; empty where it is unknown."""
-
-    @property
-    def dim(self) -> int:
-        """D"""
-        return int(self.head["linear.weight"].shape[1])
-
-    @property
-    def code_dim(self) -> int:
-        """C"""
-        return int(self.head["linear.weight"].shape[0])
-
-    @property
-    def num_classes(self) -> int:
-        """S"""
-        return len(self.centres)
 
     def check_features(self, info: Mapping[str, Any], source: str) -> None:
         """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""
@@ -71,11 +56,7 @@ class StuffCheckpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
-    """Write ``checkpoint`` to ``path``, whole or not at all.
-
-    Raises:
-        UsageError: it can't be written.
-    """
+    """Write ``checkpoint`` to ``path``, or raise UsageError where that can't be done."""
     head = {name: tensor.detach().cpu().float() for name, tensor in checkpoint.head.items()}
     plain = replace(checkpoint, head=head, centres=checkpoint.centres.detach().cpu().float())
     content = io.BytesIO()
@@ -104,11 +85,11 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
         content = read_unsafe(path)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise DataError(f"{path} can't be read: {' '.join(str(error).split())[:200]}") from error
-    if isinstance(content, Mapping) and content.get("format") == FORMAT:
+    content = content if isinstance(content, Mapping) else {}
+    if content.get("format") == FORMAT:
         return StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
-    official = official_head(content, path)
+    official = official_head(content.get("state_dict"), path)
     if official is not None:
         return StuffCheckpoint("stego", **official)
-    has_model = isinstance(content, Mapping) and "model" in content
-    hint = "; of a training run, give its stuff_final.pth, not model_final.pth" if has_model else ""
+    hint = "; of a training run, give its stuff_final.pth, not model_final.pth" if "model" in content else ""
     raise DataError(f"{path} holds no learned stuff segmenter{hint}")

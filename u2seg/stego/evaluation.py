@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from u2seg.errors import DataError
+from u2seg.evaluation import quality
 from u2seg.evaluation.matching import ONE_TO_ONE, match_clusters
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
@@ -24,11 +25,7 @@ from u2seg.structures import STUFF_VOID
 def score_segmenter(
     segmenter: StuffSegmenter, extractor: FeatureExtractor, refiner: Refiner, dataset: PanopticDataset
 ) -> dict[str, float]:
-    """`cluster_scores` of a segmenter on the photos of ``dataset``.
-
-    Raises:
-        DataError: the dataset has no supercategories, or no photo.
-    """
+    """`cluster_scores` of a segmenter on the photos of ``dataset``, which must have `supercategories`."""
     class_of = supercategories(dataset)
     num_classes, tables = len(set(class_of.values())), []
     with Progress("stuff evaluation", len(dataset.photos)) as progress:
@@ -57,20 +54,16 @@ def supercategories(dataset: PanopticDataset) -> dict[int, int]:
 def read_classes(dataset: PanopticDataset, photo: LabelledPhoto, class_of: dict[int, int]) -> np.ndarray:
     """Class of each pixel of ``photo``, uint8 (H, W) in [0, C), 255 for void."""
     ids = dataset.read_ids(photo)
-    segments = [segment for segment in photo.segments if segment.id <= ids.max()]
-    table = np.full(ids.max() + 1, STUFF_VOID, np.uint8)
-    table[[segment.id for segment in segments]] = [class_of[segment.category_id] for segment in segments]
-    return table[ids]
+    classes = np.full(ids.shape, STUFF_VOID, np.uint8)
+    for segment in photo.segments:
+        classes[ids == segment.id] = class_of[segment.category_id]
+    return classes
 
 
 def count_overlap(predicted: np.ndarray, truth: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
     """Pixels int64 (K + 1, C) that cluster and class share; the last row is for no cluster.
 
-    Args:
-        predicted: uint8 (H, W) in [0, K), 255 for none.
-        truth: uint8 (H, W) in [0, C), 255 for void, which is left out.
-        num_clusters: K.
-        num_classes: C.
+    ``predicted`` is uint8 (H, W) in [0, K), 255 for none; ``truth`` uint8 (H, W) in [0, C), 255 for void.
     """
     keep = truth != STUFF_VOID
     rows = np.minimum(predicted[keep].astype(np.int64), num_clusters)
@@ -86,26 +79,22 @@ def cluster_scores(tables: np.ndarray) -> dict[str, float]:
     two photos or more.
     """
     whole, even, odd = tables.sum(axis=0), tables[::2].sum(axis=0), tables[1::2].sum(axis=0)
-    folds = {"fit_on_set": [(whole, whole)], "fit_on_half": [(even, odd), (odd, even)] if len(tables) > 1 else []}
-    scores = {}
+    folds = {"fit_on_set": [(whole, whole)]}
+    if len(tables) > 1:
+        folds["fit_on_half"] = [(even, odd), (odd, even)]
+    scores: dict[str, float] = {}
     for fold, pairs in folds.items():
         figures = [semantic_scores(scored, match_clusters(fitted[:-1], ONE_TO_ONE)) for fitted, scored in pairs]
-        for key in figures[0] if figures else ():
-            scores[f"{key}_{fold}"] = float(np.mean([each[key] for each in figures]))
+        scores |= {f"{key}_{fold}": float(np.mean([each[key] for each in figures])) for key in figures[0]}
     return scores
 
 
 def semantic_scores(table: np.ndarray, class_of: np.ndarray) -> dict[str, float]:
-    """Pixel accuracy and mIoU in percent, over the classes that have pixels.
+    """``pixel_accuracy`` and ``miou`` in percent, over the classes that have pixels.
 
-    Args:
-        table: int64 (K + 1, C), see `count_overlap`.
-        class_of: int64 (K,), class of each cluster, -1 for none.
+    ``table`` is that of `count_overlap`; ``class_of`` int64 (K,) the class of each cluster, -1 for none.
     """
-    classes = table.shape[1]
-    confusion = np.zeros((classes + 1, classes), np.int64)  # the last row is for none
-    np.add.at(confusion, np.append(class_of, -1), table)
-    right, present = np.diagonal(confusion), confusion.sum(axis=0) > 0
-    union = confusion[:classes].sum(axis=1) + confusion.sum(axis=0) - right
-    miou = float((right[present] / union[present]).mean())
-    return {"pixel_accuracy": 100 * float(right.sum() / confusion.sum()), "miou": 100 * miou}
+    confusion = np.zeros((table.shape[1], table.shape[1] + 1), np.int64)
+    np.add.at(confusion.T, np.append(class_of, -1), table)  # -1 is the last column, for none
+    scores = quality.semantic_scores(confusion, np.ones(len(confusion), bool))
+    return {name: 100 * value for name, value in scores.items()}

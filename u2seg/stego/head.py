@@ -9,6 +9,8 @@ classes are unit vectors in the space of codes, and a patch belongs to the neare
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import normalize
@@ -18,17 +20,11 @@ from u2seg.pseudo.centres import fill_empty, learn_centres
 
 
 class CodeHead(nn.Module):
-    """Features float32 (B, D, h, w) to codes float32 (B, C, h, w).
-
-    Args:
-        dim: D.
-        code_dim: C.
-        dropout: share of channels of a feature, for the whole image, that training leaves out.
-    """
+    """Features float32 (B, D, h, w) to codes float32 (B, C, h, w); training drops channels of the whole image."""
 
     def __init__(self, dim: int, code_dim: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.dim, self.code_dim = dim, code_dim
+        self.dim = dim
         self.dropout = nn.Dropout2d(dropout)
         self.linear = nn.Conv2d(dim, code_dim, 1)
         self.mlp = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, code_dim, 1))
@@ -41,20 +37,14 @@ class CodeHead(nn.Module):
     @torch.no_grad()
     def transform(self, mean: torch.Tensor, axes: torch.Tensor) -> None:
         """Put ``code -> (code - mean) @ axes`` into the last layers; ``mean`` float32 (C,), ``axes`` float32 (C, C)."""
-        for layer, offset in ((self.linear, mean), (self.mlp[2], torch.zeros_like(mean))):
-            assert isinstance(layer, nn.Conv2d)
-            assert layer.bias is not None
+        layers: list[Any] = [self.linear, self.mlp[2]]
+        for layer, offset in zip(layers, (mean, torch.zeros_like(mean)), strict=True):
             layer.weight.copy_(torch.einsum("cdhw,ce->edhw", layer.weight, axes))
             layer.bias.copy_((layer.bias - offset) @ axes)
 
 
 class ClusterProbe(nn.Module):
-    """S vectors that a patch's code is compared with.
-
-    Args:
-        code_dim: C.
-        num_classes: S.
-    """
+    """S vectors of C channels that a patch's code is compared with."""
 
     def __init__(self, code_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -68,17 +58,12 @@ class ClusterProbe(nn.Module):
         """Cosine k-means: minus the mean cosine of each code with its nearest centre."""
         return -self(codes).max(dim=1).values.mean()
 
-    def probabilities(self, codes: torch.Tensor, alpha: float) -> torch.Tensor:
-        """Class probabilities (B, S, h, w) of codes (B, C, h, w): softmax of ``alpha`` times the cosine."""
-        return torch.softmax(alpha * self(codes), dim=1)
-
 
 def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean float32 (C,) and axes float32 (C, C) that divide principal components by a power of their deviation.
+    """Mean float32 (C,) and axes float32 (C, C) that whiten ``codes`` float32 (M, C).
 
-    Args:
-        codes: float32 (M, C).
-        power: 0 only centres and rotates, 1 makes all components count alike.
+    They divide each principal component by its standard deviation to the ``power``: 0 only centres and rotates, 1 makes
+    all components count alike.
     """
     mean = codes.mean(dim=0)
     centred = (codes - mean).double()
@@ -88,17 +73,10 @@ def whitening(codes: torch.Tensor, power: float) -> tuple[torch.Tensor, torch.Te
 
 
 def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int = 3, steps: int = 30) -> torch.Tensor:
-    """Unit centres float32 (S, C) of ``vectors`` float32 (M, C) of any length, which count by direction alone.
-
-    Args:
-        vectors: float32 (M, C).
-        count: S.
-        seed: of the starts.
-        starts: the best of so many is returned.
-        steps: most iterations of each.
+    """Unit centres float32 (S, C), the best of ``starts``, of the directions of ``vectors`` float32 (M, C).
 
     Raises:
-        UsageError: there are fewer vectors, or fewer distinct ones, than centres.
+        UsageError: there are fewer vectors, or fewer distinct ones, than ``count``, S.
     """
     if len(vectors) < count:
         raise UsageError(f"{len(vectors)} patches are too few for {count} classes: add photos, or ask for fewer")

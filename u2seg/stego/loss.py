@@ -81,7 +81,7 @@ def all_pairs(
     Args:
         features: (B, D, h, w) of the images, and of their neighbours.
         codes: (B, C, h, w) of the same.
-        side: n, points are n x n in each image.
+        side: n.
         num_random: how often each image is compared with some other of the batch.
         centring: ``row`` or ``row_keep_mean``, see `centre`.
     """

@@ -10,28 +10,27 @@ looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the froze
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from u2seg.config import plain
-from u2seg.plugins.api import FeatureExtractor
 from u2seg.stego.checkpoint import StuffCheckpoint
-from u2seg.stego.data import frozen_network
-from u2seg.stego.head import ClusterProbe, CodeHead
+from u2seg.stego.crops import CropSet, Sample, frozen_network
+from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, Pair, all_pairs, correspondence_loss
 from u2seg.stego.shifts import choose_shifts
 
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
 logger = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
-DrawFeatures = Callable[[int, str], torch.Tensor]
-"""Features float32 (n, D, h, w) of at most so many crops, always the same; with ``near_``, of a neighbour of each."""
-SHIFT_CROPS = 384
+SHIFT_CROPS, REFIT_CROPS, REFIT_PATCHES = 384, 1500, 32
+"""Most crops that shifts are chosen by and that classes are fitted on, and patches of each of the latter."""
 
 
 class CodeModel(nn.Module):
@@ -39,48 +38,20 @@ class CodeModel(nn.Module):
 
     A method derives from it, sets `method` and defines ``forward``, from a list of samples to losses by name; it may
     define `prepare`. `StuffTrainer` trains it; photos are labelled by the stuff segmenter that takes its checkpoint.
-
-    Args:
-        extractor: the frozen network; no part of this module's state.
-        extractor_node: the ``{NAME, ARGS}`` that it was built from.
-        code_dim: C.
-        num_classes: S.
-        dropout: share of channels that training leaves out.
-        device: torch device.
     """
 
     method = ""
     """Name of the stuff segmenter that uses what it learns."""
 
-    def __init__(
-        self,
-        *,
-        extractor: FeatureExtractor,
-        extractor_node: dict[str, Any],
-        code_dim: int,
-        num_classes: int,
-        dropout: float,
-        device: str,
-    ) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
+        """Take the trees ``U2SEG`` and ``STEGO``; a method moves itself to ``MODEL.DEVICE`` when it is complete."""
         super().__init__()
+        extractor = frozen_network(cfg)
         self._extractor = (extractor,)  # in a tuple, so that torch takes it for no part of this module
-        self.extractor_node = extractor_node
-        self.num_classes = num_classes
-        self.head = CodeHead(extractor.dim, code_dim, dropout)
-        self.probe = ClusterProbe(code_dim, num_classes)
-        self.start_device = torch.device(device)
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments that all of them take."""
-        return {
-            "extractor": frozen_network(cfg),
-            "extractor_node": plain(cfg.U2SEG.FEATURES),
-            "code_dim": cfg.STEGO.CODE_DIM,
-            "num_classes": cfg.U2SEG.NUM_STUFF,
-            "dropout": cfg.STEGO.DROPOUT,
-            "device": cfg.MODEL.DEVICE,
-        }
+        self.extractor_node = plain(cfg.U2SEG.FEATURES)
+        self.num_classes = cfg.U2SEG.NUM_STUFF
+        self.head = CodeHead(extractor.dim, cfg.STEGO.CODE_DIM, cfg.STEGO.DROPOUT)
+        self.probe = ClusterProbe(cfg.STEGO.CODE_DIM, self.num_classes)
 
     @property
     def device(self) -> torch.device:
@@ -94,9 +65,35 @@ class CodeModel(nn.Module):
         features = self._extractor[0].extract([sample[f"{prefix}crop"] for sample in samples])
         return torch.stack([torch.from_numpy(array) for array in features]).to(self.device)
 
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def draw(self, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
+        """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or (``near_``) alike ones."""
+        places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
+        if prefix:
+            places = crops.neighbours[places, 0]
+        batches = [places[start : start + 32] for start in range(0, len(places), 32)]
+        samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
+        return torch.cat([self.features_of(batch, prefix).cpu() for batch in samples])
+
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Before the first step, learn what the loss needs into buffers, and return records, each for a JSON file."""
         return {}
+
+    @torch.no_grad()
+    def refit(self, crops: CropSet, seed: int, whiten: float) -> None:
+        """Whiten the codes by the power ``whiten``, and set the classes by spherical k-means on some of ``crops``."""
+        training = self.training
+        self.eval()
+        features = self.draw(crops, REFIT_CROPS, seed)
+        codes = torch.cat([self.head(part.to(self.device)).cpu() for part in features.split(32)])
+        flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
+        chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:REFIT_PATCHES]
+        vectors = flat[:, chosen].flatten(0, 1)
+        if whiten:
+            mean, axes = whitening(vectors, whiten)
+            self.head.transform(mean.to(self.device), axes.to(self.device))
+            vectors = (vectors - mean) @ axes
+        self.probe.centres.copy_(spherical_kmeans(vectors, self.num_classes, seed))
+        self.train(training)
 
     def export(self) -> StuffCheckpoint:
         """Head and classes, and what they are for."""
@@ -108,59 +105,24 @@ class CodeModel(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class STEGO(CodeModel):
-    """Codes that are alike where features are (Hamilton et al., ICLR 2022).
-
-    Args:
-        weights: of each of `TERMS`.
-        shifts: b of each of `TERMS`; kept in the state, so that a resumed run keeps those that were chosen.
-        choose_shifts: take the shifts from the features before the first step.
-        points: points per side of a crop that are compared.
-        num_random: other images that each is compared with.
-        centring: ``row`` or ``row_keep_mean``, see `u2seg.stego.loss.centre`.
-        common: arguments of `CodeModel`.
-    """
+    """Codes that are alike where features are (Hamilton et al., ICLR 2022)."""
 
     method = "stego"
     shifts: torch.Tensor
+    """b of each of `TERMS`; in the state, so that a resumed run keeps those that were chosen."""
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        weights: dict[str, float],
-        shifts: dict[str, float],
-        choose_shifts: bool,
-        points: int,
-        num_random: int,
-        centring: str,
-        **common: Any,
-    ) -> None:
-        super().__init__(**common)
-        self.weights, self.points, self.num_random, self.centring = weights, points, num_random, centring
-        self.choose_shifts = choose_shifts
-        self.register_buffer("shifts", torch.tensor([shifts[term] for term in TERMS], dtype=torch.float32))
-        self.to(self.start_device)
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self.stego = stego = cfg.STEGO
+        self.register_buffer("shifts", torch.tensor([float(stego.SHIFTS[term.upper()]) for term in TERMS]))
+        self.to(cfg.MODEL.DEVICE)
 
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from the trees ``STEGO`` and ``U2SEG``."""
-        stego = cfg.STEGO
-        return {
-            **super().from_config(cfg),
-            "weights": {term: stego.WEIGHTS[term.upper()] for term in TERMS},
-            "shifts": {term: stego.SHIFTS[term.upper()] for term in TERMS},
-            "choose_shifts": stego.CHOOSE_SHIFTS,
-            "points": stego.POINTS,
-            "num_random": stego.NUM_RANDOM,
-            "centring": stego.CENTRING,
-        }
-
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Choose the shifts, if asked to."""
-        if not self.choose_shifts:
+        if not self.stego.CHOOSE_SHIFTS:
             return {}
-        crops, near = draw(SHIFT_CROPS, ""), draw(SHIFT_CROPS, "near_")
-        chosen = choose_shifts(crops, near, self.num_classes, self.points, self.centring, seed)
+        features, near = (self.draw(crops, SHIFT_CROPS, seed, prefix) for prefix in ("", "near_"))
+        chosen = choose_shifts(features, near, self.num_classes, self.stego.POINTS, self.stego.CENTRING, seed)
         self.shifts.copy_(torch.tensor([chosen[term]["shift"] for term in TERMS]))
         logger.info("shifts chosen from the features: %s", chosen)
         return {"shifts": chosen}
@@ -169,7 +131,8 @@ class STEGO(CodeModel):
         """The pairs that the loss compares, and the codes (B, C, h, w) of the crops."""
         features = self.features_of(samples), self.features_of(samples, "near_")
         codes = self.head(features[0]), self.head(features[1])
-        return all_pairs(features, codes, self.points, self.num_random, self.centring), codes[0]
+        stego = self.stego
+        return all_pairs(features, codes, stego.POINTS, stego.NUM_RANDOM, stego.CENTRING), codes[0]
 
     def forward(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """``loss_self``, ``loss_knn``, ``loss_random`` and ``loss_cluster``."""
@@ -177,5 +140,5 @@ class STEGO(CodeModel):
         losses = {"loss_cluster": self.probe.loss(codes.detach())}
         for term, shift in zip(TERMS, self.shifts, strict=True):
             each = [correspondence_loss(pair, shift) for pair in pairs[term]]
-            losses[f"loss_{term}"] = self.weights[term] * torch.stack(each).mean()
+            losses[f"loss_{term}"] = self.stego.WEIGHTS[term.upper()] * torch.stack(each).mean()
         return losses

@@ -40,16 +40,13 @@ class Inert:
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         return object.__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Ignore the arguments, as every method here does."""
-
     def __call__(self, *args: Any, **kwargs: Any) -> Inert:
         return self
 
-    def _ignore(self, *args: Any) -> None:
-        """What unpickling calls to fill an object."""
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
+        """What unpickling calls to make or fill an object."""
 
-    __setstate__ = __setitem__ = append = extend = _ignore
+    __init__ = __setstate__ = __setitem__ = append = extend = _ignore  # type: ignore[assignment]
 
 
 class TensorUnpickler(pickle.Unpickler):
@@ -85,29 +82,27 @@ def read_unsafe(path: Path) -> Any:
         raise DataError(f"{path} can't be read as tensors: {reason}") from error
 
 
-def official_head(content: Any, path: Path) -> dict[str, Any] | None:
-    """``head``, ``centres`` and ``features`` of a `StuffCheckpoint`; None where ``content`` is not laid out as STEGO's.
+def official_head(state: Any, path: Path) -> dict[str, Any] | None:
+    """``head``, ``centres`` and ``features`` of a `StuffCheckpoint`; None where ``state`` is not laid out as STEGO's.
 
     Raises:
         DataError: it has another head than the published ones, or an unknown backbone.
     """
-    state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or CENTRES not in state:
         return None
-    missing = [name for name in HEAD.values() if not isinstance(state.get(name), torch.Tensor)]
-    if missing:
-        raise DataError(f"{path} has no nonlinear head (projection_type nonlinear); {missing[0]} is missing")
-    head = {name: state[official].detach().float() for name, official in HEAD.items()}
-    return {"head": head, "centres": state[CENTRES].detach().float(), "features": _backbone(state, path)}
-
-
-def _backbone(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """What the features are, from the shapes of the backbone's weights."""
-    patches = state.get(PATCHES)
-    if patches is None:
+    tensors = {str(name): value.detach().float() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for name in (CENTRES, *HEAD.values()):
+        if name not in tensors:
+            raise DataError(f"{path} has no nonlinear head (projection_type nonlinear); {name} is missing")
+    if PATCHES not in tensors:
         raise DataError(f"{path} does not tell its backbone: {PATCHES} is missing")
-    dim, side = patches.shape[0], patches.shape[-1]
+    dim, side = tensors[PATCHES].shape[0], tensors[PATCHES].shape[-1]
     if dim not in LETTERS or side not in (8, 16):
         raise DataError(f"{path} is made for a backbone of {dim} channels and patches of {side}, none of DINO's")
-    depth = len({name.removeprefix(BLOCKS).split(".")[0] for name in state if name.startswith(BLOCKS)})
-    return {"model": f"dino_vit{LETTERS[dim]}{side}", "layer": depth - 1, "facet": "block", "remove_key_bias": False}
+    depth = len({name.removeprefix(BLOCKS).split(".")[0] for name in tensors if name.startswith(BLOCKS)})
+    model = f"dino_vit{LETTERS[dim]}{side}"
+    return {
+        "head": {name: tensors[official] for name, official in HEAD.items()},
+        "centres": tensors[CENTRES],
+        "features": {"model": model, "layer": depth - 1, "facet": "block", "remove_key_bias": False},
+    }

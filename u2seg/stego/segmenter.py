@@ -5,7 +5,6 @@ Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from u2seg.config import part_args
 from u2seg.errors import DataError, UsageError
-from u2seg.plugins.registry import installed_plugins
+from u2seg.files import file_sha256
 from u2seg.runtime import worker_device
 
 if TYPE_CHECKING:
     import torch
 
     from u2seg.plugins.api import FeatureExtractor
-    from u2seg.stego.checkpoint import StuffCheckpoint
     from u2seg.stego.head import ClusterProbe, CodeHead
 
 
@@ -31,6 +28,8 @@ class CodeStuff:
 
     method = ""
     """Name of the segmenter, which its checkpoints carry."""
+    _networks: tuple[CodeHead, ClusterProbe] | None = None
+    """On their device, built the first time that they are needed in this process."""
 
     def __init__(
         self,
@@ -53,9 +52,8 @@ class CodeStuff:
                 the checkpoint was trained on. None leaves only their number of channels to be checked.
             device: torch device of the head (and of the network, with ``flip``).
             alpha: factor of the cosine before the softmax (official: 2; DenseCRF does better with 10).
-            flip: average codes with those of the mirrored photo, as the official evaluation does. The mirrored photo's
-                features are not among what `segment` is given: the segmenter then runs an extractor of its own, and
-                labelling stuff costs a second pass of the network for each photo.
+            flip: average codes with those of the mirrored photo, as the official evaluation does, at the cost of a
+                second pass of the network for each photo.
             blur: side in cells of the square that probabilities are averaged over; 1 is no smoothing (official).
             min_share: classes on less than this share of the photo are dropped in that photo, and their cells go to
                 the likeliest class that is left; 0 keeps all (official).
@@ -75,13 +73,17 @@ class CodeStuff:
             raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
         self.num_classes, self.checkpoint, self.device = num_classes, str(checkpoint), device
         self.alpha, self.flip, self.blur, self.min_share = float(alpha), bool(flip), blur, float(min_share)
-        self._networks: tuple[CodeHead, ClusterProbe] | None = None
-        self._extractor: FeatureExtractor | None = None
-        self.trained = self._checked(read_checkpoint(checkpoint))
-        self.sha256 = hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest()
+        self.trained = read_checkpoint(checkpoint)
+        if self.trained.method != self.method:
+            raise UsageError(
+                f"checkpoint {checkpoint} was trained by {self.trained.method!r}: set U2SEG.STUFF.NAME to "
+                f"{self.trained.method}, not {self.method}"
+            )
+        self._check_classes()
+        self.sha256 = file_sha256(Path(checkpoint).expanduser())
         self.node = dict(features or self.trained.extractor)
         if features is not None:
-            self.trained.check_features(getattr(self._build_extractor(), "info", {}), self.checkpoint)
+            self.trained.check_features(getattr(self._extractor, "info", {}), self.checkpoint)
         if flip and not self.node:
             raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
 
@@ -106,7 +108,7 @@ class CodeStuff:
 
         codes = self._tensor(self.codes(image, features))
         with torch.inference_mode():
-            scores = self._loaded()[1].probabilities(codes, self.alpha)[0].cpu().numpy()
+            scores = torch.softmax(self.alpha * self._loaded()[1](codes), dim=1)[0].cpu().numpy()
         smoothed = smooth(scores, self.blur)
         return drop_small(smoothed, self.min_share) if self.min_share else np.clip(smoothed, 0, 1)
 
@@ -114,20 +116,27 @@ class CodeStuff:
         """Codes float32 (C, h, w) of ``image`` uint8 (H, W, 3) with ``features`` float32 (D, h, w).
 
         Raises:
-            DataError: the features have another number of channels than the checkpoint was trained on.
+            DataError: the features have another number of channels than the checkpoint was trained on, or, with
+                ``flip``, another shape than the segmenter's own.
         """
         import torch
 
-        if len(features) != self.trained.dim:
+        head, _ = self._loaded()
+        if len(features) != head.dim:
             raise DataError(
                 f"features have {len(features)} channels, and those that checkpoint {self.checkpoint} was trained on "
-                f"{self.trained.dim}"
+                f"{head.dim}"
             )
-        head, _ = self._loaded()
         with torch.inference_mode():
             codes = head(self._tensor(features))
             if self.flip:
-                codes = (codes + head(self._tensor(self._mirrored(image, features.shape))).flip(3)) / 2
+                mirrored = self._extractor.extract([np.ascontiguousarray(image[:, ::-1])])[0]
+                if mirrored.shape != features.shape:
+                    raise DataError(
+                        f"flip: the segmenter's own features are {mirrored.shape}, those of the run {features.shape}; "
+                        "use one size"
+                    )
+                codes = (codes + head(self._tensor(mirrored)).flip(3)) / 2
         return codes[0].cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -136,44 +145,33 @@ class CodeStuff:
         return {name: tensor.numpy() for name, tensor in {**tensors, "centres": self.trained.centres}.items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> CodeStuff:
-        """Take up what `state` gave, and return itself.
-
-        Raises:
-            UsageError: it holds another number of classes.
-        """
+        """Take up what `state` gave, and return itself; a UsageError where it holds another number of classes."""
         import torch
 
-        tensors = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in state.items()}
-        head = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-        self.trained = self._checked(replace(self.trained, head=head, centres=tensors["centres"]))
+        tensors = {name.removeprefix("head."): torch.from_numpy(np.array(state[name], np.float32)) for name in state}
+        self.trained = replace(self.trained, centres=tensors.pop("centres"), head=tensors)
+        self._check_classes()
         self._networks = None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_networks": None, "_extractor": None}
+        return self.__dict__ | {"_networks": None}
 
-    def _checked(self, trained: StuffCheckpoint) -> StuffCheckpoint:
-        """``trained``, or a UsageError where it is another method's or has another number of classes."""
-        if trained.method != self.method:
+    def _check_classes(self) -> None:
+        if len(self.trained.centres) != self.num_classes:
             raise UsageError(
-                f"checkpoint {self.checkpoint} was trained by {trained.method!r}: set U2SEG.STUFF.NAME to "
-                f"{trained.method}, not {self.method}"
-            )
-        if trained.num_classes != self.num_classes:
-            raise UsageError(
-                f"checkpoint {self.checkpoint} has {trained.num_classes} classes, and U2SEG.NUM_STUFF asks for "
+                f"checkpoint {self.checkpoint} has {len(self.trained.centres)} classes, and U2SEG.NUM_STUFF asks for "
                 f"{self.num_classes}"
             )
-        return trained
 
     def _loaded(self) -> tuple[CodeHead, ClusterProbe]:
-        """Head and probe on their device, built the first time that they are needed in this process."""
         if self._networks is None:
             from u2seg.stego.head import ClusterProbe, CodeHead
 
-            head, probe = CodeHead(self.trained.dim, self.trained.code_dim), ClusterProbe(1, 1)
+            code_dim, dim = self.trained.head["linear.weight"].shape[:2]
+            head, probe = CodeHead(dim, code_dim), ClusterProbe(code_dim, self.num_classes)
             head.load_state_dict(self.trained.head)
-            probe.centres.data = self.trained.centres
+            probe.load_state_dict({"centres": self.trained.centres})
             place = worker_device(self.device)
             self._networks = head.to(place).eval(), probe.to(place).eval()
         return self._networks
@@ -184,21 +182,12 @@ class CodeStuff:
 
         return torch.from_numpy(np.array(features, np.float32))[None].to(worker_device(self.device))
 
-    def _build_extractor(self) -> FeatureExtractor:
-        if self._extractor is None:
-            args = {name: value for name, value in part_args(self.node).items() if name != "device"}
-            offer = installed_plugins().offer("feature extractor", self.node["NAME"])
-            self._extractor = offer.build(args, {"device": self.device})
-        return self._extractor
+    @property
+    def _extractor(self) -> FeatureExtractor:
+        """An extractor of the features that `segment` is given; the same object on every call in this process."""
+        from u2seg.pseudo.recipe import Part, build_once
 
-    def _mirrored(self, image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Features float32 (D, h, w) of the mirrored ``image``."""
-        features = self._build_extractor().extract([np.ascontiguousarray(image[:, ::-1])])[0]
-        if features.shape != shape:
-            raise DataError(
-                f"flip: the segmenter's own features are {features.shape}, those of the run {shape}; use one size"
-            )
-        return features
+        return build_once(Part.from_config("feature extractor", self.node), device=self.device)
 
 
 class StegoStuff(CodeStuff):

@@ -44,19 +44,17 @@ def choose_shifts(
         other = other_image(count, device)
     left = sample(features, first)
     rights = (left, sample(near, second), sample(features[other], second))
-    points = left.flatten(2).transpose(1, 2).reshape(-1, left.shape[1])
+    points = left.flatten(2).transpose(1, 2).flatten(0, 1)
     centres = spherical_kmeans(points[:: max(1, len(points) // MOST_POINTS)], num_classes, seed)
     shifts = {}
     for term, right in zip(TERMS, rights, strict=True):
-        cluster, other_cluster = (_nearest(part, centres) for part in (left, right))
+        cluster, other_cluster = (
+            torch.einsum("ndp,sd->nps", normalize(part.flatten(2), dim=1), centres).argmax(dim=2)
+            for part in (left, right)
+        )
         same = float((cluster[:, :, None] == other_cluster[:, None, :]).float().mean())
         every = centre(cosines(left, right), centring).flatten()
         values = every[:: max(1, len(every) // MOST_VALUES)].cpu().numpy()
         shift = float(np.quantile(values, 1 - same) if term == "random" else values.mean(dtype=np.float64))
         shifts[term] = {"shift": shift, "attract": float((values > shift).mean()), "same": same}
     return shifts
-
-
-def _nearest(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """Cluster int64 (n, P) of ``points`` (n, D, side, side)."""
-    return torch.einsum("ndp,sd->nps", normalize(points.flatten(2), dim=1), centres).argmax(dim=2)

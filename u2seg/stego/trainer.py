@@ -6,6 +6,7 @@ Shapes: ``n`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``S`
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,15 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from u2seg.config import part_args, plain
+from u2seg.config import part_args
 from u2seg.engine.trainer import TRAINERS, Trainer
 from u2seg.errors import UsageError
 from u2seg.files import write_json
 from u2seg.panoptic import read_panoptic
-from u2seg.plugins.registry import installed_plugins
+from u2seg.pseudo.recipe import Part, Recipe, build_once
 from u2seg.stego.checkpoint import write_checkpoint
-from u2seg.stego.data import CropSet, build_crop_loader
+from u2seg.stego.crops import build_crop_loader
 from u2seg.stego.evaluation import score_segmenter
-from u2seg.stego.head import spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, Pair
 from u2seg.stego.model import STEGO, CodeModel
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL = "stuff_final.pth"
-REFIT_CROPS, REFIT_PATCHES = 1500, 32
-"""Most crops that the classes are fitted on, and patches of each."""
 WATCHED_CROPS = 16
 
 
@@ -50,40 +48,11 @@ def unwrap(model: torch.nn.Module) -> CodeModel:
     return bare
 
 
-def draw_features(model: CodeModel, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
-    """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or of the best neighbour of each."""
-    places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
-    if prefix:
-        places = crops.neighbours[places, 0]
-    batches = [places[start : start + 32] for start in range(0, len(places), 32)]
-    samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
-    return torch.cat([model.features_of(batch, prefix).cpu() for batch in samples])
-
-
-@torch.no_grad()
-def refit_classes(model: CodeModel, crops: CropSet, seed: int, whiten: float) -> None:
-    """Whiten the codes of ``model`` by the power ``whiten``, and set its classes by spherical k-means on some crops."""
-    training = model.training
-    model.eval()
-    features = draw_features(model, crops, REFIT_CROPS, seed)
-    codes = torch.cat([model.head(part.to(model.device)).cpu() for part in features.split(32)])
-    flat = codes.flatten(2).transpose(1, 2)  # (n, h * w, C)
-    chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))[:REFIT_PATCHES]
-    vectors = flat[:, chosen].reshape(-1, flat.shape[2])
-    if whiten:
-        mean, axes = whitening(vectors, whiten)
-        model.head.transform(mean.to(model.device), axes.to(model.device))
-        vectors = (vectors - mean) @ axes
-    model.probe.centres.copy_(spherical_kmeans(vectors, model.num_classes, seed))
-    model.train(training)
-
-
 @TRAINERS.register()
 class StuffTrainer(Trainer):
     """Trains a `CodeModel`; writes ``stuff_final.pth``, which ``U2SEG.STUFF`` takes."""
 
     needs_class_counts = False
-    """Class counts of a panoptic model are no business of this one."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -111,13 +80,13 @@ class StuffTrainer(Trainer):
         if isinstance(model, STEGO) and stego.PLOT_PERIOD and step % stego.PLOT_PERIOD == 0:
             self._log_similarities(model)
         if stego.REFIT_PROBE and step == self.cfg.SOLVER.MAX_ITER:
-            refit_classes(model, self.data_loader.crops, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
+            model.refit(self.data_loader.mapper, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
         super().after_step()
 
     @torch.no_grad()
     def _log_similarities(self, model: STEGO) -> None:
         """Histograms of F and S of a few crops for TensorBoard: what one tunes the shifts by."""
-        crops = self.data_loader.crops
+        crops = self.data_loader.mapper
         places = np.linspace(0, len(crops) - 1, min(WATCHED_CROPS, len(crops))).astype(int)
         pairs, _ = model.pairs([crops.pair(place, crops.neighbours[place, 0]) for place in places])
         for term in TERMS:
@@ -131,12 +100,8 @@ class StuffTrainer(Trainer):
         super().resume_or_load(resume)
         if self.start_iter:
             return
-        model, seed = unwrap(self.model), max(self.cfg.SEED, 0)
-
-        def draw(count: int, prefix: str) -> torch.Tensor:
-            return draw_features(model, self.data_loader.crops, count, seed, prefix)
-
-        records = model.prepare(draw, seed)
+        model = unwrap(self.model)
+        records = model.prepare(self.data_loader.mapper, max(self.cfg.SEED, 0))
         if comm.get_world_size() > 1:
             for buffer in model.buffers():  # what is learnt may differ in the last digit
                 torch.distributed.broadcast(buffer, 0)
@@ -159,16 +124,13 @@ class StuffTrainer(Trainer):
 
 def score_checkpoint(cfg: CfgNode, path: Path, method: str, name: str) -> dict[str, float]:
     """`cluster_scores`, percent, of the checkpoint at ``path`` on the registered dataset ``name``."""
-    plugins, stuff, device = installed_plugins(), cfg.U2SEG.STUFF, cfg.MODEL.DEVICE
-    features = stuff.FEATURES if stuff.FEATURES.NAME else cfg.U2SEG.FEATURES
-    refine = stuff.REFINE if stuff.REFINE.NAME else cfg.U2SEG.REFINE
-    arguments = {**part_args({"NAME": method, "ARGS": stuff.ARGS}), "checkpoint": str(path)}
-    context = {"num_classes": cfg.U2SEG.NUM_STUFF, "device": device, "features": plain(features)}
-    metadata = MetadataCatalog.get(name)
+    recipe, device, metadata = Recipe.from_config(cfg), cfg.MODEL.DEVICE, MetadataCatalog.get(name)
+    arguments = {**part_args({"NAME": method, "ARGS": cfg.U2SEG.STUFF.ARGS}), "checkpoint": str(path)}
+    stuff = Part.from_config("stuff segmenter", {"NAME": method, "ARGS": {method: arguments}})
     scores = score_segmenter(
-        plugins.offer("stuff segmenter", method).build(arguments, context),
-        plugins.offer("feature extractor", features.NAME).build(part_args(features), {"device": device}),
-        plugins.offer("refiner", refine.NAME).build(part_args(refine)),
+        replace(recipe, stuff=stuff).build_stuff_segmenter(device),
+        build_once(recipe.stuff_features, device=device),
+        recipe.stuff_refine.build(),
         read_panoptic(metadata.panoptic_json, metadata.panoptic_root, metadata.image_root),
     )
     logger.info("%s: %s (one_to_one, %%)", name, ", ".join(f"{key} {value:.1f}" for key, value in scores.items()))

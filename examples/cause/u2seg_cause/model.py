@@ -8,17 +8,20 @@ the authors' code does otherwise.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn.functional import normalize
 
+from u2seg.stego.crops import CropSet, Sample
 from u2seg.stego.head import spherical_kmeans
-from u2seg.stego.model import CodeModel, DrawFeatures, Sample
+from u2seg.stego.model import CodeModel
 from u2seg_cause.loss import contrast, modularity, split_pairs
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 BOOK_CROPS, BOOK_PATCHES, BOOK_BATCH = 1500, 20_000, 8
 """Most crops that the concepts are learnt from, most patches that they start from, and crops of a step."""
@@ -26,71 +29,30 @@ BOOK_CROPS, BOOK_PATCHES, BOOK_BATCH = 1500, 20_000, 8
 
 @META_ARCH_REGISTRY.register()
 class CAUSE(CodeModel):
-    """Codes that are alike where concepts are, learnt against a slow copy of the head.
-
-    Args:
-        num_concepts: K.
-        book_steps: steps that the concepts are learnt with.
-        book_lr: learning rate of that.
-        thresholds: patches whose concepts are closer (cosine) than the first are positives, further than the second
-            negatives.
-        temperature: of the contrast.
-        momentum: share of the slow head that stays in each step.
-        anchors: patches of a crop that are contrasted.
-        bank: codes of each concept that are kept from earlier batches.
-        projection: R.
-        common: arguments of `CodeModel`.
-    """
+    """Codes that are alike where concepts are, learnt against a slow copy of the head."""
 
     method = "cause"
     mean: torch.Tensor
+    """float32 (D,), of the features"""
     book: torch.Tensor
+    """float32 (K, D), the concepts, of unit length"""
     bank: torch.Tensor
+    """float32 (K, CAUSE.BANK, R), codes of each concept from earlier batches"""
     banked: torch.Tensor
+    """int64 (K,), how many codes each concept has been given"""
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        num_concepts: int,
-        book_steps: int,
-        book_lr: float,
-        thresholds: tuple[float, float],
-        temperature: float,
-        momentum: float,
-        anchors: int,
-        bank: int,
-        projection: int,
-        **common: Any,
-    ) -> None:
-        super().__init__(**common)
-        self.book_steps, self.book_lr, self.thresholds = book_steps, book_lr, thresholds
-        self.temperature, self.momentum, self.anchors = temperature, momentum, anchors
-        self.projection = nn.Conv2d(common["code_dim"], projection, 1)
+    def __init__(self, cfg: CfgNode) -> None:
+        """Take the trees ``CAUSE``, ``STEGO`` and ``U2SEG``."""
+        super().__init__(cfg)
+        self.cause = cause = cfg.CAUSE
+        self.projection = nn.Conv2d(cfg.STEGO.CODE_DIM, cause.PROJECTION, 1)
         self.slow_head = copy.deepcopy(self.head).requires_grad_(False).eval()
         self.slow_projection = copy.deepcopy(self.projection).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(self.head.dim))
-        self.register_buffer("book", normalize(torch.randn(num_concepts, self.head.dim), dim=1))
-        self.register_buffer("bank", torch.zeros(num_concepts, bank, projection))
-        self.register_buffer("banked", torch.zeros(num_concepts, dtype=torch.long))
-        self.to(self.start_device)
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from the trees ``CAUSE``, ``STEGO`` and ``U2SEG``."""
-        cause = cfg.CAUSE
-        return {
-            **super().from_config(cfg),
-            "num_concepts": cause.NUM_CONCEPTS,
-            "book_steps": cause.BOOK_STEPS,
-            "book_lr": cause.BOOK_LR,
-            "thresholds": (cause.POSITIVE, cause.NEGATIVE),
-            "temperature": cause.TEMPERATURE,
-            "momentum": cause.MOMENTUM,
-            "anchors": cause.ANCHORS,
-            "bank": cause.BANK,
-            "projection": cause.PROJECTION,
-        }
+        self.register_buffer("book", normalize(torch.randn(cause.NUM_CONCEPTS, self.head.dim), dim=1))
+        self.register_buffer("bank", torch.zeros(cause.NUM_CONCEPTS, cause.BANK, cause.PROJECTION))
+        self.register_buffer("banked", torch.zeros(cause.NUM_CONCEPTS, dtype=torch.long))
+        self.to(cfg.MODEL.DEVICE)
 
     def train(self, mode: bool = True) -> CAUSE:
         """As torch's; the slow head never drops channels."""
@@ -98,9 +60,9 @@ class CAUSE(CodeModel):
         self.slow_head.eval()
         return self
 
-    def prepare(self, draw: DrawFeatures, seed: int) -> dict[str, Any]:
+    def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Learn the mean and the concepts: first step of the paper."""
-        patches = draw(BOOK_CROPS, "").to(self.device).flatten(2).transpose(1, 2)  # (n, P, D)
+        patches = self.draw(crops, BOOK_CROPS, seed).to(self.device).flatten(2).transpose(1, 2)  # (n, P, D)
         self.mean.copy_(patches.mean(dim=(0, 1)))
         vectors = normalize(patches - self.mean, dim=2)
         generator = torch.Generator().manual_seed(seed)
@@ -109,8 +71,8 @@ class CAUSE(CodeModel):
         book = spherical_kmeans(sample, min(len(self.book), len(sample)), seed, starts=1, steps=5)
         self.book[: len(book)] = book
         concepts = nn.Parameter(self.book.clone())
-        optimizer = torch.optim.Adam([concepts], lr=self.book_lr)
-        for _ in range(self.book_steps):
+        optimizer = torch.optim.Adam([concepts], lr=self.cause.BOOK_LR)
+        for _ in range(self.cause.BOOK_STEPS):
             chosen = torch.randint(len(vectors), (BOOK_BATCH,), generator=generator)
             unit = normalize(concepts, dim=1)
             loss = -torch.stack([modularity(crop, unit) for crop in vectors[chosen]]).mean()
@@ -134,14 +96,17 @@ class CAUSE(CodeModel):
         banked, banked_concept = self._draw()
         others = torch.cat([slow, banked])
         closeness = (self.book[concept[own_patch]] @ self.book.T)[:, torch.cat([concept, banked_concept])]  # (A, J)
-        loss = contrast(anchors, others, *split_pairs(closeness, own_patch, self.thresholds), self.temperature)
+        pairs = split_pairs(closeness, own_patch, (self.cause.POSITIVE, self.cause.NEGATIVE))
+        loss = contrast(anchors, others, *pairs, self.cause.TEMPERATURE)
         self._store(slow, concept)
         return {"loss_contrast": loss, "loss_cluster": self.probe.loss(codes.detach())}
 
     def _choose_anchors(self, crops: int, patches: int) -> torch.Tensor:
         """Patches int64 (A,) that are anchors, drawn from each of B crops of P patches, as indices of all B * P."""
         device = self.device
-        chosen = [torch.randperm(patches, device=device)[: self.anchors] + crop * patches for crop in range(crops)]
+        chosen = [
+            torch.randperm(patches, device=device)[: self.cause.ANCHORS] + crop * patches for crop in range(crops)
+        ]
         return torch.cat(chosen)
 
     def _concepts(self, features: torch.Tensor) -> torch.Tensor:
@@ -159,7 +124,7 @@ class CAUSE(CodeModel):
         pairs = [(self.slow_head, self.head), (self.slow_projection, self.projection)]
         for slow, fast in pairs:
             for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
-                old.lerp_(new, 1 - self.momentum)
+                old.lerp_(new, 1 - self.cause.MOMENTUM)
 
     def _draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One code (J, R) of each concept that the bank has some of, and its concept (J,)."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, within
 from u2seg.structures import MaskSet
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 NO_STRUCTURE = 1e-2
 """A cut whose affinity 1 - lambda is not above this would split a graph in which all nodes are joined alike."""
 
-_THREAD = threading.local()
-
 BATCH_BYTES = 2 << 30
 """Graphs that share one matrix product on a GPU take at most this much memory."""
 
+_THREAD = threading.local()
 
+
+@dataclass(kw_only=True)
 class MaskCut:
     """Masks on the feature grid, from at most `num_masks` cuts; what a cut has found leaves the graph before the next.
 
@@ -38,7 +40,7 @@ class MaskCut:
         num_masks: most rounds, the paper's N.
         min_area: a later round whose mask covers less than this share of the grid ends the search.
         max_corners: a side of the cut that holds more of the image's 4 corners is background (paper: 2).
-        split_components: take every connected part of the foreground, not only the seed's.
+        split_components: keep every connected part of the foreground, not only the seed's.
         min_component: smallest share of the grid of such a further part.
         keep_painted: painted nodes stay in the graph, joined to all others by eps, as the paper words it. Their own
             eigenvalue then often hides the cut (see ``docs/masks.md``), so by default they leave the graph.
@@ -51,32 +53,26 @@ class MaskCut:
         UsageError: a constant is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        tau: float = 0.15,
-        eps: float = 1e-5,
-        num_masks: int = 3,
-        min_area: float = 0.01,
-        max_corners: int = 2,
-        split_components: bool = False,
-        min_component: float = 0.01,
-        keep_painted: bool = False,
-        max_steps: int = 200,
-        tolerance: float = 1e-5,
-        device: str = "cpu",
-    ) -> None:
-        self.tau = within("tau", tau, -1, 1)
-        self.eps = within("eps", eps, 1e-12, 1)
-        self.num_masks = int(within("num_masks", num_masks, 1, 1000))
-        self.min_area = within("min_area", min_area, 0, 1)
-        self.max_corners = int(within("max_corners", max_corners, 0, 4))
-        self.split_components = bool(split_components)
-        self.min_component = within("min_component", min_component, 0, 1)
-        self.keep_painted = bool(keep_painted)
-        self.max_steps = int(within("max_steps", max_steps, 1, 100_000))
-        self.tolerance = within("tolerance", tolerance, 0, 1)
-        self.device = device
+    tau: float = 0.15
+    eps: float = 1e-5
+    num_masks: int = 3
+    min_area: float = 0.01
+    max_corners: int = 2
+    split_components: bool = False
+    min_component: float = 0.01
+    keep_painted: bool = False
+    max_steps: int = 200
+    tolerance: float = 1e-5
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        within("tau", self.tau, -1, 1)
+        within("eps", self.eps, 1e-12, 1)
+        within("num_masks", self.num_masks, 1, 1000, whole=True)
+        within("max_corners", self.max_corners, 0, 4, whole=True)
+        within("max_steps", self.max_steps, 1, 100_000, whole=True)
+        for name in ("min_area", "min_component", "tolerance"):
+            within(name, getattr(self, name), 0, 1)
 
     def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
         """Masks bool (N, h, w), in the order found, of features float32 (D, h, w); ``image`` is not looked at.
@@ -92,13 +88,13 @@ class MaskCut:
 
         from u2seg.pseudo.masks.scoring import mask_scores
 
-        device = pick_device(self.device)
-        found: dict[int, MaskSet] = {}
+        device = _pick_device(self.device)
+        results: dict[int, MaskSet] = {}
         for indices in _alike(features, 1 if device.type == "cpu" else None):
             stack = torch.from_numpy(np.stack([features[index] for index in indices])).to(device)
             for index, masks in zip(indices, self._cut(stack), strict=True):
-                found[index] = MaskSet(masks, mask_scores(masks, features[index]))
-        return [found[index] for index in range(len(features))]
+                results[index] = MaskSet(masks, mask_scores(masks, features[index]))
+        return [results[index] for index in range(len(features))]
 
     def _cut(self, features: torch.Tensor) -> list[np.ndarray]:
         """Masks bool (N, h, w) of each photo of ``features`` (b, D, h, w)."""
@@ -106,10 +102,12 @@ class MaskCut:
 
         from u2seg.pseudo.masks.ncut import cosine_graph, normalized_cut, unit_features
 
-        graph = cosine_graph(unit_features(features), self.tau, workspace(features.shape[2] * features.shape[3]))
-        searches = [_Search(self, features.shape[2], features.shape[3]) for _ in features]
+        height, width = features.shape[2:]
+        graph = cosine_graph(unit_features(features), self.tau, _workspace(height * width))
+        searches = [_Search(height, width) for _ in features]
         for _ in range(self.num_masks):
-            active = np.stack([(search.active | search.over).ravel() for search in searches])
+            # A photo whose search is over is cut along with the others, whole, and the cut ignored.
+            active = np.stack([(search.active | search.is_over).ravel() for search in searches])
             cut = normalized_cut(
                 graph,
                 torch.from_numpy(active).to(features.device, torch.float32),
@@ -118,55 +116,39 @@ class MaskCut:
                 tolerance=self.tolerance,
                 max_steps=self.max_steps,
             )
-            vectors = cut.vector.cpu().numpy()
-            for search, vector, affinity in zip(searches, vectors, cut.affinity, strict=True):
-                search.take(vector, affinity)
-            if all(search.over for search in searches):
+            for search, vector, affinity in zip(searches, cut.vector.cpu().numpy(), cut.affinity, strict=True):
+                if not search.is_over:
+                    self._paint(search, vector, affinity)
+            if all(search.is_over for search in searches):
                 break
-        return [search.result() for search in searches]
+        return [np.array(search.masks, bool).reshape(-1, height, width) for search in searches]
 
-
-class _Search:
-    """The rounds of one photo: what has been painted, what has been found, and whether more may come."""
-
-    def __init__(self, cutter: MaskCut, height: int, width: int) -> None:
-        self.cutter = cutter
-        self.active = np.ones((height, width), bool)
-        self.masks: list[np.ndarray] = []
-        self.over = height * width < 2
-
-    def take(self, vector: np.ndarray, affinity: float) -> None:
+    def _paint(self, search: _Search, vector: np.ndarray, affinity: float) -> None:
         """Turn the eigenvector float32 (h * w,) of one round into masks, and paint them."""
         from u2seg.pseudo.masks.bipartition import components, foreground, seed_component
 
-        if self.over:
-            return
-        # Without structure the vector is noise; after an empty round the graph, and so the next cut, is the same.
-        self.over = True
-        if affinity <= NO_STRUCTURE:
-            return
-        side, seed = foreground(vector.reshape(self.active.shape), self.active, self.cutter.max_corners)
-        main = seed_component(side, seed)
-        found = [main] if not self.masks or main.mean() > self.cutter.min_area else []
-        if self.cutter.split_components:
-            parts = components(side & ~main, self.cutter.min_component * side.size)
-            found += parts
-        for mask in found:
-            self.active &= ~mask
-        self.masks += found
-        self.over = not found or self.active.sum() < 2
-
-    def result(self) -> np.ndarray:
-        """Masks bool (N, h, w) so far."""
-        return np.array(self.masks, bool).reshape(-1, *self.active.shape)
+        masks: list[np.ndarray] = []
+        if affinity > NO_STRUCTURE:  # else the vector is noise
+            side, seed = foreground(vector.reshape(search.active.shape), search.active, self.max_corners)
+            main = seed_component(side, seed)
+            if not search.masks or main.mean() > self.min_area:
+                masks.append(main)
+            if self.split_components:
+                masks += components(side & ~main, self.min_component * side.size)
+        for mask in masks:
+            search.active &= ~mask
+        search.masks += masks
+        # After an empty round the graph, and so the next cut, would be the same.
+        search.is_over = not masks or search.active.sum() < 2
 
 
-def workspace(nodes: int) -> np.ndarray:
-    """Memory float32 (nodes, nodes), Fortran order, for the edges of a graph; the same for every photo of a thread."""
-    kept: np.ndarray | None = getattr(_THREAD, "edges", None)
-    if kept is None or len(kept) != nodes:
-        kept = _THREAD.edges = np.empty((nodes, nodes), np.float32, order="F")
-    return kept
+class _Search:
+    """The rounds of one photo: the cells that no mask has painted, the masks so far, and whether more may come."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.active = np.ones((height, width), bool)
+        self.masks: list[np.ndarray] = []
+        self.is_over = height * width < 2
 
 
 def tokencut(*, tau: float = 0.2, eps: float = 1e-5, device: str = "cpu") -> MaskCut:
@@ -174,23 +156,8 @@ def tokencut(*, tau: float = 0.2, eps: float = 1e-5, device: str = "cpu") -> Mas
     return MaskCut(tau=tau, eps=eps, num_masks=1, max_corners=4, device=device)
 
 
-def within(name: str, value: float, low: float, high: float) -> float:
-    """``value``, if it lies in [low, high].
-
-    Raises:
-        UsageError: it does not.
-    """
-    if isinstance(value, str) or not low <= value <= high:
-        raise UsageError(f"{name} is {value!r}; it lies between {low} and {high}")
-    return value
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device called ``name``; "auto" is a GPU where there is one.
-
-    Raises:
-        UsageError: torch knows no such device.
-    """
+def _pick_device(name: str) -> torch.device:
+    """The torch device called ``name``; "auto" is a GPU where there is one."""
     import torch
 
     if name == "auto":
@@ -201,12 +168,24 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r}: {error}") from error
 
 
+def check_features(features: np.ndarray) -> None:
+    """Raise DataError unless ``features`` are a finite (D, h, w)."""
+    if features.ndim != 3 or not np.isfinite(features).all():
+        raise DataError(f"features are not a finite (D, h, w) but {features.dtype} {features.shape}")
+
+
+def _workspace(nodes: int) -> np.ndarray:
+    """Memory float32 (nodes, nodes), Fortran order, for the edges of a graph; the same for every photo of a thread."""
+    if len(getattr(_THREAD, "edges", ())) != nodes:
+        _THREAD.edges = np.empty((nodes, nodes), np.float32, order="F")
+    return _THREAD.edges
+
+
 def _alike(features: Sequence[np.ndarray], most: int | None) -> list[list[int]]:
-    """Indices of photos in groups of one feature shape, at most ``most`` to a group, or as many as memory takes."""
+    """Indices of photos in groups of one feature shape, at most ``most`` to a group, or as many as memory holds."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, array in enumerate(features):
-        if array.ndim != 3 or not np.isfinite(array).all():
-            raise DataError(f"features of photo {index} are not a finite (D, h, w) but {array.dtype} {array.shape}")
+        check_features(array)
         groups.setdefault(array.shape, []).append(index)
     chunks = []
     for shape, indices in groups.items():

@@ -14,15 +14,13 @@ Sources: Shi and Malik, "Normalized cuts and image segmentation" (2000), eq. 11 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from u2seg.pseudo.masks.triangle import BREAKDOWN, CHECK_EVERY, TriangleGraph, largest_pair, second_pair, start
-
-_TINY = 1e-300
+from u2seg.pseudo.masks.triangle import BREAKDOWN, CHECK_EVERY, TINY, TriangleGraph, cut_one, largest_pair, start
 
 
 class DenseGraphs:
@@ -86,8 +84,9 @@ def normalized_cut(
         max_steps: Lanczos steps after which the best vector so far is taken.
     """
     if isinstance(graph, TriangleGraph):
-        one = active[0].to(torch.float64).numpy()
-        return _cut_one(graph, one, eps, keep_painted, tolerance, max_steps)
+        limits = {"eps": eps, "keep_painted": keep_painted, "tolerance": tolerance, "max_steps": max_steps}
+        vector, *numbers = cut_one(graph, active[0].to(torch.float64).numpy(), **limits)
+        return Cut(torch.from_numpy(vector)[None], *(np.array([number]) for number in numbers))
     nodes = torch.ones_like(active) if keep_painted else active
     degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
     root = nodes * degree.to(torch.float64).sqrt()
@@ -100,23 +99,9 @@ def normalized_cut(
         return torch.addcmul(eps * x.sum(dim=1, keepdim=True) * inverse, scaled, joined.to(torch.float64))
 
     steps = min(max_steps, int(nodes.sum(dim=1).max()) - 1)
-    found = _lanczos(apply, root / root.norm(dim=1, keepdim=True), tolerance, steps)
-    x = inverse * found.vector
-    return Cut(x / x.norm(dim=1, keepdim=True), found.affinity, found.steps, found.residual)
-
-
-def _cut_one(
-    graph: TriangleGraph, active: np.ndarray, eps: float, keep_painted: bool, tolerance: float, max_steps: int
-) -> Cut:
-    """`normalized_cut` of one graph, ``active`` float64 (n,)."""
-    nodes = np.ones_like(active) if keep_painted else active
-    degree = eps * nodes.sum() + (1 - eps) * graph.matvec(active.astype(np.float32)).astype(np.float64) * active
-    root, inverse = nodes * np.sqrt(degree), nodes / np.sqrt(degree)
-    steps = min(max_steps, int(nodes.sum()) - 1)
-    found = second_pair(graph, root, inverse, active, eps=eps, tolerance=tolerance, max_steps=steps)
-    x = inverse * found.vector
-    single = torch.from_numpy(x / max(float(np.linalg.norm(x)), _TINY))[None]
-    return Cut(single, np.array([found.affinity]), np.array([found.steps]), np.array([found.residual]))
+    cut = _lanczos(apply, root / root.norm(dim=1, keepdim=True), tolerance, steps)
+    x = inverse * cut.vector
+    return replace(cut, vector=x / x.norm(dim=1, keepdim=True))
 
 
 def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float, max_steps: int) -> Cut:
@@ -126,44 +111,25 @@ def _lanczos(apply: Callable[[Tensor], Tensor], first: Tensor, tolerance: float,
     basis[:, 0] = first
     current, _ = _orthogonal(torch.from_numpy(start(nodes)).to(first) * (first > 0), basis[:, :1])
     diagonal, below = np.zeros((count, max_steps)), np.zeros((count, max_steps))
-    state = _Ritz(count, nodes, first)
-    for step in range(max_steps):
-        basis[:, step + 1] = current
+    cut = Cut(first.new_zeros(count, nodes), np.zeros(count), np.zeros(count, np.int64), np.zeros(count))
+    pending = np.ones(count, bool)
+    for step in range(1, max_steps + 1):
+        basis[:, step] = current
         image = apply(current)
-        diagonal[:, step] = torch.linalg.vecdot(image, current).cpu().numpy()
-        current, length = _orthogonal(image, basis[:, : step + 2])
-        below[:, step] = length
-        state.look(diagonal, below, basis, step + 1, tolerance, last=step + 1 == max_steps)
-        if state.done.all():
+        diagonal[:, step - 1] = torch.linalg.vecdot(image, current).cpu().numpy()
+        current, below[:, step - 1] = _orthogonal(image, basis[:, : step + 1])
+        is_over = (below[:, step - 1] < BREAKDOWN) | (step == max_steps)
+        # When a graph is looked at depends on that graph alone, so its result does not depend on its neighbours.
+        for index in np.flatnonzero(pending & (is_over | (step % CHECK_EVERY == 0))):
+            affinity, weights = largest_pair(diagonal[index, :step], below[index, : step - 1])
+            residual = below[index, step - 1] * abs(weights[-1])
+            if is_over[index] or residual < tolerance:
+                cut.vector[index] = torch.from_numpy(weights).to(basis) @ basis[index, 1 : step + 1]
+                cut.affinity[index], cut.steps[index], cut.residual[index] = affinity, step, residual
+                pending[index] = False
+        if not pending.any():
             break
-    return Cut(state.vector, state.affinity, state.steps, state.residual)
-
-
-class _Ritz:
-    """Best pair of each graph, frozen once its residual is small enough."""
-
-    def __init__(self, count: int, nodes: int, like: Tensor) -> None:
-        self.vector = like.new_zeros(count, nodes)
-        self.affinity, self.residual = np.zeros(count), np.zeros(count)
-        self.steps = np.zeros(count, np.int64)
-        self.done = np.zeros(count, bool)
-
-    def look(
-        self, diagonal: np.ndarray, below: np.ndarray, basis: Tensor, step: int, tolerance: float, last: bool
-    ) -> None:
-        """Freeze the graphs whose Ritz pair from the first ``step`` Lanczos vectors is good enough.
-
-        When a graph is looked at depends on that graph alone, so its result does not depend on its neighbours.
-        """
-        broken = below[:, step - 1] < BREAKDOWN
-        due = last or step % CHECK_EVERY == 0
-        for index in np.flatnonzero(~self.done & (due | broken)) if due or broken.any() else ():
-            value, vector = largest_pair(diagonal[index, :step], below[index, : step - 1])
-            residual = below[index, step - 1] * abs(vector[-1])
-            if last or broken[index] or residual < tolerance:
-                self.vector[index] = torch.from_numpy(vector).to(basis) @ basis[index, 1 : step + 1]
-                self.affinity[index], self.residual[index], self.steps[index] = value, residual, step
-                self.done[index] = True
+    return cut
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -173,5 +139,5 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, np.ndarray]:
     """
     column = vector.unsqueeze(2)
     rest = torch.baddbmm(column, basis.transpose(1, 2), torch.bmm(basis, column), alpha=-1).squeeze(2)
-    length = torch.linalg.vector_norm(rest, dim=1, keepdim=True).clamp_min_(_TINY)
+    length = torch.linalg.vector_norm(rest, dim=1, keepdim=True).clamp_min_(TINY)
     return rest.div_(length), length[:, 0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Masks from a tree of regions: cells are merged by Ward's criterion, and nodes that look like things are taken.
+"""Masks from a tree of regions: cells are merged by Ward's criterion, and nodes that look like things are kept.
 
 A photo's parts, things and groups of things are all nodes of one tree, so small and nested things are found that no
 cut in two shows. Which nodes are things is told without labels: by how they stand out from what is around them
@@ -13,17 +13,19 @@ from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.masks.maskcut import MaskCut, within
+from u2seg.errors import UsageError, within
+from u2seg.pseudo.masks.maskcut import MaskCut, check_features
 from u2seg.structures import MaskSet
 
 CUT_ROUNDS = 8
 """Rounds of each normalised cut that votes on the nodes."""
 
 
+@dataclass(kw_only=True)
 class RegionTree:
     """Nodes of a Ward tree over the feature grid that normalised cuts agree with, best first.
 
@@ -31,7 +33,7 @@ class RegionTree:
         taus: thresholds of the normalised cuts whose masks are candidates too, and vote; () for the tree alone.
         min_score: masks that score less are left out.
         max_masks: most masks of a photo.
-        max_overlap: of two masks with a higher IoU only the better one is taken; nested masks below it both are.
+        max_overlap: of two masks with a higher IoU only the better one is kept; nested masks below it both are.
         min_area: smallest mask, share of the grid.
         max_area: largest mask, share of the grid.
         device: where the cuts run, as for `MaskCut`.
@@ -40,35 +42,23 @@ class RegionTree:
         UsageError: a constant is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        taus: Sequence[float] = (0.4, 0.6),
-        min_score: float = 0.007,
-        max_masks: int = 30,
-        max_overlap: float = 0.5,
-        min_area: float = 0.004,
-        max_area: float = 0.6,
-        device: str = "cpu",
-    ) -> None:
-        self.min_score = within("min_score", min_score, 0, 1)
-        self.max_masks = int(within("max_masks", max_masks, 1, 10_000))
-        self.max_overlap = within("max_overlap", max_overlap, 0, 1)
-        self.min_area = within("min_area", min_area, 0, 1)
-        self.max_area = within("max_area", max_area, 0, 1)
-        if isinstance(taus, str) or not isinstance(taus, Sequence):
-            raise UsageError(f"taus is {taus!r}; it is a list of thresholds such as [0.4, 0.6], or []")
-        self.cuts = [
-            MaskCut(
-                tau=tau,
-                num_masks=CUT_ROUNDS,
-                min_area=min_area,
-                split_components=True,
-                min_component=min_area,
-                device=device,
-            )
-            for tau in taus
-        ]
+    taus: Sequence[float] = (0.4, 0.6)
+    min_score: float = 0.007
+    max_masks: int = 30
+    max_overlap: float = 0.5
+    min_area: float = 0.004
+    max_area: float = 0.6
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        within("max_masks", self.max_masks, 1, 10_000, whole=True)
+        for name in ("min_score", "max_overlap", "min_area", "max_area"):
+            within(name, getattr(self, name), 0, 1)
+        if isinstance(self.taus, str) or not isinstance(self.taus, Sequence):
+            raise UsageError(f"taus is {self.taus!r}; it is a list of thresholds such as [0.4, 0.6], or []")
+        shared = {"num_masks": CUT_ROUNDS, "split_components": True, "device": self.device}
+        shared |= {"min_area": self.min_area, "min_component": self.min_area}
+        self.cuts = [MaskCut(tau=tau, **shared) for tau in self.taus]
 
     def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
         """Masks bool (N, h, w), best first, of features float32 (D, h, w); ``image`` is not looked at.
@@ -78,10 +68,9 @@ class RegionTree:
         Raises:
             DataError: features are not a finite (D, h, w).
         """
-        if features.ndim != 3 or not np.isfinite(features).all():
-            raise DataError(f"features are not a finite (D, h, w) but {features.dtype} {features.shape}")
         from u2seg.pseudo.masks.scoring import mask_scores, unit_cells
 
+        check_features(features)
         height, width = features.shape[1:]
         if height * width < 2:
             return MaskSet.empty(height, width)
@@ -98,9 +87,9 @@ class RegionTree:
 
 def overlaps(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """IoU of each of ``masks`` bool (M, h, w) with each of ``others`` bool (C, h, w), float32 (M, C)."""
-    one, other = (array.reshape(len(array), masks[0].size if len(masks) else 0) for array in (masks, others))
-    shared = one.astype(np.float32) @ other.astype(np.float32).T  # counts below 2^24 are exact
-    either = one.sum(axis=1)[:, None] + other.sum(axis=1) - shared
+    flat, flat_others = (array.reshape(len(array), masks[0].size if len(masks) else 0) for array in (masks, others))
+    shared = flat.astype(np.float32) @ flat_others.astype(np.float32).T  # counts below 2^24 are exact
+    either = flat.sum(axis=1)[:, None] + flat_others.sum(axis=1) - shared
     return shared / np.maximum(either, 1).astype(np.float32)
 
 

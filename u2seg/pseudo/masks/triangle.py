@@ -20,32 +20,20 @@ CHECK_EVERY = 2
 BREAKDOWN = 1e-10
 """A Lanczos vector shorter than this is rounding noise: the Krylov space is complete."""
 
+TINY = 1e-300
+
 _SMALL = 24
 """Tridiagonal matrices up to this size are solved whole, which numpy begins sooner than scipy."""
-
-
-class Pair(NamedTuple):
-    """Second eigenpair of one graph."""
-
-    vector: np.ndarray
-    """float64 (n,), of D^-1/2 W D^-1/2, unit length."""
-    affinity: float
-    """1 - lambda."""
-    steps: int
-    residual: float
 
 
 class TriangleGraph:
     """Edges B of one graph; only one triangle is computed and read, which halves work and traffic."""
 
     def __init__(self, units: np.ndarray, tau: float, workspace: np.ndarray | None = None) -> None:
-        """Join nodes of ``units`` float32 (D, n) where their cosine exceeds ``tau``.
+        """Join nodes of unit features ``units`` float32 (D, n) where their cosine exceeds ``tau``.
 
-        Args:
-            units: features of unit length.
-            tau: cosine.
-            workspace: float32 (n, n), Fortran order, that the edges may be written over: for the many graphs of a run,
-                handing it over each time saves asking for and clearing this memory. No two graphs may share it.
+        ``workspace`` float32 (n, n), Fortran order, is memory that the edges may be written over: for the many graphs
+        of a run, passing it each time saves asking for and clearing this memory. No two graphs may share it.
         """
         # Fortran order as BLAS wants it, so nothing is copied; upper triangle, below it whatever was there.
         self.edges = blas.ssyrk(1.0, units.T, beta=0.0, c=workspace, overwrite_c=workspace is not None)
@@ -56,30 +44,27 @@ class TriangleGraph:
         return blas.ssymv(1.0, self.edges, x)
 
 
-def second_pair(
-    graph: TriangleGraph,
-    root: np.ndarray,
-    inverse: np.ndarray,
-    active: np.ndarray,
-    *,
-    eps: float,
-    tolerance: float,
-    max_steps: int,
-) -> Pair:
-    """Largest eigenpair of M = D^-1/2 W D^-1/2 orthogonal to its first eigenvector, by Lanczos.
+class Pair(NamedTuple):
+    """Second eigenpair of one graph, as `u2seg.pseudo.masks.ncut.Cut` has them of many."""
 
-    Args:
-        graph: edges B.
-        root: float64 (n,), square root of the degrees, 0 for nodes that have left the graph.
-        inverse: float64 (n,), its inverse, 0 where it is 0.
-        active: float64 (n,), 1 for nodes in play and 0 for painted ones.
-        eps: weight of all other pairs.
-        tolerance: residual at which the pair is exact enough.
-        max_steps: Lanczos steps after which the best vector so far is taken.
-    """
+    vector: np.ndarray
+    """float64 (n,)"""
+    affinity: float
+    steps: int
+    residual: float
+
+
+def cut_one(
+    graph: TriangleGraph, active: np.ndarray, *, eps: float, keep_painted: bool, tolerance: float, max_steps: int
+) -> Pair:
+    """`u2seg.pseudo.masks.ncut.normalized_cut` of one graph, ``active`` float64 (n,)."""
+    nodes = np.ones_like(active) if keep_painted else active
+    degree = eps * nodes.sum() + (1 - eps) * graph.matvec(active.astype(np.float32)).astype(np.float64) * active
+    root, inverse = nodes * np.sqrt(degree), nodes / np.sqrt(degree)
+    inside = active * inverse
+    max_steps = min(max_steps, int(nodes.sum()) - 1)
     if max_steps < 1:  # a single node has no second pair
         return Pair(np.zeros_like(root), 0.0, 0, 0.0)
-    inside = active * inverse
     basis = np.empty((max_steps + 2, len(root)))  # sqrt(d), then the Lanczos vectors; few pages are ever touched
     basis[0] = root / np.linalg.norm(root)
     diagonal, below = np.empty(max_steps), np.empty(max_steps)
@@ -89,15 +74,15 @@ def second_pair(
         joined = graph.matvec((inside * current).astype(np.float32))
         image = (eps * inverse.dot(current)) * inverse + (1 - eps) * (inside * joined)
         diagonal[step - 1] = image.dot(current)
-        current, length = _orthogonal(image, basis[: step + 1])
-        below[step - 1] = length
-        over = step == max_steps or length < BREAKDOWN
-        if over or step % CHECK_EVERY == 0:
+        current, below[step - 1] = _orthogonal(image, basis[: step + 1])
+        is_over = step == max_steps or below[step - 1] < BREAKDOWN
+        if is_over or step % CHECK_EVERY == 0:
             affinity, weights = largest_pair(diagonal[:step], below[: step - 1])
-            residual = length * abs(weights[-1])
-            if over or residual < tolerance:
+            residual = below[step - 1] * abs(weights[-1])
+            if is_over or residual < tolerance:
                 break
-    return Pair(weights @ basis[1 : step + 1], affinity, step, residual)
+    x = inverse * (weights @ basis[1 : step + 1])
+    return Pair(x / max(float(np.linalg.norm(x)), TINY), affinity, step, residual)
 
 
 def start(nodes: int) -> np.ndarray:
@@ -122,4 +107,4 @@ def _orthogonal(vector: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, floa
     """
     rest = vector - (basis @ vector) @ basis
     length = float(np.sqrt(rest.dot(rest)))
-    return rest / max(length, 1e-300), length
+    return rest / max(length, TINY), length

@@ -1,11 +1,11 @@
 """Dense CRF by pydensecrf, which the paper uses.
 
-Shapes: ``C`` channels of scores; ``h, w`` grid of the scores; ``H, W`` image pixels; ``Y, X`` working grid.
+Shapes: ``C`` channels of scores; ``h, w`` grid of the scores; ``Y, X`` working grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,31 +23,28 @@ class DenseCRFRefiner(DenseEnergy):
         super().__post_init__()
         _pydensecrf()
 
-    def refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """`refine` for each of ``many``; what depends on the image alone is built once for each C."""
-        from u2seg.pseudo.refine.resize import resize_scores
-
-        small = np.array(self.shrink(image), order="C")  # pydensecrf takes no read-only array
-        height, width = small.shape[:2]
+    def mean_field(self, image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """As `DenseEnergy.mean_field`; the kernels are built once for each number of channels."""
+        image = np.array(image, order="C")  # pydensecrf takes no read-only array
         fields: dict[int, Any] = {}
-        for scores in many:
+
+        def infer(scores: np.ndarray) -> np.ndarray:
             count = len(scores)
             if count not in fields:
-                fields[count] = self._field(small, count)
-            unary = self.unary(scores, height, width).reshape(count, -1)
+                fields[count] = self._field(image, count)
+            unary = self.unary(scores, *image.shape[:2]).reshape(count, -1)
             fields[count].setUnaryEnergy(np.ascontiguousarray(unary))
-            found = np.array(fields[count].inference(self.iterations), np.float32)
-            yield resize_scores(found.reshape(count, height, width), *image.shape[:2])
+            marginals = np.array(fields[count].inference(self.iterations), np.float32)
+            return marginals.reshape(count, *image.shape[:2])
+
+        return infer
 
     def _field(self, image: np.ndarray, count: int) -> Any:
         """A field of ``count`` labels with both kernels on ``image`` uint8 (Y, X, 3), no unary yet."""
         field = _pydensecrf().DenseCRF2D(image.shape[1], image.shape[0], count)
         field.addPairwiseGaussian(sxy=self.position_std * self.scale, compat=self.position_weight)
         field.addPairwiseBilateral(
-            sxy=self.bilateral_std * self.scale,
-            srgb=self.colour_std,
-            rgbim=image,
-            compat=self.bilateral_weight,
+            sxy=self.bilateral_std * self.scale, srgb=self.colour_std, rgbim=image, compat=self.bilateral_weight
         )
         return field
 

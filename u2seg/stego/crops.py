@@ -1,7 +1,7 @@
 """Training batches of STEGO: a crop, and one that looks alike.
 
-Shapes: ``n`` crops that have features; ``D`` channels; ``h, w`` feature grid; ``H, W`` pixels of a crop; ``k``
-neighbours.
+Shapes: ``N`` crops, ``n`` of which have features; ``D`` channels; ``h, w`` feature grid; ``H, W`` pixels of a crop;
+``k`` neighbours.
 
 Which crops make batch ``i``, and which neighbour each gets, depends on the seed and ``i`` alone, as for every training
 run of this package.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,31 +18,28 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 
-from u2seg.config import part_args
-from u2seg.data.loader import BatchSampler, TrainLoader, build_seeded_loader
+from u2seg.data.loader import TrainLoader, build_seeded_loader
 from u2seg.errors import UsageError
 from u2seg.files import write_arrays
 from u2seg.images import find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
-from u2seg.plugins.registry import installed_plugins
+from u2seg.pseudo.recipe import Part, build_once
+from u2seg.runtime import Progress
 from u2seg.stego.cache import PLACES, CropCache, crop
-from u2seg.stego.neighbours import nearest
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
-    from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
+COSINES = 1 << 26
+"""Cosines that are held at a time, 268 MB."""
 
 
 def frozen_network(cfg: CfgNode) -> FeatureExtractor:
-    """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``."""
-    node = cfg.U2SEG.FEATURES
-    return (
-        installed_plugins().offer("feature extractor", node.NAME).build(part_args(node), {"device": cfg.MODEL.DEVICE})
-    )
+    """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``; the same object on every call."""
+    return build_once(Part.from_config("feature extractor", cfg.U2SEG.FEATURES), device=cfg.MODEL.DEVICE)
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,8 @@ class CropSet:
         index = int(self.indices[place])
         if self.features is not None:
             return {f"{prefix}features": torch.from_numpy(np.array(self.features[index]))}
-        image = read_image(self._path(index))
-        return {f"{prefix}crop": crop(image, index % len(PLACES), self.cache.ratio, self.cache.min_side)}
+        pixels = crop(read_image(self._path(place)), index % len(PLACES), self.cache.ratio, self.cache.min_side)
+        return {f"{prefix}crop": pixels}
 
     def pair(self, place: int, near: int) -> Sample:
         """The crop at ``place``, with the one at ``near`` as that which looks alike."""
@@ -77,10 +73,10 @@ class CropSet:
         """The training sample of ``entry``, ``{"place": ...}``; the neighbour is drawn from numpy's generator."""
         place = entry["place"]
         near = self.neighbours[place, np.random.randint(self.neighbours.shape[1])]
-        return {"file_name": self._path(int(self.indices[place])), **self.pair(place, near)}
+        return {"file_name": self._path(place), **self.pair(place, near)}
 
-    def _path(self, index: int) -> str:
-        return self.cache.photos.photos[index // len(PLACES)].path
+    def _path(self, place: int) -> str:
+        return self.cache.photos.photos[self.indices[place] // len(PLACES)].path
 
 
 def build_crops(cfg: CfgNode) -> CropSet:
@@ -111,16 +107,28 @@ def build_crops(cfg: CfgNode) -> CropSet:
         return CropSet(cache, indices, arrays["neighbours"], cache.array("features") if cache.keep_features else None)
 
 
-class CropLoader(TrainLoader):
-    """Iterates batches of crops; knows the set they are drawn from."""
+def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
+    """The nearest others of each of ``vectors`` float32 (n, D), of unit length, by cosine: int32 (n, k), best first.
 
-    def __init__(self, loader: DataLoader[Sample], sampler: BatchSampler, crops: CropSet) -> None:
-        super().__init__(loader, sampler)
-        self.crops = crops
+    Raises:
+        UsageError: there are not more than ``k`` vectors.
+    """
+    if len(vectors) <= k:
+        raise UsageError(
+            f"{len(vectors)} crops are too few for {k} neighbours each (STEGO.NUM_NEIGHBOURS): add photos, or lower it"
+        )
+    everything, blocks = torch.from_numpy(vectors).to(device), []
+    with Progress("nearest neighbours", len(vectors), "crop") as progress:
+        for queries in torch.arange(len(vectors), device=device).split(max(1, COSINES // len(vectors))):
+            cosine = everything[queries] @ everything.T
+            cosine.scatter_(1, queries[:, None], -2.0)  # a vector is no neighbour of its own
+            blocks.append(cosine.topk(k, dim=1).indices.cpu())
+            progress.advance(len(queries))
+    return torch.cat(blocks).numpy().astype(np.int32)
 
 
 def build_crop_loader(cfg: CfgNode) -> TrainLoader:
-    """The training loader of learned stuff segmenters.
+    """The training loader of learned stuff segmenters; its ``mapper`` is the `CropSet`.
 
     Raises:
         UsageError: as `build_crops`; or the batch does not fit the number of processes or crops.
@@ -128,5 +136,4 @@ def build_crop_loader(cfg: CfgNode) -> TrainLoader:
     crops, batch_size = build_crops(cfg), cfg.SOLVER.IMS_PER_BATCH
     if len(crops) < batch_size:
         raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is more than the {len(crops)} crops that there are")
-    entries = [{"place": place} for place in range(len(crops))]
-    return build_seeded_loader(entries, crops, cfg, make=partial(CropLoader, crops=crops))
+    return build_seeded_loader([{"place": place} for place in range(len(crops))], crops, cfg)
