@@ -18,24 +18,22 @@ MINI_BATCH_WORK = 200_000_000
 
 
 @dataclass(kw_only=True, eq=False)
-class KMeans:
-    """k-means by scikit-learn, full or in mini-batches by size; no cluster stays empty.
+class Centres:
+    """K centres, however they are learnt; no cluster stays empty.
 
     Args:
         n_clusters: K.
         random_state: seed.
-        mini_batch: whether to learn from mini-batches; "auto" decides by the size of the set.
         n_init: starts, of which the best is kept.
         max_iter: most iterations of a start (the paper: 100).
         normalise: scale each vector to length 1 first, so that distance is cosine.
 
     Raises:
-        UsageError: an argument is out of range.
+        UsageError: an argument is out of range, or a library is not installed.
     """
 
     n_clusters: int
     random_state: int = 0
-    mini_batch: bool | str = "auto"
     n_init: int = 4
     max_iter: int = 100
     normalise: bool = True
@@ -44,9 +42,8 @@ class KMeans:
 
     def __post_init__(self) -> None:
         within("U2SEG.NUM_THINGS", self.n_clusters, 1, whole=True)
-        lookup("mini_batch", str(self.mini_batch), dict.fromkeys(("True", "False", "auto")))
 
-    def fit(self, X: np.ndarray) -> KMeans:
+    def fit(self, X: np.ndarray) -> Centres:
         """Learn K centres from embeddings float32 (M, D), and return itself.
 
         Raises:
@@ -66,9 +63,7 @@ class KMeans:
 
     def _learn(self, vectors: np.ndarray) -> np.ndarray:
         """Centres float (K, D) of ``vectors`` float32 (M, D)."""
-        large = len(vectors) * self.n_clusters > MINI_BATCH_WORK
-        mini_batch = large if self.mini_batch == "auto" else bool(self.mini_batch)
-        return learn_centres(vectors, self.n_clusters, self.random_state, self.n_init, self.max_iter, mini_batch)
+        raise NotImplementedError
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Id int64 (M,) of the nearest centre of each of ``X`` float32 (M, D); the lower id where two are as near."""
@@ -87,7 +82,7 @@ class KMeans:
         """The centres float32 (K, D) and whether vectors are normalised first."""
         return {"cluster_centers": self.cluster_centers_, "normalise": np.array(self.normalise)}
 
-    def load_state(self, state: dict[str, np.ndarray]) -> KMeans:
+    def load_state(self, state: dict[str, np.ndarray]) -> Centres:
         """Restore what `state` gave, and return itself.
 
         Raises:
@@ -100,28 +95,31 @@ class KMeans:
         return self
 
 
-class FaissKMeans(KMeans):
-    """k-means by faiss, for millions of masks."""
+@dataclass(kw_only=True, eq=False)
+class KMeans(Centres):
+    """k-means by scikit-learn, full or in mini-batches; ``mini_batch`` "auto" decides by the size of the set."""
 
-    def __init__(
-        self,
-        *,
-        n_clusters: int,
-        random_state: int = 0,
-        n_init: int = 1,
-        max_iter: int = 100,
-        max_points_per_cluster: int = 10_000,
-        normalise: bool = True,
-    ) -> None:
-        """Set up as `KMeans`; more vectors than K times ``max_points_per_cluster`` are sampled down to that.
+    mini_batch: bool | str = "auto"
 
-        Raises:
-            UsageError: faiss is not installed.
-        """
-        super().__init__(
-            n_clusters=n_clusters, random_state=random_state, n_init=n_init, max_iter=max_iter, normalise=normalise
-        )
-        self.max_points_per_cluster = max_points_per_cluster
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lookup("mini_batch", str(self.mini_batch), dict.fromkeys(("True", "False", "auto")))
+
+    def _learn(self, vectors: np.ndarray) -> np.ndarray:
+        large = len(vectors) * self.n_clusters > MINI_BATCH_WORK
+        mini_batch = large if self.mini_batch == "auto" else bool(self.mini_batch)
+        return learn_centres(vectors, self.n_clusters, self.random_state, self.n_init, self.max_iter, mini_batch)
+
+
+@dataclass(kw_only=True, eq=False)
+class FaissKMeans(Centres):
+    """k-means by faiss, for millions of masks; learns from at most K times ``max_points_per_cluster`` of them."""
+
+    n_init: int = 1
+    max_points_per_cluster: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _faiss()
 
     def _learn(self, vectors: np.ndarray) -> np.ndarray:

@@ -54,21 +54,19 @@ def merge_segments(
     if not keep.all():
         # What a dropped mask hid comes to light again, so the others only grow.
         painted = _paint(things, sequence[keep[sequence]])
-    ids, segment_of = np.zeros_like(painted), np.zeros(len(things), np.int64)
-    categories, scores = [0], [0.0]
-    for index in np.flatnonzero(keep):
-        segment_of[index] = len(categories)
-        ids[painted == index + 1] = len(categories)
-        categories.append(space.thing_category(clusters[index]))
-        scores.append(float(things.scores[index]))
-    for stuff_class in _visible_stuff(stuff, painted > 0, max_stuff_overlap, smallest):
+    kept, stuff_classes = np.flatnonzero(keep), _visible_stuff(stuff, painted > 0, max_stuff_overlap, smallest)
+    categories = [0, *(space.thing_category(clusters[index]) for index in kept)]
+    segment_of = np.zeros(len(things), np.int64)
+    segment_of[kept] = np.arange(1, len(kept) + 1)
+    ids = np.append(0, segment_of).astype(np.int32)[painted]
+    for stuff_class in stuff_classes:
         ids[(stuff == stuff_class) & (painted == 0)] = len(categories)
         categories.append(space.stuff_category(stuff_class))
-        scores.append(1.0)
     ids = enlarge(ids, *size) if size else ids
+    scores = [0.0, *things.scores[kept].tolist(), *(1.0 for _ in stuff_classes)]
     label = PanopticLabel(ids, _segments(ids, categories, scores, space))
-    present = {segment.id for segment in label.segments}
-    return label, np.where(np.isin(segment_of, list(present)), segment_of, 0)
+    present = [segment.id for segment in label.segments]
+    return label, np.where(np.isin(segment_of, present), segment_of, 0)
 
 
 def _check(things: MaskSet, clusters: np.ndarray, stuff: np.ndarray, space: LabelSpace) -> None:
@@ -92,9 +90,8 @@ def _visible_stuff(stuff: np.ndarray, covered: np.ndarray, max_overlap: float, s
     """The stuff classes that stay, in order."""
     total = np.bincount(stuff.ravel(), minlength=256)
     visible = np.bincount(stuff[~covered], minlength=256)
-    total[STUFF_VOID] = visible[STUFF_VOID] = 0
     keep = (visible > 0) & (visible >= smallest) & (total - visible <= max_overlap * total)
-    return [int(label) for label in np.flatnonzero(keep)]
+    return [int(label) for label in np.flatnonzero(keep[:STUFF_VOID])]
 
 
 def _segments(ids: np.ndarray, categories: list[int], scores: list[float], space: LabelSpace) -> tuple[Segment, ...]:

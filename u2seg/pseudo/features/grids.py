@@ -29,12 +29,8 @@ def whole(patches: float) -> int:
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """``size`` as (height, width) pixels.
-
-    Raises:
-        UsageError: it is neither a number of pixels nor two of them.
-    """
-    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else []
-    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+    """``size`` as (height, width) pixels; UsageError unless it is a number of pixels or two of them."""
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UsageError(f"size is a number of pixels or [height, width], not {size!r}")
-    return sides[0], sides[1]
+    return sides

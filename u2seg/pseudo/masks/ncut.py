@@ -84,9 +84,9 @@ def normalized_cut(
         max_steps: Lanczos steps after which the best vector so far is taken.
     """
     if isinstance(graph, TriangleGraph):
-        limits = {"eps": eps, "keep_painted": keep_painted, "tolerance": tolerance, "max_steps": max_steps}
-        vector, *numbers = cut_one(graph, active[0].to(torch.float64).numpy(), **limits)
-        return Cut(torch.from_numpy(vector)[None], *(np.array([number]) for number in numbers))
+        single = active[0].to(torch.float64).numpy()
+        pair = cut_one(graph, single, eps=eps, keep_painted=keep_painted, tolerance=tolerance, max_steps=max_steps)
+        return Cut(torch.from_numpy(pair.vector)[None], *(np.array([number]) for number in pair[1:]))
     nodes = torch.ones_like(active) if keep_painted else active
     degree = eps * nodes.sum(dim=1, keepdim=True) + (1 - eps) * graph.matvec(active) * active
     root = nodes * degree.to(torch.float64).sqrt()

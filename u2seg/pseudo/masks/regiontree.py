@@ -13,7 +13,7 @@ from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,9 +56,11 @@ class RegionTree:
             within(name, getattr(self, name), 0, 1)
         if isinstance(self.taus, str) or not isinstance(self.taus, Sequence):
             raise UsageError(f"taus is {self.taus!r}; it is a list of thresholds such as [0.4, 0.6], or []")
-        shared = {"num_masks": CUT_ROUNDS, "split_components": True, "device": self.device}
-        shared |= {"min_area": self.min_area, "min_component": self.min_area}
-        self.cuts = [MaskCut(tau=tau, **shared) for tau in self.taus]
+        area = self.min_area
+        cut = MaskCut(
+            num_masks=CUT_ROUNDS, min_area=area, split_components=True, min_component=area, device=self.device
+        )
+        self.cuts = [replace(cut, tau=tau) for tau in self.taus]
 
     def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
         """Masks bool (N, h, w), best first, of features float32 (D, h, w); ``image`` is not looked at.

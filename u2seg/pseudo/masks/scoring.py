@@ -12,14 +12,10 @@ RING = 2
 
 
 def mask_scores(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Score in [0, 1] of each mask: contrast x inner outline squared x radius, float32 (N,).
+    """Score in [0, 1] of each of ``masks`` bool (N, h, w): contrast x inner outline squared x radius, float32 (N,).
 
     A thing stands out from what is around it, does not run off the photo, and is compact rather than a sliver; and
     small masks, which are right less often, rank below large ones. ``docs/masks.md`` has what each factor is worth.
-
-    Args:
-        masks: bool (N, h, w).
-        features: float32 (D, h, w).
     """
     scores = contrast(masks, features) * inner_outline(masks) ** 2 * radius(masks)
     return np.clip(scores, 0, 1).astype(np.float32)
@@ -32,12 +28,7 @@ def unit_cells(features: np.ndarray) -> np.ndarray:
 
 
 def contrast(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Half of 1 - cosine between mean unit feature inside and in the ring of `RING` cells around, in [0, 1], (N,).
-
-    Args:
-        masks: bool (N, h, w).
-        features: float32 (D, h, w).
-    """
+    """Half of 1 - cosine between mean unit feature inside and in the ring of `RING` cells around, in [0, 1], (N,)."""
     cells = features.reshape(len(features), -1)
     ring = dilate(masks, RING) & ~masks
     # Masks are far fewer numbers than features, so they carry the lengths that make cells unit.

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import softmax
 
 from u2seg.errors import DataError
 from u2seg.pseudo.centres import CHUNK, unit_length
@@ -78,16 +79,12 @@ def class_scores(vectors: np.ndarray, centres: np.ndarray, temperature: float, c
     else:
         squares = (centres**2).sum(axis=1)
         likeness = (vectors @ centres.T - squares / 2) / max(float(squares.mean()), 1e-12)
-    logits = likeness / np.float32(temperature)
-    found = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softmax(likeness / np.float32(temperature), axis=1).astype(np.float32)
 
 
 def smooth(scores: np.ndarray, side: int) -> np.ndarray:
     """``scores`` float32 (S, h, w) averaged over squares of ``side`` cells, the border repeated."""
-    if side == 1:
-        return scores
-    return ndimage.uniform_filter(scores, size=(1, side, side), mode="nearest")
+    return ndimage.uniform_filter(scores, size=(1, side, side), mode="nearest") if side > 1 else scores
 
 
 def drop_small(scores: np.ndarray, min_share: float) -> np.ndarray:
@@ -96,5 +93,5 @@ def drop_small(scores: np.ndarray, min_share: float) -> np.ndarray:
     """
     shares = np.bincount(scores.argmax(axis=0).ravel(), minlength=len(scores)) / scores[0].size
     stays = shares >= min(min_share, shares.max())
-    found = np.where(stays[:, None, None], scores, np.float32(0))
-    return np.clip(found / np.maximum(found.sum(axis=0), 1e-12), 0, 1).astype(np.float32)
+    kept = np.where(stays[:, None, None], scores, np.float32(0))
+    return np.clip(kept / np.maximum(kept.sum(axis=0), 1e-12), 0, 1).astype(np.float32)
