@@ -2,7 +2,8 @@
 
 Both sides get the same photos, network and constants. The literal side is the oracle of the tests: dense matrices,
 scipy's exact solver, a full-size dense CRF of 10 steps for each mask. Ours refines at half size with 5 steps, so
-refined masks are compared too. By default painted cells leave the graph on both sides, as docs/masks.md decides; with
+refined masks are compared too. By default painted cells leave the graph on both sides, as
+docs/research/masks.md decides; with
 --keep-painted they stay on both. Seconds are of the processor, all threads, so other programs hardly change them.
 
     python tools/benchmark.py masks                        (photos of scikit-image and scikit-learn, both grids)

@@ -1,7 +1,7 @@
 """MaskCut as its paper words it: dense matrices, an exact solver, one image at a time. Slow on purpose.
 
 Written from Wang et al., "Cut and learn" (CVPR 2023), section 3.2, and TokenCut (CVPR 2022), section 3; shares no code
-with the package. Cases that the papers leave open are decided as ``docs/masks.md`` says.
+with the package. Cases that the papers leave open are decided as ``docs/research/masks.md`` says.
 
 Shapes: ``h, w`` feature grid, n = h * w; ``H, W`` pixels; ``D`` channels; ``N`` masks.
 """
@@ -73,7 +73,8 @@ def one_cut(features, painted, tau, eps, max_corners, keep_painted):
 def maskcut(features, tau=0.15, eps=1e-5, num_masks=3, min_area=0.01, max_corners=2, keep_painted=False):
     """Masks bool (N, h, w) of features (D, h, w).
 
-    To the letter of the paper painted nodes stay in the graph (``keep_painted``); ``docs/masks.md``: why ours leave.
+    To the letter of the paper painted nodes stay in the graph (``keep_painted``); ``docs/research/masks.md``:
+    why ours leave.
     """
     painted = np.zeros(features.shape[1:], bool)
     masks = []

@@ -55,6 +55,16 @@ def test_other_settings_are_named_and_refused_unless_they_are_to_be_made_again(r
         Ledger(root).begin(changed, redo)
 
 
+@pytest.mark.parametrize(
+    ("products", "redo"), [(("masks", "stuff"), "label"), (("fit", "masks", "stuff"), "all"), (("fit", "stuff"), "fit")]
+)
+def test_a_setting_of_several_products_names_what_covers_them(root, products, redo):
+    changed = {**SETTINGS, **{product: {"threads": 2} for product in products}}
+    with pytest.raises(UsageError, match=f"--redo {redo} "):
+        Ledger(root).begin(changed)
+    Ledger(root).begin(changed, redo)
+
+
 def test_a_stage_is_complete_for_its_photos_and_settings(root):
     ledger = Ledger(root)
     ledger.begin(SETTINGS)

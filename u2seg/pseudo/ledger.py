@@ -31,7 +31,8 @@ FITTED_FILES = {"fit": "stuff.npz", "cluster": "clusters.npz"}
 
 STAGES = ("fit", "label", "cluster", "merge")
 """Steps of a run, in order; ``label`` makes masks and stuff in one pass over the photos."""
-REDOABLE = {"fit": ("fit",), "label": ("masks", "stuff"), **{name: (name,) for name in MADE_FROM}}
+REDOABLE = {**{name: (name,) for name in MADE_FROM}, "label": ("masks", "stuff"), "all": ("fit", "masks")}
+"""What can be made again, by the name that a user gives it."""
 
 
 def made_from(products: tuple[str, ...]) -> set[str]:
@@ -41,6 +42,11 @@ def made_from(products: tuple[str, ...]) -> set[str]:
         if reached & set(sources):
             reached.add(product)
     return reached
+
+
+def _extent(name: str) -> int:
+    """How many products are made again with ``name``, a key of `REDOABLE`."""
+    return len(made_from(REDOABLE[name]))
 
 
 class Ledger:
@@ -69,15 +75,19 @@ class Ledger:
         """
         current = json.loads(json.dumps(settings))
         again = made_from(REDOABLE[redo]) if redo else set()
+        differing, changes = set(), {}
         for product in (name for name in MADE_FROM if name in current and name not in again):
             before = self._noted.get(product, {}).get("settings")
             if before is not None and before != current[product] and self._has_files(product):
-                differences = tree_changes(before, current[product])
-                changes = "; ".join(f"{key} was {shorten(was)} and is {shorten(now)}" for key, was, now in differences)
-                raise UsageError(
-                    f"{self.root} was made with other settings ({product}): {changes}. Use another --output, the old "
-                    f"settings, or --redo {product} to make that and what follows from it again."
-                )
+                differing.add(product)
+                changes |= {key: (was, now) for key, was, now in tree_changes(before, current[product])}
+        if differing:
+            told = "; ".join(f"{key} was {shorten(was)} and is {shorten(now)}" for key, (was, now) in changes.items())
+            least = min((key for key in REDOABLE if differing <= made_from(REDOABLE[key])), key=_extent)
+            raise UsageError(
+                f"{self.root} was made with other settings: {told}. Use another --output, the old settings, or "
+                f"--redo {least} to make that and what follows from it again."
+            )
         for product in current:
             redone = self._noted.get(product, {}).get("redone", 0) + (redo is not None and product in REDOABLE[redo])
             self._current[product] = {"settings": current[product], "redone": redone}

@@ -3,7 +3,8 @@
 Shapes: ``h, w`` feature grid.
 
 Sources: Wang et al., TokenCut (CVPR 2022), section 3.2; Wang et al., CutLER (CVPR 2023), section 3.2, whose corner rule
-turns a foreground over that holds most corners of the image. Where both leave a case open, ``docs/masks.md`` decides.
+turns a foreground over that holds most corners of the image. Where both leave a case open,
+``docs/research/masks.md`` decides.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Shapes: ``h, w`` feature grid; ``D`` channels; ``N`` masks; ``b`` photos of one grid size.
 
 Sources: Wang et al., "Cut and learn" (CutLER, CVPR 2023), section 3.2; Wang et al., "TokenCut" (CVPR 2022), section 3.
-What the papers leave open, and what is decided here, stands in ``docs/masks.md``.
+What the papers leave open, and what is decided here, stands in ``docs/research/masks.md``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MaskCut:
         split_components: keep every connected part of the foreground, not only the seed's.
         min_component: smallest share of the grid of such a further part.
         keep_painted: painted nodes stay in the graph, joined to all others by eps, as the paper words it. Their own
-            eigenvalue then often hides the cut (see ``docs/masks.md``), so by default they leave the graph.
+            eigenvalue then often hides the cut (see ``docs/research/masks.md``), so by default they leave the graph.
         max_steps: most Lanczos steps of a cut.
         tolerance: residual at which a cut is exact enough: above 1e-5 masks begin to differ from an exact solver's,
             with `keep_painted` above 1e-8.

@@ -7,7 +7,8 @@ cut in two shows. Which nodes are things is told without labels: by how they sta
 Shapes: ``h, w`` feature grid, n = h * w cells, the leaves; ``D`` channels; ``M`` candidates; ``C`` masks of a cut.
 
 Sources: Ward, "Hierarchical grouping to optimize an objective function" (1963), neighbours only; the idea of proposals
-from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choice of nodes is ours: ``docs/masks.md``.
+from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choice of nodes is ours:
+``docs/research/masks.md``.
 """
 
 from __future__ import annotations

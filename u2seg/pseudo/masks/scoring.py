@@ -15,7 +15,8 @@ def mask_scores(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Score in [0, 1] of each of ``masks`` bool (N, h, w): contrast x inner outline squared x radius, float32 (N,).
 
     A thing stands out from what is around it, does not run off the photo, and is compact rather than a sliver; and
-    small masks, which are right less often, rank below large ones. ``docs/masks.md`` has what each factor is worth.
+    small masks, which are right less often, rank below large ones. ``docs/research/masks.md`` has what each
+    factor is worth.
     """
     scores = contrast(masks, features) * inner_outline(masks) ** 2 * radius(masks)
     return np.clip(scores, 0, 1).astype(np.float32)
