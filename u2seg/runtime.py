@@ -7,7 +7,9 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -132,7 +134,8 @@ def readable_seconds(seconds: float) -> str:
 def run_tool(main: Callable[[], int | None], resume: str = "run the same command again to resume") -> int:
     """Call ``main`` and return the exit code.
 
-    0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C. What a run wrote before stays.
+    0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C, 143 SIGTERM. What a run wrote before
+    stays.
 
     Args:
         main: the tool.
@@ -144,19 +147,35 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(handler)
+    before = signal.signal(signal.SIGTERM, _terminate) if _in_main_thread() else None
     try:
         return _call(main, resume)
     finally:
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, before)
         # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
         root.removeHandler(handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a tool as cleanly as Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _in_main_thread() -> bool:
+    """Whether this thread may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _call(main: Callable[[], int | None], resume: str) -> int:
     """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
-    except KeyboardInterrupt:
-        return _complain(f"stopped; {resume}", 130)
+    except KeyboardInterrupt as error:
+        return _complain(f"stopped; what is done stays; {resume}", 143 if isinstance(error, Terminated) else 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
