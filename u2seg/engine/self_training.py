@@ -25,9 +25,9 @@ from u2seg.config import get_pseudo_cfg, plain
 from u2seg.engine.earlier_labels import PhotoLabel, read_earlier_labels
 from u2seg.engine.rounds import merge_stuff, merge_things
 from u2seg.errors import DataError, UsageError
-from u2seg.files import file_sha256, write_png
+from u2seg.files import file_sha256
 from u2seg.images import Photo, PhotoSet, batches, find_photos
-from u2seg.pseudo.intermediate import MaskRecord, read_arrays, write_masks
+from u2seg.pseudo.intermediate import MaskRecord, read_arrays, write_masks, write_stuff
 from u2seg.pseudo.ledger import STAGES
 from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 from u2seg.pseudo.recipe import Recipe
@@ -249,4 +249,4 @@ def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Se
         "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
     }
     write_masks(job.masks.path(key), MaskRecord(masks, None, size, extra))
-    write_png(job.stuff.path(key), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))
+    write_stuff(job.stuff.path(key), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))

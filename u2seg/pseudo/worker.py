@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.files import file_sha256, write_arrays, write_json, write_png
+from u2seg.files import file_sha256, write_arrays, write_checked, write_png
 from u2seg.images import Photo, batches, enlarge, read_image, shrink
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import cluster_ids, embed_masks
@@ -37,6 +37,7 @@ from u2seg.pseudo.intermediate import (
     read_masks,
     read_stuff,
     write_masks,
+    write_stuff,
 )
 from u2seg.pseudo.learning import MEAN_CENTRES
 from u2seg.pseudo.merge import merge_segments
@@ -205,7 +206,7 @@ def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, st
                 record = _refine_and_embed(job, outcome, pixels, features[index]["things"], masks[index])
                 write_masks(job.masks.path(key), record)
             if stuff:
-                write_png(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
+                write_stuff(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
             job.features.path(key).unlink(missing_ok=True)
 
         outcome.attempt([photo], finish)
@@ -282,7 +283,7 @@ def merge_photos(job: Job) -> Outcome:
         ids, entry = merge_photo(job.recipe, record, clusters, stuff)
         png = job.merge.path(key, ".png")
         write_png(png, encode_ids(ids))
-        write_json(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
+        write_checked(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
 
     with bounded_threads(job.recipe.executor.threads), outcome.timed("merge"):
         for photo in job.photos:
