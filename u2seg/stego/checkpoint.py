@@ -1,4 +1,4 @@
-"""Checkpoints of learned stuff segmenters: what they were trained on, and a way in for the official STEGO's.
+"""Checkpoints of learned stuff segmenters, which say what they were trained on.
 
 Shapes: ``D`` channels of a feature; ``C`` channels of a code; ``S`` classes.
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ import torch
 
 from u2seg.errors import DataError, UsageError
 from u2seg.files import in_words, write_bytes
-from u2seg.stego.official import official_head, read_unsafe
 
 FORMAT = "u2seg-stuff-1"
 IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
@@ -66,7 +64,7 @@ def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
 
 
 def read_checkpoint(path: str | Path) -> StuffCheckpoint:
-    """Read a checkpoint of this package, or an official STEGO ``.ckpt``.
+    """Read a checkpoint; only tensors and plain values are, and a file that asks for anything else is refused.
 
     Raises:
         UsageError: there is no such file.
@@ -77,19 +75,13 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
         raise UsageError(
             f"checkpoint {str(path)!r} does not exist; tools/train_net.py with a config of configs/STEGO makes one"
         )
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is no checkpoint of this package, nor an official one of STEGO (or it is damaged)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        content = read_unsafe(path)
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise DataError(f"{path} can't be read: {' '.join(str(error).split())[:200]}") from error
-    content = content if isinstance(content, Mapping) else {}
-    if content.get("format") == FORMAT:
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
         return StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
-    official = official_head(content.get("state_dict"), path)
-    if official is not None:
-        return StuffCheckpoint("stego", **official)
-    hint = "; of a training run, give its stuff_final.pth, not model_final.pth" if "model" in content else ""
-    raise DataError(f"{path} holds no learned stuff segmenter{hint}")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path} is no checkpoint of a learned stuff segmenter, or is damaged ({type(error).__name__}); of a "
+            "training run, give its stuff_final.pth, not model_final.pth"
+        ) from error

@@ -21,8 +21,7 @@ from u2seg.config import plain
 from u2seg.stego.checkpoint import StuffCheckpoint
 from u2seg.stego.crops import CropSet, Sample, frozen_network
 from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
-from u2seg.stego.loss import TERMS, Pair, all_pairs, correspondence_loss
-from u2seg.stego.shifts import choose_shifts
+from u2seg.stego.loss import TERMS, all_pairs, choose_shifts, correspondence_loss
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -127,18 +126,13 @@ class STEGO(CodeModel):
         logger.info("shifts chosen from the features: %s", chosen)
         return {"shifts": chosen}
 
-    def pairs(self, samples: list[Sample]) -> tuple[dict[str, list[Pair]], torch.Tensor]:
-        """The pairs that the loss compares, and the codes (B, C, h, w) of the crops."""
-        features = self.features_of(samples), self.features_of(samples, "near_")
-        codes = self.head(features[0]), self.head(features[1])
-        stego = self.stego
-        return all_pairs(features, codes, stego.POINTS, stego.NUM_RANDOM, stego.CENTRING), codes[0]
-
     def forward(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """``loss_self``, ``loss_knn``, ``loss_random`` and ``loss_cluster``."""
-        pairs, codes = self.pairs(samples)
-        losses = {"loss_cluster": self.probe.loss(codes.detach())}
+        features = self.features_of(samples), self.features_of(samples, "near_")
+        codes, stego = (self.head(features[0]), self.head(features[1])), self.stego
+        pairs = all_pairs(features, codes, stego.POINTS, stego.NUM_RANDOM, stego.CENTRING)
+        losses = {"loss_cluster": self.probe.loss(codes[0].detach())}
         for term, shift in zip(TERMS, self.shifts, strict=True):
             each = [correspondence_loss(pair, shift) for pair in pairs[term]]
-            losses[f"loss_{term}"] = self.stego.WEIGHTS[term.upper()] * torch.stack(each).mean()
+            losses[f"loss_{term}"] = stego.WEIGHTS[term.upper()] * torch.stack(each).mean()
         return losses
