@@ -9,9 +9,8 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
 
-from u2seg.engine.config import load_config
+from u2seg.engine.config import load_config, set_confidence
 from u2seg.engine.predictor import Predictor
-from u2seg.engine.trained import set_confidence
 from u2seg.errors import DataError, UsageError
 from u2seg.structures import PanopticLabel
 
@@ -37,7 +36,7 @@ def test_the_result_keeps_its_contract(predictor, photo):
     PanopticLabel(found.panoptic, found.segments)  # raises where segments and map disagree
     assert found.panoptic.dtype == np.int32
     assert found.panoptic.shape == photo.shape[:2]
-    probabilities = torch.softmax(predictor.predict_raw(photo)["sem_seg"], 0).numpy()
+    probabilities = torch.softmax(predictor.predict([photo])[0]["sem_seg"], 0).numpy()
     for segment in found.segments:
         mask = found.panoptic == segment.id
         rows, columns = np.nonzero(mask)

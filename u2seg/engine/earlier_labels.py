@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +70,25 @@ class PhotoLabel:
 class EarlierLabels:
     """A dataset of tools/generate_pseudo.py."""
 
-    def __init__(self, root: Path) -> None:
-        """Read the JSON files of ``root``.
+    def __init__(self, directory: str) -> None:
+        """Read the JSON files of ``directory``.
 
         Raises:
+            UsageError: there are none.
             DataError: they are damaged, empty, or of classes that this package does not number.
         """
+        root = Path(directory).expanduser().absolute()
+        if not directory or not (root / PANOPTIC_JSON).is_file():
+            raise UsageError(
+                f"{KEY} {directory!r} holds no {PANOPTIC_JSON}: name the directory of the labels that the model was "
+                "trained on, as tools/generate_pseudo.py makes it"
+            )
         self.dataset = read_panoptic(root)
         if not self.dataset.photos:
             raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
         self.space = self.dataset.label_space()
         instances = read_instances(self.dataset)
-        every = [entry for entries in (instances or {}).values() for entry in entries]
-        if instances is not None and any(entry["segment_id"] is None for entry in every):
+        if instances and any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
             instances = None
         without_photos = replace(self.dataset, photos=())
         self.labels: dict[Any, PhotoLabel] = {}
@@ -123,24 +128,3 @@ class EarlierLabels:
             )
         chosen = [replace(known[photo.name], path=photo.path) for photo in photos.photos]
         return replace(photos, photos=tuple(sorted(chosen, key=lambda photo: photo.id)), numbered=True)
-
-
-def read_earlier_labels(directory: str) -> EarlierLabels:
-    """Read a dataset of tools/generate_pseudo.py; a second call does not read it again unless it has changed.
-
-    Raises:
-        UsageError: there is none.
-        DataError: as `EarlierLabels`.
-    """
-    if not directory:
-        raise UsageError(f"{KEY} is empty: name the directory of the labels that the model was trained on")
-    root = Path(directory).expanduser().absolute()
-    if not (root / PANOPTIC_JSON).is_file():
-        raise UsageError(f"{KEY} {directory!r} holds no {PANOPTIC_JSON}; tools/generate_pseudo.py makes one")
-    state = (root / PANOPTIC_JSON).stat()
-    return _read(root, (state.st_mtime_ns, state.st_size))
-
-
-@lru_cache(maxsize=1)
-def _read(root: Path, version: tuple[int, int]) -> EarlierLabels:
-    return EarlierLabels(root)

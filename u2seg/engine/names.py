@@ -33,15 +33,14 @@ class ClassNames:
 
     def color(self, category_id: int) -> tuple[int, int, int]:
         """RGB, 0..255; one colour for all classes of one name and kind."""
-        name = self.known.get(category_id)
-        key = (name, self.space.is_thing(category_id))
-        red, green, blue = category_color(category_id if name is None else self._first_of_name[key])
+        red, green, blue = category_color(self._first_of_name[self[category_id], self.space.is_thing(category_id)])
         return red, green, blue
 
     @cached_property
-    def _first_of_name(self) -> dict[tuple[str | None, bool], int]:
+    def _first_of_name(self) -> dict[tuple[str, bool], int]:
         """Smallest category id of each name, for things (True) and stuff (False)."""
-        return {(self.known[i], self.space.is_thing(i)): i for i in sorted(self.known, reverse=True)}
+        ids = range(self.space.num_things + self.space.num_stuff, 0, -1)
+        return {(self[index], self.space.is_thing(index)): index for index in ids}
 
     def categories(self) -> list[dict[str, Any]]:
         """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn."""
@@ -52,8 +51,8 @@ class ClassNames:
 
     def metadata(self) -> dict[str, Any]:
         """What Detectron2's visualizers read, in its contiguous ids: things from 0, stuff from 1."""
-        things = range(1, self.space.num_things + 1)
-        stuff = range(self.space.num_things + 1, self.space.num_things + self.space.num_stuff + 1)
+        ids = range(1, self.space.num_things + self.space.num_stuff + 1)
+        things, stuff = ids[: self.space.num_things], ids[self.space.num_things :]
         return {
             "thing_classes": [self[index] for index in things],
             "thing_colors": [list(self.color(index)) for index in things],

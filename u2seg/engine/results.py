@@ -1,4 +1,4 @@
-"""What a model says about one photo, as plain arrays.
+"""What a model says about one photo, as plain arrays and as a picture.
 
 Shapes: ``H, W`` photo pixels; ``n`` segments, which share no pixel; ``N`` instances, which may overlap.
 Category ids: things 1..K, stuff K+1..K+S.
@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from u2seg.engine.names import ClassNames
-from u2seg.engine.visualization import draw_segments, save_picture
+from u2seg.errors import UsageError
+from u2seg.files import in_words, replacing
+from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
 from u2seg.structures import Segment
+
+MARK_FACE = 11
+"""Size in pixels of the face that `draw_layer` reckons with."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,30 @@ class Prediction:
     names: ClassNames = field(repr=False)
 
     def draw(self, text: bool = True, grey: bool = False) -> np.ndarray:
-        """The photo with its segments over it, uint8 (H, W, 3) RGB, as `draw_segments` has it."""
-        return draw_segments(self.image, self.panoptic, self.segments, self.names, text, grey)
+        """The photo, uint8 (H, W, 3) RGB, with its segments filled with the colour of their class and outlined.
+
+        Args:
+            text: whether to name the segments, where there is room.
+            grey: whether to show the photo in grey where there is no segment.
+        """
+        place_of_id = np.full(int(self.panoptic.max(initial=0)) + 1, DIMMED, np.int32)
+        place_of_id[[segment.id for segment in self.segments]] = np.arange(1, len(self.segments) + 1)
+        regions = [
+            Region(s.category_id, self.names.color(s.category_id), s.name, s.area / self.panoptic.size, s.score)
+            for s in self.segments
+        ]
+        longest = max(self.panoptic.shape)
+        face = max(MARK_FACE, round(longest / 55))  # pixels
+        layer = draw_layer(place_of_id[self.panoptic], regions, max(1, longest * MARK_FACE // face))
+        layer.palette[DIMMED, 3] = 0  # the photo shows where there is no segment
+        image = self.image
+        if grey:
+            luminance = np.asarray(Image.fromarray(image).convert("L"))
+            image = np.where(self.panoptic[..., None] > 0, image, luminance[..., None])
+        picture = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), layer.to_rgba()).convert("RGB")
+        if text:
+            _write_names(picture, layer, self.names, face)
+        return np.asarray(picture)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what `draw` gives; the file's ending says in which format, ``.png`` if it has none.
@@ -84,22 +111,15 @@ class Prediction:
         return f"Prediction({width} x {height} pixels; segments: {', '.join(names) or 'none'})"
 
 
-def make_prediction(
-    image: np.ndarray,
-    panoptic: np.ndarray,
-    categories: Sequence[int],
-    scores: Sequence[float],
-    instances: Instances,
-    names: ClassNames,
-) -> Prediction:
-    """Measure the segments of a panoptic map.
+def measure_segments(
+    panoptic: np.ndarray, categories: Sequence[int], scores: Sequence[float], names: ClassNames
+) -> tuple[PredictedSegment, ...]:
+    """The segments of a panoptic map.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
         panoptic: int32 (H, W) with ids 1..n, 0 for none; ids that no pixel has are left out of the result.
         categories: category id of segment i + 1, for each of the n.
         scores: in [0, 1], one for each of the n.
-        instances: the detections.
         names: of the categories.
     """
     areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1).tolist()
@@ -112,4 +132,49 @@ def make_prediction(
         bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
         isthing = names.space.is_thing(category)
         segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
-    return Prediction(image, panoptic, tuple(segments), instances, names)
+    return tuple(segments)
+
+
+def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: int) -> None:
+    """Write each mark's name in or near its region, large regions first, none over another."""
+    draw = ImageDraw.Draw(picture, "RGBA")
+    face = ImageFont.load_default(size=size)
+    occupied: list[tuple[float, float, float, float]] = []  # left, top, right, bottom, in pixels
+    for mark in layer.marks:
+        name = names[mark.category_id]
+        if names.space.is_thing(mark.category_id):
+            name = f"{name} {mark.score:.0%}"
+        half = draw.textlength(name, font=face) / 2 + size / 3
+        x = min(max(mark.x * picture.width, half), max(half, picture.width - half))
+        for lines in (0, 1, -1, 2, -2):
+            y = mark.y * picture.height + lines * size * 1.6
+            box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
+            if lines and (box[1] < 0 or box[3] > picture.height):
+                continue
+            if all(
+                box[2] <= left or right <= box[0] or box[3] <= top or bottom <= box[1]
+                for left, top, right, bottom in occupied
+            ):
+                occupied.append(box)
+                draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
+                draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
+                draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
+                break
+
+
+def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
+    """Write ``picture`` uint8 (H, W, 3) RGB to ``path``, whole or not at all, and return the path.
+
+    Raises:
+        UsageError: the ending names no format of pictures, or the file can't be written.
+    """
+    path = Path(path).expanduser()
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
+    options = {"quality": 92} if kind == "JPEG" else {}
+    with in_words(path), replacing(path) as part:
+        Image.fromarray(picture).save(part, format=kind, **options)
+    return path
