@@ -328,7 +328,7 @@ def use_a_strange_category(case):
         (lose_weights, [], "model_final.pth' do not exist"),
         (lose_model, [], "holds no checkpoint; name the OUTPUT_DIR of a tools/train_net.py"),
         (lose_checkpoint_note, [], "holds no checkpoint"),
-        (cut_weights, [], "are damaged or no checkpoint: it ends too early"),
+        (cut_weights, [], "are damaged or no checkpoint"),
         (lose_labels, [], "holds no panoptic.json"),
         (add_a_class, [], "knows 3 thing and 2 stuff classes"),
         (number_otherwise, [], "categories are not numbered"),

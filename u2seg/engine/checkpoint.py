@@ -32,13 +32,7 @@ class U2SegCheckpointer(DetectionCheckpointer):
             UsageError: there is no such file.
             DataError: it is damaged, made for other class counts, or for another model altogether.
         """
-        self._source = path
-        if not path:
-            return super().load(path, checkpointables)
-        try:
-            return super().load(str(local_file(path)), checkpointables)
-        finally:
-            self._parsed_url_during_load = None
+        return super().load(str(local_file(path)) if path else path, checkpointables)
 
     def load_trained(self, path: str) -> None:
         """Load the model from ``path``, which must have every tensor of it.
@@ -46,36 +40,31 @@ class U2SegCheckpointer(DetectionCheckpointer):
         Raises:
             DataError: one is missing or of another shape; or as `load`.
         """
-        self._all_tensors = True
-        self.load(path, checkpointables=[])
-
-    _all_tensors = False
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename)
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        own = self.model.state_dict()
-        theirs, ours = class_counts(checkpoint["model"]), class_counts(own)
-        for count, expected, kind in zip(theirs, ours, ("thing classes", "semantic classes"), strict=True):
-            if count and expected and count != expected:
-                raise DataError(
-                    f"weights {self._source!r} are made for {count} {kind}, but the model has {expected}, "
-                    "as its dataset or config says"
-                )
-        if not checkpoint.get("matching_heuristics") and not own.keys() & checkpoint["model"].keys():
-            some = ", ".join(list(checkpoint["model"])[:3])
-            raise DataError(f"weights {self._source!r} have no tensor that this model has; theirs begin with {some}")
-        incompatible = super()._load_model(checkpoint)
+        incompatible = self._load_model(self._load_file(str(local_file(path))))
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         unfit = [*incompatible.missing_keys, *misshapen]
-        if self._all_tensors and unfit:
+        if unfit:
             what = "is of another shape" if unfit[0] in misshapen else "is missing"
             raise DataError(
-                f"weights {self._source!r} are no trained model of this config: {unfit[0]} {what} "
-                f"({len(unfit)} of {len(own)} tensors do not fit)"
+                f"weights {path!r} are no trained model of this config: {unfit[0]} {what} "
+                f"({len(unfit)} of {len(self.model.state_dict())} tensors do not fit)"
             )
-        return incompatible
+        self._log_incompatible_keys(incompatible)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        checkpoint = read_checkpoint(filename)
+        state, own = checkpoint["model"], self.model.state_dict()
+        kinds = ("thing classes", "semantic classes")
+        for count, expected, kind in zip(class_counts(state), class_counts(own), kinds, strict=True):
+            if count and expected and count != expected:
+                raise DataError(
+                    f"weights {filename!r} are made for {count} {kind}, but the model has {expected}, as its dataset "
+                    "or config says"
+                )
+        if not checkpoint.get("matching_heuristics") and not own.keys() & state.keys():
+            some = ", ".join(list(state)[:3])
+            raise DataError(f"weights {filename!r} have no tensor that this model has; theirs begin with {some}")
+        return checkpoint
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth``, whole or not at all, then point ``last_checkpoint`` at it.

@@ -1,20 +1,18 @@
 """Weights by URI, read without running anything that a file may carry, and brought to Detectron2's names.
 
-============================ =====================================================================================
+============================ ======================================================================
 ``MODEL.WEIGHTS``            what it is
-============================ =====================================================================================
+============================ ======================================================================
 ``""``                       none: random weights
 ``dino://resnet50``          the official DINO ResNet-50 backbone, from the hub
-``torchvision://resnet50``   a ResNet of torchvision's, from its hub
 ``detectron2://``, http(s)   a file of Detectron2's model zoo, or of anyone's
 a path                       ``.pkl`` of Detectron2; ``.pth`` of Detectron2, U2Seg, DINO or torchvision
-============================ =====================================================================================
+============================ ======================================================================
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import pickle
 import re
 from pathlib import Path
@@ -49,14 +47,10 @@ def local_file(uri: str) -> Path:
     Raises:
         UsageError: there is none.
     """
-    url = uri
     scheme, _, name = uri.partition("://")
-    if scheme == "dino" and name:
-        url = lookup("DINO backbone", name, DINO_URLS)
-    elif scheme == "torchvision" and name:
-        url = _torchvision_url(name)
-    elif not name and not Path(uri).is_file():
+    if not name and not Path(uri).is_file():
         raise UsageError(f"weights {uri!r} do not exist (MODEL.WEIGHTS takes a file, a URI, or '' for none)")
+    url = lookup("DINO backbone", name, DINO_URLS) if scheme == "dino" else uri
     try:
         return Path(PathManager.get_local_path(url))
     except (OSError, RuntimeError, ValueError) as error:
@@ -66,59 +60,46 @@ def local_file(uri: str) -> Path:
         ) from error
 
 
-def _torchvision_url(name: str) -> str:
-    from torchvision import models
-
-    names = {model: model for model in models.list_models(module=models) if model.startswith("resnet")}
-    return models.get_model_weights(lookup("torchvision ResNet", name, names)).DEFAULT.url
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file of weights as ``{"model": {name: tensor}, ...}`` with Detectron2's names.
 
     Only tensors, arrays and plain values are read; a file that asks for anything else is refused.
 
     Raises:
+        UsageError: it can't be opened.
         DataError: it is damaged, holds code, or holds no weights.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115  closed below; what can't be opened is not damaged
     except OSError as error:
         raise UsageError(f"weights {path} can't be read: {error.strerror}") from error
-    is_pickle = str(path).endswith(".pkl")
+    read = _read_pickle if str(path).endswith(".pkl") else _read_torch
     try:
         with file:
-            content = _ArrayUnpickler(file, encoding="latin1").load() if is_pickle else _read_torch(file)
-    except Exception as error:  # half a file raises nearly anything, OSError (a seek beyond its end) included
-        raise DataError(f"weights {path} are damaged or no checkpoint: {_reason(error)}") from error
-    checkpoint = {}
-    if isinstance(content, dict):
-        checkpoint = _from_pickle(content) if is_pickle else _from_torch(content)
-    state = checkpoint.get("model")
-    kinds = (np.ndarray, torch.Tensor) if is_pickle else torch.Tensor
+            checkpoint = read(file)
+    except Exception as error:  # half a file raises nearly anything
+        # torch's own words advise to run what the file carries
+        asked = re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error))
+        reason = f"it asks for {asked[1]}, which is no tensor" if asked else type(error).__name__
+        raise DataError(f"weights {path} are damaged or no checkpoint: {reason}") from error
+    state = checkpoint["model"]
+    kinds = (np.ndarray, torch.Tensor)
     if not isinstance(state, dict) or not state or not all(isinstance(value, kinds) for value in state.values()):
         raise DataError(f"weights {path} hold no table of tensors")
     return checkpoint
 
 
-def _reason(error: Exception) -> str:
-    """One line of what a reader raised, without torch's advice to run what the file carries."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (EOFError, OSError)) or "central directory" in text:
-        return "it ends too early"
-    asked = re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", text)
-    if asked:
-        return f"it asks for {asked[1]}, which is no tensor"
-    return text.partition(". ")[0][:200] or type(error).__name__
-
-
-def _read_torch(file: BinaryIO) -> Any:
+def _read_torch(file: BinaryIO) -> dict[str, Any]:
+    """A checkpoint of Detectron2's, or the weights under ``teacher`` (DINO), ``state_dict``, or at the top."""
     # DINO's full checkpoints keep the command line, and some of Detectron2's a numpy number.
     multiarray = (getattr(np, "_core", None) or np.core).multiarray
     kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}
     allowed = [argparse.Namespace, np.dtype, np.ndarray, *kinds, multiarray.scalar, multiarray._reconstruct]
     with torch.serialization.safe_globals(allowed):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    key = next((key for key in ("model", "teacher", "state_dict") if isinstance(content.get(key), dict)), "")
+    rest = content if key == "model" else {}
+    return {**rest, "model": to_detectron2(content[key] if key else content)}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -126,26 +107,18 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            raise pickle.UnpicklingError(f"unsupported class {module}.{name}")
         return super().find_class(module, name)
 
 
-def _from_pickle(content: dict[str, Any]) -> dict[str, Any]:
-    """A Detectron2 ``.pkl`` as it is; one of Detectron's or Caffe2's marked as such."""
+def _read_pickle(file: BinaryIO) -> dict[str, Any]:
+    """A Detectron2 ``.pkl``; one of Detectron's or Caffe2's is marked as such."""
+    content = _ArrayUnpickler(file, encoding="latin1").load()
     if "model" in content:
         return {"matching_heuristics": True, **content}
     weights = content.get("blobs", content)
     state = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
     return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _from_torch(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of Detectron2's, or the weights under ``teacher`` (DINO), ``state_dict``, or at the top."""
-    key = next((key for key in ("model", "teacher", "state_dict") if isinstance(content.get(key), dict)), "")
-    rest = content if key == "model" else {}
-    return {**rest, "model": to_detectron2(content[key] if key else content)}
 
 
 def to_detectron2(state: dict[str, Any]) -> dict[str, Any]:

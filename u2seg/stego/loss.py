@@ -6,8 +6,6 @@ that are sampled in an image; ``P`` = n * n; ``S`` classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample, normalize
@@ -20,13 +18,9 @@ MOST_VALUES, MOST_POINTS = 2_000_000, 20_000
 """Cosines that quantiles are taken of, and points that are clustered, where shifts are chosen."""
 
 
-class Pair(NamedTuple):
-    """What one term of the loss compares, for each pair of images."""
-
-    features: torch.Tensor
-    """float32 (B, P, P) centred cosine of features, F of the paper."""
-    codes: torch.Tensor
-    """float32 (B, P, P) cosine of codes, S of the paper, not yet clamped."""
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""What a term compares for each pair of images: F of the paper, the centred cosine of features, and S, the cosine of
+codes, not yet clamped; both float32 (B, P, P)."""
 
 
 def random_points(batch: int, side: int, device: torch.device) -> torch.Tensor:
@@ -61,7 +55,8 @@ def centre(correspondence: torch.Tensor, centring: str) -> torch.Tensor:
 
 def correspondence_loss(pair: Pair, shift: torch.Tensor | float) -> torch.Tensor:
     """Mean of -(F - b) * max(S, 0) over all points and pairs; ``shift`` is b."""
-    return -((pair.features - shift) * pair.codes.clamp(min=0)).mean()
+    features, codes = pair
+    return -((features - shift) * codes.clamp(min=0)).mean()
 
 
 def other_image(batch: int, device: torch.device) -> torch.Tensor:
@@ -97,9 +92,7 @@ def all_pairs(
     )
 
     def compare(f_right: torch.Tensor, c_right: torch.Tensor) -> Pair:
-        with torch.no_grad():
-            correspondence = centre(cosines(f, f_right), centring)
-        return Pair(correspondence, cosines(c, c_right))
+        return centre(cosines(f, f_right), centring).detach(), cosines(c, c_right)
 
     others = [other_image(batch, device) for _ in range(num_random)]
     return {
