@@ -326,8 +326,8 @@ def use_a_strange_category(case):
     ("spoil", "more", "words"),
     [
         (lose_weights, [], "model_final.pth' do not exist"),
-        (lose_model, [], "holds no checkpoint; name the OUTPUT_DIR of a tools/train_net.py"),
-        (lose_checkpoint_note, [], "holds no checkpoint"),
+        (lose_model, [], "no trained model is named"),
+        (lose_checkpoint_note, [], "no trained model is named"),
         (cut_weights, [], "are damaged or no checkpoint"),
         (lose_labels, [], "holds no panoptic.json"),
         (add_a_class, [], "knows 3 thing and 2 stuff classes"),

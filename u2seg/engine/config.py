@@ -49,7 +49,7 @@ def set_confidence(cfg: CfgNode, confidence: float) -> None:
     cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = float(confidence)
 
 
-def complete_config(cfg: CfgNode) -> CfgNode:
+def prediction_config(cfg: CfgNode) -> CfgNode:
     """A frozen copy of ``cfg`` with every key of this project, fit for this machine, its class counts known.
 
     Raises:

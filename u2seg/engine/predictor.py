@@ -20,7 +20,7 @@ from detectron2.utils.visualizer import ColorMode
 from PIL import Image
 
 from u2seg.engine.checkpoint import U2SegCheckpointer
-from u2seg.engine.config import complete_config, load_config, set_confidence
+from u2seg.engine.config import load_config, prediction_config, set_confidence
 from u2seg.engine.names import ClassNames, names_from_matching
 from u2seg.engine.results import Instances, Prediction, measure_segments, save_picture
 from u2seg.errors import DataError, lookup
@@ -56,7 +56,7 @@ class Predictor:
         Raises:
             U2SegError: config, weights or matching can't be used.
         """
-        self.cfg = complete_config(cfg)
+        self.cfg = prediction_config(cfg)
         self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
         panoptic = {k: v for k, v in META_ARCH_REGISTRY if isinstance(v, type) and issubclass(v, PanopticFPN)}
         lookup("panoptic model (MODEL.META_ARCHITECTURE)", self.cfg.MODEL.META_ARCHITECTURE, panoptic)

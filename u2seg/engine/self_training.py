@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,8 +33,6 @@ from u2seg.pseudo.run import LabelRun
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
-
-    from u2seg.engine.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +64,12 @@ class SelfTrainingGenerator:
         self.round = self.earlier.round + 1
         self.rule = self._rule()
         teacher = load_teacher(self.rule, "cpu")
-        self._check_space(teacher)
+        model, labels = teacher.space, self.earlier.space
+        if model != labels:
+            raise UsageError(
+                f"the model {self.rule.weights!r} knows {model.num_things} thing and {model.num_stuff} stuff classes, "
+                f"{KEY}.LABELS has {labels.num_things} and {labels.num_stuff}: name the labels that it was trained on"
+            )
         self.weights = {
             "uri": self.rule.weights,
             "weights_sha256": self.rule.weights_sha256,
@@ -96,6 +99,7 @@ class SelfTrainingGenerator:
 
     def _rule(self) -> Rule:
         """CutLER prints the threshold 0.75 - 0.5 t, below zero from round 2 on; the default SCORE_STEP is 0.05."""
+        from u2seg.engine.checkpoint import last_checkpoint
         from u2seg.engine.weights import local_file
 
         node = self.config["SELF_TRAINING"]
@@ -104,18 +108,16 @@ class SelfTrainingGenerator:
             raise UsageError(
                 f"{KEY}: in round {self.round}, SCORE - SCORE_STEP * {self.round} is {min_score:.3g}, which is no score"
             )
-        config_file, weights = find_model(node)
+        model = node["MODEL"] and Path(node["MODEL"]).expanduser()
+        config_file = node["CONFIG_FILE"] or (model and str(model / "config.yaml"))
+        weights = node["WEIGHTS"] or (model and last_checkpoint(model))
+        if not config_file or not weights:
+            raise UsageError(
+                f"no trained model is named: set {KEY}.MODEL, now {node['MODEL']!r}, to the OUTPUT_DIR of a "
+                f"tools/train_net.py that has saved a checkpoint, or set {KEY}.CONFIG_FILE and {KEY}.WEIGHTS"
+            )
         sha256 = file_sha256(local_file(weights))
         return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
-
-    def _check_space(self, teacher: Predictor) -> None:
-        model, labels = teacher.space, self.earlier.space
-        if model != labels:
-            raise UsageError(
-                f"the model {self.rule.weights!r} knows {model.num_things} thing and {model.num_stuff} stuff classes, "
-                f"{KEY}.LABELS {str(self.earlier.dataset.root)!r} has {labels.num_things} and {labels.num_stuff}: "
-                f"name the labels that it was trained on"
-            )
 
     def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
         """As `u2seg.pseudo.pipeline.U2SegGenerator.run`; nothing is fitted, and classes come from model and labels."""
@@ -173,29 +175,3 @@ def prediction_sha256(cfg: CfgNode) -> str:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
     return hashlib.sha256("".join(node.dump() for node in (cfg.MODEL, cfg.INPUT, cfg.TEST)).encode()).hexdigest()
-
-
-def find_model(node: Mapping[str, Any]) -> tuple[str, str]:
-    """The model's YAML and weights that ``node``, ``U2SEG.SELF_TRAINING``, names.
-
-    Raises:
-        UsageError: they are not named, or not there.
-    """
-    from u2seg.engine.checkpoint import last_checkpoint
-
-    config_file, weights = node["CONFIG_FILE"], node["WEIGHTS"]
-    if node["MODEL"]:
-        folder = Path(node["MODEL"]).expanduser()
-        config_file = config_file or str(folder / "config.yaml")
-        weights = weights or last_checkpoint(folder)
-        if not weights:
-            raise UsageError(
-                f"{KEY}.MODEL {node['MODEL']!r} holds no checkpoint; name the OUTPUT_DIR of a tools/train_net.py that "
-                "has saved one"
-            )
-    if not config_file or not weights:
-        raise UsageError(
-            f"no trained model is named: set {KEY}.MODEL to the OUTPUT_DIR of tools/train_net.py, "
-            f"or {KEY}.CONFIG_FILE and {KEY}.WEIGHTS"
-        )
-    return config_file, weights

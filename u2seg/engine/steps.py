@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from detectron2.engine.train_loop import SimpleTrainer
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.errors import DataError
 
@@ -36,7 +35,12 @@ class Steps(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        losses = self._forward(batch)
+        losses, reason = self._losses(self.model, batch)
+        broken = torch.tensor(bool(reason), dtype=torch.int32, device=self.device)
+        if comm.get_world_size() > 1:  # whoever went on alone would wait for the others' gradients
+            torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
+        if broken:
+            raise DataError(self._describe(batch, reason))
         self.optimizer.zero_grad()
         total: Any = sum(losses.values())
         self.grad_scaler.scale(total).backward()
@@ -44,16 +48,6 @@ class Steps(SimpleTrainer):
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-
-    def _forward(self, batch: list[Sample]) -> Losses:
-        """Losses of ``batch``, all of them finite in all processes."""
-        losses, reason = self._losses(self.model, batch)
-        flag = torch.tensor(bool(reason), dtype=torch.int32, device=self.device)
-        if comm.get_world_size() > 1:  # whoever went on alone would wait for the others' gradients
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        if flag:
-            raise DataError(self._describe(batch, reason))
-        return losses
 
     def _losses(self, model: torch.nn.Module, batch: list[Sample]) -> tuple[Losses, str]:
         """Losses of ``batch``, and what is wrong with them, if anything."""
@@ -67,22 +61,18 @@ class Steps(SimpleTrainer):
         bad = [name for name, loss in losses.items() if not torch.isfinite(loss).all()]
         return losses, f"{', '.join(bad)} became NaN or infinite" if bad else ""
 
+    @torch.no_grad()
     def _describe(self, batch: list[Sample], reason: str) -> str:
         """One message for all processes: reasons, and photos of the batches of those where a loss is not finite."""
-        alone = comm.get_world_size() == 1  # elsewhere a synchronised layer would wait for the others
-        suspects = [sample for sample in batch if self._breaks(sample)] if alone else []
-        names = [str(sample.get("file_name", "a photo without a name")) for sample in suspects or batch]
+        suspects = batch
+        if comm.get_world_size() == 1:  # elsewhere a synchronised layer would wait for the others
+            suspects = [sample for sample in batch if self._losses(self.model, [sample])[1]] or batch
+        names = [str(sample.get("file_name", "a photo without a name")) for sample in suspects]
         reports = [report for report in comm.all_gather((reason, names)) if report[0]]
         reasons = ", ".join(dict.fromkeys(reason for reason, _ in reports))
         photos = [name for _, names in reports for name in names]
         culprit = f"photo {photos[0]}" if len(photos) == 1 else f"one of the photos {', '.join(photos)}"
         return f"{reasons}, at iteration {self.iter}, on {culprit}"
-
-    @torch.no_grad()
-    def _breaks(self, sample: Sample) -> bool:
-        """Whether ``sample`` on its own gives a loss that is not finite."""
-        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        return bool(self._losses(model, [sample])[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the scale of the losses."""
