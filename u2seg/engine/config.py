@@ -9,7 +9,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from u2seg.config import add_u2seg_config, check_bounds, fill
-from u2seg.engine.weights import class_counts_from_weights
+from u2seg.engine.checkpoint import class_counts_from_weights
 from u2seg.errors import UsageError
 from u2seg.plugins.registry import add_plugin_config, register_detectron2
 

@@ -22,9 +22,8 @@ from detectron2.utils.registry import Registry
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
-from u2seg.engine.checkpoint import U2SegCheckpointer, last_checkpoint
+from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights, last_checkpoint
 from u2seg.engine.steps import Steps
-from u2seg.engine.weights import class_counts_from_weights
 from u2seg.errors import U2SegError, UsageError, lookup
 
 if TYPE_CHECKING:
