@@ -21,8 +21,8 @@ from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import read_panoptic
 from u2seg.plugins.registry import installed_plugins
-from u2seg.stego.checkpoint import read_checkpoint
 from u2seg.stego.evaluation import SUPERCATEGORIES, count_overlap, read_classes, semantic_scores
+from u2seg.stego.head import read_checkpoint
 from u2seg.structures import STUFF_VOID
 
 

@@ -85,7 +85,7 @@ def test_a_photo_may_have_any_size(predictor, size):
     [
         (np.zeros((4, 4), np.uint8), r"not uint8 \(4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), "not float32"),
-        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((0, 4, 3), np.uint8), r"with a pixel at least, not uint8 \(0, 4, 3\)"),
         ("nowhere.jpg", "photo nowhere.jpg: can't be read"),
         (None, "not NoneType"),
     ],
@@ -160,7 +160,7 @@ def test_configs_that_can_not_segment_are_refused(tiny):
         make(device="gpu")
     with pytest.raises(UsageError, match=r"INPUT\.FORMAT 'L' is no order of channels"):
         make("INPUT.FORMAT", "L")
-    with pytest.raises(UsageError, match="between 0 and 1, not 50"):
+    with pytest.raises(UsageError, match="confidence threshold must be a number from 0 to 1, not 50"):
         make(confidence=50)
 
 

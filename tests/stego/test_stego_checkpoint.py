@@ -9,8 +9,7 @@ import torch
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_picklable, check_stuff_segmenter, sample_features, sample_image
-from u2seg.stego.checkpoint import StuffCheckpoint, read_checkpoint, write_checkpoint
-from u2seg.stego.head import ClusterProbe, CodeHead
+from u2seg.stego.head import ClusterProbe, CodeHead, StuffCheckpoint, read_checkpoint, write_checkpoint
 from u2seg.stego.segmenter import CodeStuff, StegoStuff
 
 FEATURES = {"model": "dino_vits8", "weights_sha256": "00ff", "layer": 11, "facet": "block", "size": [224, 224]}
@@ -103,7 +102,7 @@ def test_another_input_size_is_no_matter(trained):
 
 
 def test_another_number_of_classes_is_refused(trained):
-    with pytest.raises(UsageError, match=r"has 5 classes, and U2SEG.NUM_STUFF asks for 27"):
+    with pytest.raises(UsageError, match=r"has 5 classes, U2SEG.NUM_STUFF asks for 27"):
         StegoStuff(num_classes=27, checkpoint=str(trained))
 
 

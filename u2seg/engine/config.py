@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from u2seg.config import add_u2seg_config, check_bounds, fill
 from u2seg.engine.checkpoint import class_counts_from_weights
-from u2seg.errors import UsageError
+from u2seg.errors import UsageError, within
 from u2seg.plugins.registry import add_plugin_config, register_detectron2
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ def load_config(config_file: str = "", options: Sequence[str] = ()) -> CfgNode:
 
 def set_confidence(cfg: CfgNode, confidence: float) -> None:
     """Set the three keys of Detectron2's demo that hold the smallest score, in [0, 1], of a thing."""
-    if not 0 <= confidence <= 1:
-        raise UsageError(f"the confidence threshold is a score between 0 and 1, not {confidence}")
+    within("the confidence threshold", confidence, 0, 1)
     for node in (cfg.MODEL.RETINANET, cfg.MODEL.ROI_HEADS):
         node.SCORE_THRESH_TEST = float(confidence)
     cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = float(confidence)

@@ -14,7 +14,7 @@ import numpy as np
 
 from u2seg.errors import DataError, UsageError
 from u2seg.files import file_sha256
-from u2seg.images import Photo, PhotoSet, enlarge
+from u2seg.images import Photo, PhotoSet, enlarge, find_photos
 from u2seg.panoptic import (
     INSTANCES_JSON,
     PANOPTIC_JSON,
@@ -103,28 +103,29 @@ class EarlierLabels:
         files = (root / PANOPTIC_JSON, root / INSTANCES_JSON)
         self.sha256 = {path.name: file_sha256(path) for path in files if path.is_file()}
 
-    def photo_set(self, image_root: str | None = None) -> PhotoSet:
-        """Every photo that has a label; ``image_root`` says where they lie now, if they have moved."""
-        base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
-        photos = [
-            Photo(int(photo.image_id), photo.file_name, str(base / photo.file_name), photo.label)
-            for photo in self.dataset.photos
-        ]
-        return PhotoSet(base, tuple(sorted(photos, key=lambda photo: photo.id)), numbered=True)
+    def photo_set(self, images: str | None = None, image_root: str | None = None) -> PhotoSet:
+        """The photos that have a label, with the ids and label names of these labels.
 
-    def choose(self, photos: PhotoSet) -> PhotoSet:
-        """``photos`` with the ids and label names that they have here.
+        Args:
+            images: which of them, as for `find_photos`; all by default.
+            image_root: where they lie now, if they have moved.
 
         Raises:
-            UsageError: a photo is not among these.
+            UsageError: ``images`` names a photo that has no label.
         """
-        known = {photo.name: photo for photo in self.photo_set().photos}
-        strange = [photo.name for photo in photos.photos if photo.name not in known]
+        base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
+        photos = sorted(self.dataset.photos, key=lambda photo: int(photo.image_id))
+        labelled = {p.file_name: Photo(int(p.image_id), p.file_name, str(base / p.file_name), p.label) for p in photos}
+        if not images:
+            return PhotoSet(base, tuple(labelled.values()), numbered=True)
+        chosen = find_photos(images, image_root)
+        paths = {photo.name: photo.path for photo in chosen.photos}
+        strange = [name for name in paths if name not in labelled]
         if strange:
             raise UsageError(
-                f"{len(strange)} of the {len(photos)} photos are not in {KEY} {str(self.dataset.root)!r}, such as "
+                f"{len(strange)} of the {len(chosen)} photos are not in {KEY} {str(self.dataset.root)!r}, such as "
                 f"{strange[0]!r}; leave --images out to use its photos, or give --image-root the folder that "
-                f"names like {next(iter(known))!r} are relative to"
+                f"names like {next(iter(labelled))!r} are relative to"
             )
-        chosen = [replace(known[photo.name], path=photo.path) for photo in photos.photos]
-        return replace(photos, photos=tuple(sorted(chosen, key=lambda photo: photo.id)), numbered=True)
+        kept = [replace(photo, path=paths[name]) for name, photo in labelled.items() if name in paths]
+        return replace(chosen, photos=tuple(kept), numbered=True)

@@ -73,8 +73,7 @@ class Predictor:
         confidence: float | None = None,
         device: str = "auto",
         opts: Sequence[str] = (),
-        matching: str | os.PathLike[str] = "",
-        policy: str = "",
+        **names: Any,
     ) -> Predictor:
         """Build the model of a YAML file.
 
@@ -84,8 +83,7 @@ class Predictor:
             confidence: smallest score in [0, 1] of a thing that is shown; by default what the config says.
             device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
             opts: ``KEY VALUE KEY VALUE ...`` over the YAML's.
-            matching: as for the constructor.
-            policy: as for the constructor.
+            names: ``matching`` and ``policy``, as for the constructor.
 
         Raises:
             U2SegError: one of these can't be used.
@@ -96,7 +94,7 @@ class Predictor:
             cfg.MODEL.DEVICE = device
         if confidence is not None:
             set_confidence(cfg, confidence)
-        return cls(cfg, matching, policy)
+        return cls(cfg, **names)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Segment one photo.
@@ -164,11 +162,10 @@ def load_image(image: ImageLike) -> np.ndarray:
             raise DataError(f"photo {os.fspath(image)}: {error}") from error
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image must be uint8 (H, W, 3), not {what}")
-    if not image.size:
-        raise DataError(f"the image has no pixels: {image.shape}")
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image must be uint8 (H, W, 3), a path or a Pillow image, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(f"an image must be uint8 (H, W, 3) with a pixel at least, not {image.dtype} {image.shape}")
     return image
 
 

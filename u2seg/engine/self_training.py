@@ -23,7 +23,7 @@ from u2seg.engine.earlier_labels import EarlierLabels
 from u2seg.engine.rounds import RoundJob, Rule, label_round, load_teacher
 from u2seg.errors import UsageError
 from u2seg.files import file_sha256
-from u2seg.images import PhotoSet, find_photos
+from u2seg.images import PhotoSet
 from u2seg.pseudo.intermediate import read_arrays
 from u2seg.pseudo.ledger import STAGES
 from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
@@ -47,7 +47,9 @@ class SelfTrainingGenerator:
     """A model trained on earlier labels (U2SEG.SELF_TRAINING.{LABELS,MODEL}); its confident predictions join them."""
 
     def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
-        """Check settings, labels and model; the arguments are those of `u2seg.pseudo.pipeline.U2SegGenerator`.
+        """Check settings, labels and model.
+
+        The arguments are those of `u2seg.pseudo.pipeline.U2SegGenerator`; ``photos`` come from `find_photos`.
 
         Raises:
             U2SegError: one of them can't be used, or they contradict each other.
@@ -60,7 +62,7 @@ class SelfTrainingGenerator:
             raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
         self.config = self._with_counts(plain(cfg.U2SEG))
         self.recipe = replace(Recipe.from_config(cfg), space=self.earlier.space)
-        self.photos = self.earlier.choose(photos)
+        self.photos = photos
         self.round = self.earlier.round + 1
         self.rule = self._rule()
         teacher = load_teacher(self.rule, "cpu")
@@ -83,8 +85,7 @@ class SelfTrainingGenerator:
     @classmethod
     def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
         """The photos that ``images`` names out of those of the labels; all of them where it names none."""
-        earlier = EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS)
-        return earlier.choose(find_photos(images, root)) if images else earlier.photo_set(root)
+        return EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS).photo_set(images, root)
 
     def _with_counts(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``settings`` with K and S of the labels, unless others were asked for."""

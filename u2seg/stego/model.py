@@ -18,9 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from u2seg.config import plain
-from u2seg.stego.checkpoint import StuffCheckpoint
 from u2seg.stego.crops import CropSet, Sample, frozen_network
-from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
+from u2seg.stego.head import ClusterProbe, CodeHead, StuffCheckpoint, spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, all_pairs, choose_shifts, correspondence_loss
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, within
 from u2seg.files import file_sha256
 from u2seg.runtime import worker_device
 
@@ -58,15 +58,14 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
-        from u2seg.stego.checkpoint import read_checkpoint
+        from u2seg.stego.head import ClusterProbe, CodeHead, read_checkpoint
 
         if not checkpoint:
             key = f"U2SEG.STUFF.ARGS.{self.method}.checkpoint"
             raise UsageError(f"stuff segmenter {self.method!r} needs a trained checkpoint: set {key}")
-        if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
-            raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
-        if not 0 <= min_share < 1:
-            raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
+        if within("blur", blur, 1, whole=True) % 2 == 0:
+            raise UsageError(f"blur must be an odd number of cells, not {blur}")
+        within("min_share", min_share, 0, 1)
         self.num_classes, self.checkpoint, self.device = num_classes, str(checkpoint), device
         self.alpha, self.flip, self.blur, self.min_share = float(alpha), bool(flip), blur, float(min_share)
         trained = read_checkpoint(checkpoint)
@@ -75,7 +74,14 @@ class CodeStuff:
                 f"checkpoint {checkpoint} was trained by {trained.method!r}: set U2SEG.STUFF.NAME to "
                 f"{trained.method}, not {self.method}"
             )
-        self._load(trained.head, trained.centres)
+        if len(trained.centres) != num_classes:
+            raise UsageError(
+                f"checkpoint {checkpoint} has {len(trained.centres)} classes, U2SEG.NUM_STUFF asks for {num_classes}"
+            )
+        code_dim, dim = trained.head["linear.weight"].shape[:2]
+        self.head, self.probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, num_classes)
+        self.head.load_state_dict(trained.head)
+        self.probe.load_state_dict({"centres": trained.centres})
         sha256 = file_sha256(Path(checkpoint).expanduser())
         self.info = {"method": self.method, "checkpoint_sha256": sha256, "trained_on": trained.features}
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
@@ -84,20 +90,6 @@ class CodeStuff:
             trained.check_features(getattr(self._extractor, "info", {}), self.checkpoint)
         if flip and not self.node:
             raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
-
-    def _load(self, head: Mapping[str, torch.Tensor], centres: torch.Tensor) -> None:
-        """Build the networks from the state of a `CodeHead` and ``centres`` float32 (S, C)."""
-        from u2seg.stego.head import ClusterProbe, CodeHead
-
-        if len(centres) != self.num_classes:
-            raise UsageError(
-                f"checkpoint {self.checkpoint} has {len(centres)} classes, and U2SEG.NUM_STUFF asks for "
-                f"{self.num_classes}"
-            )
-        code_dim, dim = head["linear.weight"].shape[:2]
-        self.head, self.probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, self.num_classes)
-        self.head.load_state_dict(head)
-        self.probe.load_state_dict({"centres": centres})
 
     def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""
@@ -148,17 +140,11 @@ class CodeStuff:
         return codes[0].cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights of the head (``head.*``) and the classes (``centres``), float32 (S, C)."""
-        tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
-        return {name: tensor.cpu().numpy() for name, tensor in {**tensors, **self.probe.state_dict()}.items()}
+        """Nothing: the checkpoint has it all."""
+        return {}
 
     def load_state(self, state: dict[str, np.ndarray]) -> CodeStuff:
-        """Take up what `state` gave, and return itself; a UsageError where it holds another number of classes."""
-        import torch
-
-        tensors = {name.removeprefix("head."): torch.from_numpy(np.array(state[name], np.float32)) for name in state}
-        centres = tensors.pop("centres")
-        self._load(tensors, centres)
+        """Return itself."""
         return self
 
     def _tensor(self, features: np.ndarray) -> torch.Tensor:
