@@ -8,8 +8,9 @@ from PIL import Image
 from predictor_model import make_photo
 
 from u2seg.engine.names import ClassNames
-from u2seg.engine.results import Instances, Prediction, measure_segments, save_picture
+from u2seg.engine.results import Instances, PredictedSegment, Prediction, save_picture
 from u2seg.errors import UsageError
+from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace, category_color
 
 
@@ -26,7 +27,8 @@ def drawn():
     ids = np.zeros((60, 90), np.int32)
     ids[:, :30], ids[:, 60:] = 1, 2
     names = ClassNames(LabelSpace(4, 2), {2: "car"})
-    segments = measure_segments(ids, np.array([2, 5, 3]), np.array([0.9, 0.8, 0.7], np.float32), names)
+    measured = measure_segments(ids, [0, 2, 5, 3], [0, 0.9, 0.8, 0.7], names.space)
+    segments = tuple(PredictedSegment(**vars(segment), name=names[segment.category_id]) for segment in measured)
     return Prediction(photo, ids, segments, empty_instances(60, 90), names)
 
 
@@ -53,7 +55,7 @@ def test_segments_without_a_pixel_are_left_out(drawn):
 def test_nothing_found_is_the_photo():
     photo = make_photo(20, 30)
     ids, names = np.zeros((20, 30), np.int32), ClassNames(LabelSpace(1, 1))
-    found = Prediction(photo, ids, measure_segments(ids, [], [], names), empty_instances(20, 30), names)
+    found = Prediction(photo, ids, (), empty_instances(20, 30), names)
     np.testing.assert_array_equal(found.draw(), photo)
     assert repr(found) == "Prediction(30 x 20 pixels; segments: none)"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from PIL import Image
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import load_config, prediction_config, set_confidence
 from u2seg.engine.names import ClassNames, names_from_matching
-from u2seg.engine.results import Instances, Prediction, measure_segments, save_picture
+from u2seg.engine.results import Instances, PredictedSegment, Prediction
 from u2seg.errors import DataError, lookup
 from u2seg.images import read_image
+from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ class Predictor:
         )
         panoptic, info = raw["panoptic_seg"]
         probabilities = raw["sem_seg"].softmax(dim=0)
-        categories, scores = [], []
+        categories, scores = [0], [0.0]  # of id 0, void
         for segment in info:
             label = segment["category_id"]
             if segment["isthing"]:
@@ -146,7 +148,9 @@ class Predictor:
                 categories.append(self.space.stuff_category(label - 1))
                 scores.append(float(probabilities[label][panoptic == segment["id"]].mean()))
         ids = panoptic.cpu().numpy().astype(np.int32)
-        return Prediction(image, ids, measure_segments(ids, categories, scores, self.names), instances, self.names)
+        segments = measure_segments(ids, categories, scores, self.space)
+        named = tuple(PredictedSegment(**vars(segment), name=self.names[segment.category_id]) for segment in segments)
+        return Prediction(image, ids, named, instances, self.names)
 
 
 def load_image(image: ImageLike) -> np.ndarray:
@@ -185,23 +189,6 @@ class BGRPredictor(DefaultPredictor):
         return self._predictor.predict([load_image(original_image)[:, :, ::-1]])[0]
 
 
-class VisualizedOutput:
-    """A drawn photo, with the methods of what Detectron2's visualizers return."""
-
-    def __init__(self, picture: np.ndarray) -> None:
-        """Hold ``picture``, uint8 (H, W, 3) RGB."""
-        self._picture = picture
-        self.height, self.width = picture.shape[:2]
-
-    def get_image(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB."""
-        return self._picture
-
-    def save(self, filepath: str | os.PathLike[str]) -> None:
-        """Write it, as `save_picture` does."""
-        save_picture(self._picture, filepath)
-
-
 class VisualizationDemo:
     """The class of Detectron2's demo, for those who know it: BGR in, Detectron2's predictions and a picture out."""
 
@@ -223,11 +210,11 @@ class VisualizationDemo:
         self.predictor = BGRPredictor(self._predictor)
         self.metadata, self.instance_mode = self.predictor.metadata, instance_mode
 
-    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisualizedOutput]:
+    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], Prediction]:
         """Segment ``image`` uint8 (H, W, 3) BGR: Detectron2's predictions, and the picture to look at or save."""
-        predictions = self.predictor(image)
-        prediction = self._predictor.to_prediction(np.ascontiguousarray(image[:, :, ::-1]), predictions)
-        return predictions, VisualizedOutput(prediction.draw(grey=self.instance_mode == ColorMode.IMAGE_BW))
+        raw = self.predictor(image)
+        prediction = self._predictor.to_prediction(np.ascontiguousarray(image[:, :, ::-1]), raw)
+        return raw, replace(prediction, grey=self.instance_mode == ColorMode.IMAGE_BW)
 
     def run_on_video(self, video: cv2.VideoCapture) -> Iterator[np.ndarray]:
         """Segmented frames of ``video``, uint8 (H, W, 3) BGR as OpenCV's."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from u2seg.engine.names import ClassNames
 from u2seg.errors import UsageError
@@ -64,14 +62,14 @@ class Prediction:
     """int32 (H, W): segment id of each pixel, 0 where there is none"""
     segments: tuple[PredictedSegment, ...]
     instances: Instances
-    names: ClassNames = field(repr=False)
+    names: ClassNames
+    grey: bool = False
+    """Whether the picture shows the photo in grey where there is no segment."""
 
-    def draw(self, text: bool = True, grey: bool = False) -> np.ndarray:
+    def draw(self, text: bool = True) -> np.ndarray:
         """The photo, uint8 (H, W, 3) RGB, with its segments filled with the colour of their class and outlined.
 
-        Args:
-            text: whether to name the segments, where there is room.
-            grey: whether to show the photo in grey where there is no segment.
+        With ``text``, segments are named where there is room.
         """
         place_of_id = np.full(int(self.panoptic.max(initial=0)) + 1, DIMMED, np.int32)
         place_of_id[[segment.id for segment in self.segments]] = np.arange(1, len(self.segments) + 1)
@@ -84,7 +82,7 @@ class Prediction:
         layer = draw_layer(place_of_id[self.panoptic], regions, max(1, longest * MARK_FACE // face))
         layer.palette[DIMMED, 3] = 0  # the photo shows where there is no segment
         image = self.image
-        if grey:
+        if self.grey:
             luminance = np.asarray(Image.fromarray(image).convert("L"))
             image = np.where(self.panoptic[..., None] > 0, image, luminance[..., None])
         picture = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), layer.to_rgba()).convert("RGB")
@@ -100,6 +98,9 @@ class Prediction:
         """
         return save_picture(self.draw(), path)
 
+    get_image = draw
+    """As Detectron2's visualizers call it."""
+
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
         Image.fromarray(self.draw()).save(file, format="PNG")
@@ -109,30 +110,6 @@ class Prediction:
         height, width = self.panoptic.shape
         names = [segment.name for segment in self.segments]
         return f"Prediction({width} x {height} pixels; segments: {', '.join(names) or 'none'})"
-
-
-def measure_segments(
-    panoptic: np.ndarray, categories: Sequence[int], scores: Sequence[float], names: ClassNames
-) -> tuple[PredictedSegment, ...]:
-    """The segments of a panoptic map.
-
-    Args:
-        panoptic: int32 (H, W) with ids 1..n, 0 for none; ids that no pixel has are left out of the result.
-        categories: category id of segment i + 1, for each of the n.
-        scores: in [0, 1], one for each of the n.
-        names: of the categories.
-    """
-    areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1).tolist()
-    boxes = ndimage.find_objects(panoptic, max_label=len(categories))
-    segments = []
-    for index, (category, score, box) in enumerate(zip(categories, scores, boxes, strict=True), start=1):
-        if box is None:
-            continue
-        rows, columns = box
-        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        isthing = names.space.is_thing(category)
-        segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
-    return tuple(segments)
 
 
 def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: int) -> None:
