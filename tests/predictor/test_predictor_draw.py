@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 from predictor_model import make_photo
 
-from u2seg.engine.names import ClassNames
-from u2seg.engine.results import Instances, PredictedSegment, Prediction, save_picture
+from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, save_picture
 from u2seg.errors import UsageError
 from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace, category_color

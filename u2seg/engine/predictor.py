@@ -22,8 +22,7 @@ from PIL import Image
 
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import load_config, prediction_config, set_confidence
-from u2seg.engine.names import ClassNames, names_from_matching
-from u2seg.engine.results import Instances, PredictedSegment, Prediction
+from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, names_from_matching
 from u2seg.errors import DataError, lookup
 from u2seg.images import read_image
 from u2seg.pseudo.merge import measure_segments

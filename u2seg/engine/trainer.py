@@ -37,16 +37,15 @@ TRAINERS = Registry("TRAINERS")
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:
-    """The trainer that ``SOLVER.TRAINER_NAME`` names.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """The trainer that ``SOLVER.TRAINER_NAME`` names, or a UsageError with the nearest name."""
     return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
 
 
 class Reseed(HookBase):
-    """Seeds torch before each step by the run's seed, the step and the process, and nothing that happened before."""
+    """Seeds torch before each step by the run's seed, the step and the process, and nothing that happened before.
+
+    The seed is in the checkpoint, so that a resumed run without ``SEED`` keeps the one that it drew.
+    """
 
     def __init__(self, seed: int, loader: TrainLoader) -> None:
         self.loader = loader
@@ -58,7 +57,7 @@ class Reseed(HookBase):
         torch.manual_seed(int(words[0]))
 
     def state_dict(self) -> dict[str, int]:
-        """The seed, so that a resumed run without ``SEED`` keeps the one that it drew."""
+        """The seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
