@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from detectron2.utils import comm
+from sklearn.neighbors import NearestNeighbors
 
 from u2seg.data.loader import TrainLoader, build_seeded_loader
 from u2seg.errors import DataError, UsageError
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 """Where a crop lies: share of the free room above it, and left of it."""
-COSINES = 1 << 26
-"""Cosines that are held at a time, 268 MB."""
 
 
 def crop(image: np.ndarray, place: int, ratio: float, min_side: int) -> np.ndarray:
@@ -158,11 +157,12 @@ class CropSet:
             features[rows] = extracted
         pooled[rows] = unit_length(extracted.mean(axis=(2, 3)))
 
-    def find_neighbours(self, k: int, device: str) -> None:
+    def find_neighbours(self, k: int) -> None:
         """Find, once, the ``k`` nearest crops of each; raises UsageError as `nearest`."""
         file = self.directory / f"neighbours_{k}.npz"
+        logger.info("nearest neighbours of %d crops", len(self))
         if comm.is_main_process() and not file.exists():
-            write_arrays(file, {"neighbours": nearest(self.array("pooled")[self.indices], k, device)})
+            write_arrays(file, {"neighbours": nearest(self.array("pooled")[self.indices], k)})
         comm.synchronize()
         with np.load(file) as arrays:
             self.neighbours = arrays["neighbours"]
@@ -208,11 +208,11 @@ def build_crops(cfg: CfgNode) -> CropSet:
     crops = CropSet(root, photos, extractor, info or prepare(), *settings)
     logger.info("%d photos; what the frozen network says of their crops is in %s", len(photos), crops.directory)
     crops.fill()
-    crops.find_neighbours(stego.NUM_NEIGHBOURS, cfg.MODEL.DEVICE)
+    crops.find_neighbours(stego.NUM_NEIGHBOURS)
     return crops
 
 
-def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
+def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
     """The nearest others of each of ``vectors`` float32 (n, D), of unit length, by cosine: int32 (n, k), best first.
 
     Raises:
@@ -222,14 +222,8 @@ def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
         raise UsageError(
             f"{len(vectors)} crops are too few for {k} neighbours each (STEGO.NUM_NEIGHBOURS): add photos, or lower it"
         )
-    everything, blocks = torch.from_numpy(vectors).to(device), []
-    with Progress("nearest neighbours", len(vectors), "crop") as progress:
-        for queries in torch.arange(len(vectors), device=device).split(max(1, COSINES // len(vectors))):
-            cosine = everything[queries] @ everything.T
-            cosine.scatter_(1, queries[:, None], -2.0)  # a vector is no neighbour of its own
-            blocks.append(cosine.topk(k, dim=1).indices.cpu())
-            progress.advance(len(queries))
-    return torch.cat(blocks).numpy().astype(np.int32)
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors)  # at unit length, distance sorts as cosine
+    return search.kneighbors(return_distance=False).astype(np.int32)  # without itself
 
 
 def build_crop_loader(cfg: CfgNode) -> TrainLoader:
