@@ -35,8 +35,7 @@ KEY = "U2SEG.SELF_TRAINING.LABELS"
 class PhotoLabel:
     """The label of one photo."""
 
-    dataset: PanopticDataset
-    """Without the other photos, since a label travels to workers."""
+    dataset: PanopticDataset  # Without the other photos, since a label travels to workers
     photo: LabelledPhoto
     painted: tuple[Mapping[str, Any], ...] | None
     """Annotations of the things that the PNG shows, whole; None where only the PNG tells."""

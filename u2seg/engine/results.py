@@ -108,14 +108,10 @@ class PredictedSegment(Segment):
 class Instances:
     """Detected things, best first; those that the panoptic map has no place for are here too."""
 
-    masks: np.ndarray
-    """bool (N, H, W)"""
-    boxes: np.ndarray
-    """float32 (N, 4): left, top, right, bottom, in pixels"""
-    scores: np.ndarray
-    """float32 (N,) in [0, 1]"""
-    category_ids: np.ndarray
-    """int64 (N,), 1..K"""
+    masks: np.ndarray  # bool (N, H, W)
+    boxes: np.ndarray  # float32 (N, 4): left, top, right, bottom, in pixels
+    scores: np.ndarray  # float32 (N,) in [0, 1]
+    category_ids: np.ndarray  # int64 (N,), 1..K
     names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -126,15 +122,12 @@ class Instances:
 class Prediction:
     """One photo, segmented. A notebook shows it as a picture."""
 
-    image: np.ndarray
-    """uint8 (H, W, 3) RGB"""
-    panoptic: np.ndarray
-    """int32 (H, W): segment id of each pixel, 0 where there is none"""
+    image: np.ndarray  # uint8 (H, W, 3) RGB
+    panoptic: np.ndarray  # int32 (H, W): segment id of each pixel, 0 where there is none
     segments: tuple[PredictedSegment, ...]
     instances: Instances
     names: ClassNames
-    grey: bool = False
-    """Whether the picture shows the photo in grey where there is no segment."""
+    grey: bool = False  # Whether the picture shows the photo in grey where there is no segment
 
     def draw(self, text: bool = True) -> np.ndarray:
         """The photo, uint8 (H, W, 3) RGB, with its segments filled with the colour of their class and outlined.

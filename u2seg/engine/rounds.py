@@ -48,8 +48,7 @@ class Rule:
 class RoundJob(Job):
     """Photos to ask the model about, and their labels so far."""
 
-    labels: Mapping[int, PhotoLabel]
-    """By the photo's id."""
+    labels: Mapping[int, PhotoLabel]  # By the photo's id
     rule: Rule
 
 

@@ -72,20 +72,14 @@ class CropSet:
 
     root: Path
     photos: PhotoSet
-    extractor: FeatureExtractor
-    """Gives grids of one size for every crop."""
-    info: dict[str, Any]
-    """What the extractor says of itself."""
-    ratio: float
-    """Side of a crop over side of the photo."""
-    min_side: int
-    """Pixels; photos with smaller crops are left out."""
-    keep_features: bool
-    """Whether the features are written, or only their means."""
+    extractor: FeatureExtractor  # Gives grids of one size for every crop
+    info: dict[str, Any]  # What the extractor says of itself
+    ratio: float  # Side of a crop over side of the photo
+    min_side: int  # Pixels; photos with smaller crops are left out
+    keep_features: bool  # Whether the features are written, or only their means
     indices: np.ndarray = field(init=False)
     """int64 (n,), crops that have features, set by `fill`; a crop's place is its index in here."""
-    neighbours: np.ndarray = field(init=False)
-    """int32 (n, k), places, set by `find_neighbours`."""
+    neighbours: np.ndarray = field(init=False)  # int32 (n, k), places, set by `find_neighbours`
 
     def __len__(self) -> int:
         return len(self.indices)

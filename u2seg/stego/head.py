@@ -100,14 +100,10 @@ def spherical_kmeans(vectors: torch.Tensor, count: int, seed: int, starts: int =
 class StuffCheckpoint:
     """A head, its classes, and the features they are for."""
 
-    method: str
-    """The stuff segmenter that uses it: ``stego``, or a plugin's."""
-    head: dict[str, torch.Tensor]
-    """State dict of `CodeHead`; ``linear.weight`` is (C, D, 1, 1)."""
-    centres: torch.Tensor
-    """float32 (S, C)"""
-    features: dict[str, Any]
-    """What the extractor said of itself in training; of `IDENTITY`, those that are known."""
+    method: str  # The stuff segmenter that uses it: ``stego``, or a plugin's
+    head: dict[str, torch.Tensor]  # State dict of `CodeHead`; ``linear.weight`` is (C, D, 1, 1)
+    centres: torch.Tensor  # float32 (S, C)
+    features: dict[str, Any]  # What the extractor said of itself in training; of `IDENTITY`, those that are known
     extractor: dict[str, Any] = field(default_factory=dict)
     """``{NAME, ARGS}`` of the extractor; empty where it is unknown."""
 

@@ -106,8 +106,7 @@ class STEGO(CodeModel):
     """Codes that are alike where features are (Hamilton et al., ICLR 2022)."""
 
     method = "stego"
-    shifts: torch.Tensor
-    """b of each of `TERMS`; in the state, so that a resumed run keeps those that were chosen."""
+    shifts: torch.Tensor  # b of each of `TERMS`; in the state, so that a resumed run keeps those that were chosen
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
