@@ -6,10 +6,12 @@ import functools
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.engine.train_loop import SimpleTrainer
 from detectron2.utils import comm
 
+from u2seg.data.loader import TrainLoader
 from u2seg.errors import DataError
 
 Sample = dict[str, Any]
@@ -19,11 +21,15 @@ Losses = dict[str, torch.Tensor]
 class Steps(SimpleTrainer):
     """Detectron2's steps. Mixed precision is float16 with scaled losses on GPUs, bfloat16 on CPUs.
 
-    A NaN or infinite loss anywhere ends in one `DataError` in all processes, before the weights change.
+    A NaN or infinite loss anywhere ends in one `DataError` in all processes, before the weights change. Torch is seeded
+    before each step by the run's seed, the step and the process, and nothing that happened before.
     """
 
-    def __init__(self, model: torch.nn.Module, data_loader: Any, optimizer: Any, mixed_precision: bool) -> None:
+    def __init__(
+        self, model: torch.nn.Module, data_loader: TrainLoader, optimizer: Any, mixed_precision: bool, seed: int
+    ) -> None:
         super().__init__(model, data_loader, optimizer)
+        self.seed = data_loader.sampler.seed = seed
         self.device = next(model.parameters()).device
         on_gpu = self.device.type == "cuda"
         dtype = torch.float16 if on_gpu else torch.bfloat16  # bfloat16 has float32's range, so no loss is scaled
@@ -32,6 +38,8 @@ class Steps(SimpleTrainer):
 
     def run_step(self) -> None:
         """One step; only the forward pass is in mixed precision."""
+        words = np.random.SeedSequence([self.seed, self.iter, comm.get_rank()]).generate_state(1)
+        torch.manual_seed(int(words[0]))  # the model samples regions
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -75,11 +83,12 @@ class Steps(SimpleTrainer):
         return f"{reasons}, at iteration {self.iter}, on {culprit}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's, with the scale of the losses."""
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        """Detectron2's, with the scale of the losses, and the seed, which a run without ``SEED`` has drawn."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         super().load_state_dict(state_dict)
+        self.seed = self.data_loader.sampler.seed = state_dict["seed"]
         if state_dict.get("grad_scaler"):  # empty where losses were not scaled
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

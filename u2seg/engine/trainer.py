@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, defaults
@@ -41,30 +40,6 @@ def trainer_class(cfg: CfgNode) -> type[Trainer]:
     return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
 
 
-class Reseed(HookBase):
-    """Seeds torch before each step by the run's seed, the step and the process, and nothing that happened before.
-
-    The seed is in the checkpoint, so that a resumed run without ``SEED`` keeps the one that it drew.
-    """
-
-    def __init__(self, seed: int, loader: TrainLoader) -> None:
-        self.loader = loader
-        self.load_state_dict({"seed": seed})
-
-    def before_step(self) -> None:
-        """Seed torch's generators, from which the model samples regions."""
-        words = np.random.SeedSequence([self.seed, self.trainer.iter, comm.get_rank()]).generate_state(1)
-        torch.manual_seed(int(words[0]))
-
-    def state_dict(self) -> dict[str, int]:
-        """The seed."""
-        return {"seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take up a seed, here and in the loader."""
-        self.seed = self.loader.sampler.seed = int(state["seed"])
-
-
 @TRAINERS.register()
 class Trainer(DefaultTrainer):
     """Trains what a config describes; on a resumed run, batch and draws of each step are those of an unbroken run.
@@ -92,13 +67,13 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         with _distributed_on_cpu() if cfg.MODEL.DEVICE == "cpu" else contextlib.nullcontext():
             super().__init__(cfg)
-        self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED, seed)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, which save through a checkpointer of ours, after `Reseed`."""
+        """Detectron2's, which save through a checkpointer of ours."""
         self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
-        return [Reseed(seed, self.data_loader), *super().build_hooks()]
+        return super().build_hooks()
 
     @classmethod
     def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
