@@ -158,7 +158,7 @@ def test_configs_that_can_not_segment_are_refused(tiny):
         make("MODEL.MASK_ON", "False")
     with pytest.raises(UsageError, match="'gpu' is no device"):
         make(device="gpu")
-    with pytest.raises(UsageError, match=r"INPUT\.FORMAT 'L' is no order of channels"):
+    with pytest.raises(UsageError, match=r"no INPUT\.FORMAT named 'L'"):
         make("INPUT.FORMAT", "L")
     with pytest.raises(UsageError, match="confidence threshold must be a number from 0 to 1, not 50"):
         make(confidence=50)

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from u2seg.config import add_u2seg_config, check_bounds, fill
 from u2seg.engine.checkpoint import class_counts_from_weights
-from u2seg.errors import UsageError, within
+from u2seg.errors import UsageError, lookup, within
 from u2seg.plugins.registry import add_plugin_config, register_detectron2
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ def prediction_config(cfg: CfgNode) -> CfgNode:
         raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
     if not full.MODEL.MASK_ON:
         raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment; set it to True")
-    if full.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise UsageError(f"INPUT.FORMAT {full.INPUT.FORMAT!r} is no order of channels; use RGB or BGR")
+    lookup("INPUT.FORMAT", full.INPUT.FORMAT, dict.fromkeys(("RGB", "BGR")))
     try:
         torch.device(full.MODEL.DEVICE)
         fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available(), training=False)

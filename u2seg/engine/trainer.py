@@ -144,7 +144,6 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE "
                 f"{reference}; set the latter to 0 for a batch that does not follow the number of GPUs"
             )
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         with _distributed_on_cpu() if cfg.MODEL.DEVICE == "cpu" else contextlib.nullcontext():
             super().__init__(cfg)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

@@ -9,6 +9,7 @@ looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the froze
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +96,8 @@ class CodeModel(nn.Module):
 
     def export(self) -> StuffCheckpoint:
         """Head and classes, and what they are for."""
-        kinds = (str, int, float, bool, list, type(None))  # what torch.load(weights_only=True) reads back
         info = getattr(self._extractor[0], "info", {})
-        features = {key: value if isinstance(value, kinds) else str(value) for key, value in info.items()}
+        features = json.loads(json.dumps(info, default=str))  # plain values, which torch.load(weights_only=True) reads
         return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features, self.extractor_node)
 
 
