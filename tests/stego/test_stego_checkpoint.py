@@ -66,20 +66,20 @@ class Stripes:
         return [np.tile(image.mean(axis=(0, 2)).reshape(1, 1, -1)[:, :, ::4] / 255, (16, 6, 1)) for image in images]
 
 
-def test_flip_averages_the_codes_of_the_mirrored_photo(trained, monkeypatch):
+def test_flip_averages_the_codes_of_the_mirrored_photo(trained):
     image = np.zeros((24, 28, 3), np.uint8)
     image[:, 14:] = 200
     segmenter = StegoStuff(num_classes=5, checkpoint=str(trained))
     plain = segmenter.codes(image, Stripes().extract([image])[0])
     mirrored = segmenter.codes(image, Stripes().extract([image[:, ::-1]])[0])
     segmenter.flip = True
-    monkeypatch.setattr(StegoStuff, "_extractor", Stripes())
+    segmenter.extractor = Stripes()
     both = segmenter.codes(image, Stripes().extract([image])[0])
     assert both == pytest.approx((plain + mirrored[:, :, ::-1]) / 2, abs=1e-5)
 
 
 def test_flip_without_a_known_extractor_is_refused(trained):
-    with pytest.raises(UsageError, match="does not name an extractor"):
+    with pytest.raises(UsageError, match="flip needs the extractor"):
         StegoStuff(num_classes=5, checkpoint=str(trained), flip=True)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,6 @@ class StuffCheckpoint:
     head: dict[str, torch.Tensor]  # State dict of `CodeHead`; ``linear.weight`` is (C, D, 1, 1)
     centres: torch.Tensor  # float32 (S, C)
     features: dict[str, Any]  # What the extractor said of itself in training; of `IDENTITY`, those that are known
-    extractor: dict[str, Any] = field(default_factory=dict)
-    """``{NAME, ARGS}`` of the extractor; empty where it is unknown."""
 
     def check_features(self, info: Mapping[str, Any], source: str) -> None:
         """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""

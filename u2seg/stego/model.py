@@ -18,7 +18,6 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from u2seg.config import plain
 from u2seg.stego.crops import CropSet, Sample, frozen_network
 from u2seg.stego.head import ClusterProbe, CodeHead, StuffCheckpoint, spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, all_pairs, choose_shifts, correspondence_loss
@@ -47,7 +46,6 @@ class CodeModel(nn.Module):
         super().__init__()
         extractor = frozen_network(cfg)
         self._extractor = (extractor,)  # in a tuple, so that torch takes it for no part of this module
-        self.extractor_node = plain(cfg.U2SEG.FEATURES)
         self.num_classes = cfg.U2SEG.NUM_STUFF
         self.head = CodeHead(extractor.dim, cfg.STEGO.CODE_DIM, cfg.STEGO.DROPOUT)
         self.probe = ClusterProbe(cfg.STEGO.CODE_DIM, self.num_classes)
@@ -98,7 +96,7 @@ class CodeModel(nn.Module):
         """Head and classes, and what they are for."""
         info = getattr(self._extractor[0], "info", {})
         features = json.loads(json.dumps(info, default=str))  # plain values, which torch.load(weights_only=True) reads
-        return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features, self.extractor_node)
+        return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features)
 
 
 @META_ARCH_REGISTRY.register()

@@ -58,6 +58,7 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
+        from u2seg.pseudo.recipe import Part, build_once
         from u2seg.stego.head import ClusterProbe, CodeHead, read_checkpoint
 
         if not checkpoint:
@@ -85,11 +86,12 @@ class CodeStuff:
         sha256 = file_sha256(Path(checkpoint).expanduser())
         self.info = {"method": self.method, "checkpoint_sha256": sha256, "trained_on": trained.features}
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
-        self.node = dict(features or trained.extractor)
+        self.extractor: FeatureExtractor | None = None
         if features is not None:
-            trained.check_features(getattr(self._extractor, "info", {}), self.checkpoint)
-        if flip and not self.node:
-            raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
+            self.extractor = build_once(Part.from_config("feature extractor", features), device=device)
+            trained.check_features(getattr(self.extractor, "info", {}), self.checkpoint)
+        elif flip:
+            raise UsageError("flip needs the extractor of the features: give it as features={NAME, ARGS}")
 
     def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""
@@ -129,8 +131,8 @@ class CodeStuff:
         tensor = self._tensor(features)
         with torch.inference_mode():
             codes = self.head.to(tensor.device)(tensor)
-            if self.flip:
-                mirrored = self._extractor.extract([np.ascontiguousarray(image[:, ::-1])])[0]
+            if self.flip and self.extractor is not None:
+                mirrored = self.extractor.extract([np.ascontiguousarray(image[:, ::-1])])[0]
                 if mirrored.shape != features.shape:
                     raise DataError(
                         f"flip: the segmenter's own features are {mirrored.shape}, those of the run {features.shape}; "
@@ -152,13 +154,6 @@ class CodeStuff:
         import torch
 
         return torch.from_numpy(np.array(features, np.float32))[None].to(worker_device(self.device))
-
-    @property
-    def _extractor(self) -> FeatureExtractor:
-        """An extractor of the features that `segment` is given; the same object on every call in this process."""
-        from u2seg.pseudo.recipe import Part, build_once
-
-        return build_once(Part.from_config("feature extractor", self.node), device=self.device)
 
 
 class StegoStuff(CodeStuff):
