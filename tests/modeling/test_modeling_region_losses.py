@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from test_modeling_compat import batch, losses, make
 from torch.nn import functional as F  # noqa: N812
 
-from u2seg.modeling.panoptic_fpn import COUNTS, mean_inside
+from u2seg.modeling.roi_heads import COUNTS, mean_inside
 
 
 def iou(a, b):

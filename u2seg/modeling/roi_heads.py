@@ -1,0 +1,116 @@
+"""Cascade ROI heads that may leave regions out of the losses; the same parameters as Detectron2's `CascadeROIHeads`.
+
+Shapes: ``R`` regions of one image; ``K`` thing classes; ``H, W`` pixels of the image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+COUNTS = "region_counts"
+"""Field of a batch's regions: bool (R,), whether the losses count them."""
+
+
+class SelectiveBoxPredictor(FastRCNNOutputLayers):
+    """Box predictor whose losses are 0 for regions that do not count, and averaged over all regions."""
+
+    def losses(self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]) -> dict[str, Any]:
+        """Classification and box loss of ``predictions``: scores float (sum R, K + 1) and deltas float (sum R, 4)."""
+        if not proposals or not all(regions.has(COUNTS) for regions in proposals):
+            return super().losses(predictions, proposals)
+        counts = cat([regions.get(COUNTS) for regions in proposals])
+        scores, deltas = predictions
+        kept = [regions[regions.get(COUNTS)] for regions in proposals]
+        share = counts.float().mean() if len(counts) else 1.0
+        return {key: loss * share for key, loss in super().losses((scores[counts], deltas[counts]), kept).items()}
+
+
+@ROI_HEADS_REGISTRY.register()
+class U2SegCascadeROIHeads(CascadeROIHeads):
+    """`CascadeROIHeads` with DropLoss and ignored unlabelled regions as options, both off by default."""
+
+    @configurable
+    def __init__(self, *, drop_loss_iou: float = 0.0, ignore_unlabelled: float = 0.0, **kwargs: Any) -> None:
+        """Make the heads.
+
+        Args:
+            drop_loss_iou: DropLoss (CutLER, section 3.3: 0.01): a region has no loss at a stage whose box for it has no
+                IoU with a label above this. An image without labels has the plain loss. 0 is off.
+            ignore_unlabelled: background regions of which more than this share is unlabelled have no loss. 0 is off.
+            kwargs: those of `CascadeROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self.drop_loss_iou, self.ignore_unlabelled = drop_loss_iou, ignore_unlabelled
+        self.unlabelled: list[torch.Tensor] | None = None
+        """For each image of the batch bool (H, W), True where it has no label; None where that is not known."""
+        self._labels: list[Instances] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments from ``MODEL.ROI_*`` and ``MODEL.U2SEG``."""
+        arguments = super().from_config(cfg, input_shape)
+        options = {
+            "drop_loss_iou": cfg.MODEL.U2SEG.DROP_LOSS_IOU,
+            "ignore_unlabelled": cfg.MODEL.U2SEG.IGNORE_UNLABELLED,
+        }
+        if any(options.values()):
+            arguments["box_predictors"] = [
+                SelectiveBoxPredictor(cfg, head.output_shape, box2box_transform=predictor.box2box_transform)
+                for head, predictor in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
+            ]
+        return arguments | options
+
+    def forward(
+        self,
+        images: Any,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> Any:
+        """As `CascadeROIHeads`."""
+        self._labels = targets or []
+        return super().forward(images, features, proposals, targets)
+
+    def _run_stage(self, features: list[torch.Tensor], proposals: list[Instances], stage: int) -> Any:
+        """As Detectron2's; in training, the regions are told whether they count at this stage."""
+        predictions = super()._run_stage(features, proposals, stage)
+        if self.training and (self.drop_loss_iou > 0 or self.ignore_unlabelled > 0):
+            boxes = self.box_predictor[stage].predict_boxes(predictions, proposals)
+            for index, (regions, predicted) in enumerate(zip(proposals, boxes, strict=True)):
+                regions.set(COUNTS, self._counts(regions, Boxes(predicted.detach()), index))
+        return predictions
+
+    @torch.no_grad()
+    def _counts(self, regions: Instances, predicted: Boxes, image: int) -> torch.Tensor:
+        """Whether each of ``regions``, with its ``predicted`` box (R of them), counts in the losses: bool (R,)."""
+        counts = torch.ones_like(regions.gt_classes, dtype=torch.bool)
+        labels = self._labels[image].gt_boxes
+        if self.drop_loss_iou > 0 and len(labels):
+            counts &= pairwise_iou(labels, predicted).max(dim=0).values > self.drop_loss_iou
+        if self.ignore_unlabelled > 0 and self.unlabelled is not None:
+            share = mean_inside(self.unlabelled[image], regions.proposal_boxes.tensor)
+            counts &= (regions.gt_classes != self.num_classes) | (share <= self.ignore_unlabelled)
+        return counts
+
+
+def mean_inside(mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Share float32 (R,) of ``boxes`` float (R, 4), rounded outwards, that ``mask`` bool (H, W) covers."""
+    height, width = mask.shape
+    sums = torch.zeros(height + 1, width + 1, dtype=torch.int64, device=mask.device)
+    sums[1:, 1:] = mask.long().cumsum(0).cumsum(1)
+    left, top = boxes[:, 0].floor().long().clamp(0, width), boxes[:, 1].floor().long().clamp(0, height)
+    right, bottom = boxes[:, 2].ceil().long().clamp(0, width), boxes[:, 3].ceil().long().clamp(0, height)
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    area = (right - left) * (bottom - top)
+    return inside.float() / area.clamp(min=1).float()
