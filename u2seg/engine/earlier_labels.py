@@ -113,8 +113,10 @@ class EarlierLabels:
             UsageError: ``images`` names a photo that has no label.
         """
         base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
-        photos = sorted(self.dataset.photos, key=lambda photo: int(photo.image_id))
-        labelled = {p.file_name: Photo(int(p.image_id), p.file_name, str(base / p.file_name), p.label) for p in photos}
+        labelled: dict[str, Photo] = {}
+        for photo in sorted(self.dataset.photos, key=lambda photo: int(photo.image_id)):
+            name = photo.file_name
+            labelled[name] = Photo(int(photo.image_id), name, str(base / name), photo.label)
         if not images:
             return PhotoSet(base, tuple(labelled.values()), numbered=True)
         chosen = find_photos(images, image_root)
@@ -126,5 +128,5 @@ class EarlierLabels:
                 f"{strange[0]!r}; leave --images out to use its photos, or give --image-root the folder that "
                 f"names like {next(iter(labelled))!r} are relative to"
             )
-        kept = [replace(photo, path=paths[name]) for name, photo in labelled.items() if name in paths]
-        return replace(chosen, photos=tuple(kept), numbered=True)
+        kept = tuple(replace(photo, path=paths[name]) for name, photo in labelled.items() if name in paths)
+        return replace(chosen, photos=kept, numbered=True)

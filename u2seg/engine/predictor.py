@@ -59,7 +59,8 @@ class Predictor:
         """
         self.cfg = prediction_config(cfg)
         self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
-        panoptic = {k: v for k, v in META_ARCH_REGISTRY if isinstance(v, type) and issubclass(v, PanopticFPN)}
+        classes = {name: kind for name, kind in META_ARCH_REGISTRY if isinstance(kind, type)}
+        panoptic = {name: kind for name, kind in classes.items() if issubclass(kind, PanopticFPN)}
         lookup("panoptic model (MODEL.META_ARCHITECTURE)", self.cfg.MODEL.META_ARCHITECTURE, panoptic)
         self.model = build_model(self.cfg).eval()
         U2SegCheckpointer(self.model).load_trained(self.cfg.MODEL.WEIGHTS)
