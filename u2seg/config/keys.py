@@ -48,7 +48,6 @@ BOUNDS: dict[str, Range] = {
     "STEGO.DROPOUT": SHARE,
     "STEGO.POINTS": (1, None),
     "STEGO.NUM_RANDOM": (1, None),
-    "STEGO.PLOT_PERIOD": (0, None),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "U2SEG.CLUSTERS.EMBEDDING": ("crop", "mean"),
