@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
 from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.matching import RULES
+from u2seg.evaluation.outputs import join_outputs
 
 
 def semantic_map(ids, info, space, rng):
@@ -76,6 +77,11 @@ def evaluator(folder, space, **options):
         output_dir=output_dir,
         distributed=distributed,
     )
+
+
+def compare_outputs(run):
+    """What the evaluator ``run`` scores after its pass."""
+    return join_outputs(run._images, run.space, run.taxonomy, run.scoring.thresholds)
 
 
 def read_semantic(file, dtype):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
 
-from u2seg.evaluation.detection import DetectionSet, matched_scores
+from u2seg.evaluation.detection import scores_by_kind
 from u2seg.evaluation.matching import (
     U2SEG_PAPER,
     VoteThresholds,
-    heaviest_classes,
     match_kinds,
     pixel_evidence,
     stuff_votes,
@@ -31,7 +32,8 @@ from u2seg.evaluation.quality import (
     renamed_in_place,
     semantic_scores,
 )
-from u2seg.evaluation.tables import VOID, SetTable, count_grid
+from u2seg.evaluation.runs import positions
+from u2seg.evaluation.tables import SEGMENT, VOID, Table, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
 
@@ -39,14 +41,14 @@ from u2seg.evaluation.taxonomy import Taxonomy
 class Comparison:
     """A set labelled twice."""
 
-    table: SetTable
+    table: Table
     taxonomy: Taxonomy
     cluster_ids: np.ndarray  # int64 (L,), category_id of each cluster
     num_things: int  # of the clusters, the first ones
     thresholds: VoteThresholds
     detections: np.ndarray | None = None
     """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
-    regions: SetTable | None = None
+    regions: Table | None = None
     """Of a model's semantic head; they vote instead of stuff segments in `u2seg_paper`."""
     backend: str | None = None  # COCO library for AP; the fastest installed if None
 
@@ -63,8 +65,10 @@ class Comparison:
     @cached_property
     def members(self) -> np.ndarray:
         """`SEGMENT` (U,)"""
-        more = (self.detections, None if self.regions is None else self.regions.pred)
-        return np.concatenate([self.table.pred, *(rows for rows in more if rows is not None)])
+        nothing = np.zeros(0, SEGMENT)
+        detections = nothing if self.detections is None else self.detections
+        regions = nothing if self.regions is None else self.regions.pred
+        return np.concatenate([self.table.pred, detections, regions])
 
     @cached_property
     def starts(self) -> tuple[int, int]:
@@ -75,20 +79,20 @@ class Comparison:
     @cached_property
     def cluster(self) -> np.ndarray:
         """int64 (U,) cluster in [0, L) of each member."""
-        order = np.argsort(self.cluster_ids)
-        return order[np.searchsorted(self.cluster_ids[order], self.members["category"])]
+        return positions(self.members["category"], self.cluster_ids)
 
     @cached_property
-    def _pixels(self) -> np.ndarray:
-        return pixel_evidence(self.table, self.gt_class)
+    def _pixels(self) -> coo_array:
+        return pixel_evidence(self.table, self.gt_class, (len(self.members), len(self.taxonomy)))
 
     @cached_property
-    def _votes(self) -> np.ndarray:
-        head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
-        stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou, start)
+    def _votes(self) -> coo_array:
         voters = np.flatnonzero(self.table.pred["isthing"]) if self.detections is None else np.arange(*self.starts)
-        things = thing_votes(self.table, self.gt_class, self.members[voters], voters, self.thresholds)
-        return np.concatenate([things, stuff])
+        voter, of_thing = thing_votes(self.table, self.gt_class, self.members[voters], self.thresholds)
+        head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
+        region, of_stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou)
+        votes = np.append(voters[voter], start + region), np.append(of_thing, of_stuff)
+        return coo_array((np.ones(len(votes[0]), np.int64), votes), (len(self.members), len(self.taxonomy)))
 
     def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """What ``policy`` counts, summed to int64 (L, C): votes for `u2seg_paper`, else pixels.
@@ -96,10 +100,8 @@ class Comparison:
         ``cluster`` int64 (U,) is that of each member; only the ``chosen``, bool (U,), count.
         """
         evidence = self._votes if policy == U2SEG_PAPER else self._pixels
-        if chosen is not None:
-            evidence = evidence[chosen[evidence["member"]]]
-        shape = len(self.cluster_ids), len(self.taxonomy)
-        return count_grid(cluster[evidence["member"]], evidence["target"], evidence["weight"], shape)
+        weight = evidence.data if chosen is None else evidence.data * chosen[evidence.row]
+        return count_grid(cluster[evidence.row], evidence.col, weight, (len(self.cluster_ids), len(self.taxonomy)))
 
     def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
@@ -134,7 +136,11 @@ class Comparison:
 
         What perfect classes would make of these segments.
         """
-        return heaviest_classes(self._pixels, len(self.table.pred))
+        shared = self._pixels.tocsr().tocoo()  # one entry for each segment and class
+        order = np.argsort(shared.data, kind="stable")
+        best = np.full(len(self.table.pred), VOID, np.int64)
+        best[shared.row[order]] = shared.col[order]  # the largest is written last
+        return best
 
     def figures(self, classes: np.ndarray, policy: str = "", of_cluster: np.ndarray | None = None) -> dict[str, float]:
         """PQ, pixel accuracy, mIoU and the semantic head's own, in percent, nan where nothing is there to score.
@@ -145,21 +151,19 @@ class Comparison:
             of_cluster: int64 (L,), class of each cluster, for the figures that the released code's renaming gives.
         """
         pred_class, _, region_class = np.split(classes, self.starts)
-        counts, confusion = self.class_counts(pred_class, policy), self.confusion(pred_class)
+        counts, confusion = self.class_counts(pred_class, policy), self._confusion(pred_class)
         isthing = self.taxonomy.isthing
         every = np.ones_like(isthing)
         figures: dict[str, float] = {}
         for suffix, chosen in (("", every), ("_th", isthing), ("_st", ~isthing)):
-            figures |= {f"{name.upper()}{suffix}": 100 * value for name, value in counts.average(chosen).items()}
+            figures |= counts.average(chosen, suffix)
         for suffix, chosen in (("", every), ("_stuff", ~isthing)):
             figures |= _percent(semantic_scores(confusion, chosen), suffix)
         if policy == U2SEG_PAPER and self.regions is not None:
-            class_of_region = {"_sem_seg": region_class}
+            figures |= _percent(head_scores(self.regions, self.gt_class, region_class, isthing), "_sem_seg")
             if of_cluster is not None:
-                renamed = renamed_in_place(of_cluster, self.cluster_isthing, isthing)
-                class_of_region["_released"] = renamed[self.cluster[self.starts[1] :]]
-            for suffix, labels in class_of_region.items():
-                figures |= _percent(head_scores(self.regions, self.gt_class, labels, isthing), suffix)
+                renamed = renamed_in_place(of_cluster, self.cluster_isthing, isthing)[self.cluster[self.starts[1] :]]
+                figures |= _percent(head_scores(self.regions, self.gt_class, renamed, isthing), "_released")
         return figures
 
     def detection_figures(self, classes: np.ndarray) -> dict[str, float]:
@@ -167,7 +171,8 @@ class Comparison:
         if self.detections is None:
             return {}
         labels = classes[slice(*self.starts)]
-        return matched_scores(DetectionSet.of(self.table, self.gt_class, self.detections, labels), self.backend)
+        scores = scores_by_kind(self.table, self.gt_class, self.detections, labels, self.backend, brief=True)
+        return {f"{name}_{kind}": value for kind, figures in scores.items() for name, value in figures.items()}
 
     def class_counts(self, pred_class: np.ndarray, policy: str = "") -> ClassCounts:
         """Matches of each class, given classes int64 (P,) and the policy that gave them.
@@ -178,23 +183,18 @@ class Comparison:
         flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
         return count_matches(self.table, self.gt_class, pred_class, *flags)
 
-    def confusion(self, pred_class: np.ndarray) -> np.ndarray:
-        """Pixels int64 (C, C+1), given classes int64 (P,)."""
+    def _confusion(self, pred_class: np.ndarray) -> np.ndarray:
         return confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
 
-    def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, float | int | str | bool]]:
+    def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, Any]]:
         """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has; classes int64 (P,)."""
-        counts, iou = self.class_counts(pred_class, policy), class_iou(self.confusion(pred_class))
-        values = counts.per_class()
+        counts = self.class_counts(pred_class, policy)
+        columns = counts.per_class() | {"IoU": 100 * class_iou(self._confusion(pred_class))}
+        columns |= {name: getattr(counts, name) for name in ("tp", "fp", "fn")}
         return [
-            {
-                "name": self.taxonomy.names[index],
-                "isthing": bool(self.taxonomy.isthing[index]),
-                **{name.upper(): 100 * float(values[name][index]) for name in values},
-                "IoU": 100 * float(iou[index]),
-                **{name: int(getattr(counts, name)[index]) for name in ("tp", "fp", "fn")},
-            }
-            for index in np.flatnonzero(counts.seen).tolist()
+            {"name": name, "isthing": isthing} | {key: column[index].item() for key, column in columns.items()}
+            for index, (name, isthing) in enumerate(self.taxonomy.keys)
+            if counts.seen[index]
         ]
 
     def one_class_things(self) -> dict[str, float]:
@@ -202,8 +202,7 @@ class Comparison:
         gt_class = np.where(self.table.gt["isthing"], 0, 1)
         pred_class = np.where(self.table.pred["isthing"], 0, VOID)
         things = np.array([True, False])
-        average = count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things)
-        return {f"{name.upper()}_th": 100 * value for name, value in average.items()}
+        return count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things, "_th")
 
 
 def _percent(scores: dict[str, float], suffix: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,23 +68,24 @@ class Fit:
     label: str = "the photos that are scored"  # What a table says the matching was fitted on
     suffix: str = ""  # What the short names of its figures end in
     fitted: Comparison | None = None  # Fit on this set instead
-    saved: Mapping[str, np.ndarray] | None = None  # fit nothing: policy to class int64 (L,) of each cluster
+    saved: Mapping[str, np.ndarray] | None = None  # Fit nothing: policy to class int64 (L,) of each cluster
     folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:
-        images, fitted = self.scored.table.num_images, self.fitted or self.scored
+        images = self.scored.table.num_images
         if self.folds and not 2 <= self.folds <= images:
             raise UsageError(
                 f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
             )
-        same = np.array_equal(fitted.cluster_ids, self.scored.cluster_ids)
-        if not same or fitted.num_things != self.scored.num_things:
-            fitted_on, scored = (
+        fitted, scored = self.fitted or self.scored, self.scored
+        same = np.array_equal(fitted.cluster_ids, scored.cluster_ids) and fitted.num_things == scored.num_things
+        if not same:
+            kinds = [
                 f"{each.num_things} thing and {len(each.cluster_ids) - each.num_things} stuff clusters"
-                for each in (fitted, self.scored)
-            )
+                for each in (fitted, scored)
+            ]
             raise DataError(
-                f"the set to fit on has {fitted_on}, the one to score {scored}: a matching can only be carried over "
+                f"the set to fit on has {kinds[0]}, the one to score {kinds[1]}: a matching can only be carried over "
                 "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
@@ -94,9 +96,7 @@ class Fit:
             UsageError: the saved matchings are by other policies.
         """
         if self.saved is not None:
-            if policy not in self.saved:
-                raise UsageError(f"{self.label} holds no matching of policy {policy}; it has {', '.join(self.saved)}")
-            return self.saved[policy]
+            return lookup(f"matching policy in {self.label}", policy, self.saved)
         fitted = self.fitted or self.scored
         return None if self.folds else fitted.matched(policy, fitted.shuffled(seed))
 
@@ -114,21 +114,6 @@ class Fit:
         return classes
 
 
-@dataclass(frozen=True)
-class PolicyScores:
-    """One policy's figures."""
-
-    policy: str
-    fitted_on: str
-    key: str  # Short name of policy and fit
-    figures: dict[str, float]  # percent, nan where there is nothing to score
-    control_mean: dict[str, float]  # mean over the seeds, percent, without AP; empty if no control was asked for
-    control_sd: dict[str, float]  # standard deviation over the seeds, percent
-    close_to_chance: list[str]
-    """Figures that chance nearly reaches; SQ says how good masks are, so random classes don't lower it."""
-    per_class: list[dict[str, float | int | str | bool]]
-
-
 def is_close(figure: float, control: float, deviation: float) -> bool:
     """Whether ``figure`` says little more than its chance control does, all percent."""
     if math.isnan(figure) or math.isnan(control) or figure == 0:
@@ -136,24 +121,31 @@ def is_close(figure: float, control: float, deviation: float) -> bool:
     return control >= CLOSE_SHARE * figure or figure <= control + 2 * deviation
 
 
-def score_policy(fit: Fit, policy: str, seeds: Sequence[int]) -> PolicyScores:
-    """Match by ``policy``, score, and do the same with shuffled ids once for each of ``seeds``.
+def score_policy(fit: Fit, policy: str, seeds: int) -> dict[str, Any]:
+    """Match by ``policy``, score, and do the same with shuffled ids for ``seeds`` seeds from 0.
 
     The control has no AP: that costs more than all else together, and says no more about chance than PQ does.
+
+    Returns:
+        ``policy``; ``fitted_on``; ``key``, the short name of policy and fit; ``figures`` by name, percent, nan where
+        there is nothing to score; ``control_mean`` and ``control_sd`` over the seeds, empty without any;
+        ``close_to_chance``, names of the figures that chance nearly reaches; ``per_class``.
     """
     scored, classes = fit.scored, fit.classes(policy)
     figures = scored.figures(classes, policy, fit.of_cluster(policy) if policy == U2SEG_PAPER else None)
-    chance = [scored.figures(fit.classes(policy, seed), policy) for seed in seeds]
-    columns = {name: np.array([control[name] for control in chance]) for name in chance[0]} if chance else {}
+    chance = [scored.figures(fit.classes(policy, seed), policy) for seed in range(seeds)]
+    columns = {name: np.array([control[name] for control in chance]) for name in (chance[0] if chance else ())}
     mean, deviation = ({name: float(f(values)) for name, values in columns.items()} for f in (np.mean, np.std))
-    close = [name for name in mean if name[:2] != "SQ" and is_close(figures[name], mean[name], deviation[name])]
-    return PolicyScores(
-        policy=policy,
-        fitted_on=fit.label,
-        key=f"{policy}{fit.suffix}",
-        figures=figures | scored.detection_figures(classes),
-        control_mean=mean,
-        control_sd=deviation,
-        close_to_chance=close,
-        per_class=scored.per_class(classes[: len(scored.table.pred)], policy),
-    )
+    return {
+        "policy": policy,
+        "fitted_on": fit.label,
+        "key": f"{policy}{fit.suffix}",
+        "figures": figures | scored.detection_figures(classes),
+        "control_mean": mean,
+        "control_sd": deviation,
+        # SQ says how good masks are, so random classes don't lower it.
+        "close_to_chance": [
+            name for name in mean if name[:2] != "SQ" and is_close(figures[name], mean[name], deviation[name])
+        ],
+        "per_class": scored.per_class(classes[: len(scored.table.pred)], policy),
+    }

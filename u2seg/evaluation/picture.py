@@ -14,7 +14,7 @@ from u2seg.evaluation.tables import VOID
 from u2seg.files import in_words, replacing
 
 MOST_NAMES = 100
-"""More rows or columns than this get no names."""
+"""More rows than this get no names."""
 
 
 def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
@@ -25,16 +25,13 @@ def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
         policy: its matching gives the order of the rows, and a mark in each.
         path: the file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts = comparison.counts(policy, comparison.cluster)
     of_cluster = comparison.matched(policy, comparison.cluster)
     figure = Figure(figsize=(16, 10), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(f"Clusters by class: share of what {policy} counts; rings mark the class that it gives")
-    axes = figure.subplots(1, 2)
-    for axis, kind, title in zip(axes, (True, False), ("thing", "stuff"), strict=True):
+    for axis, kind, title in zip(figure.subplots(1, 2), (True, False), ("thing", "stuff"), strict=True):
         rows = np.flatnonzero((comparison.cluster_isthing == kind) & (counts.sum(axis=1) > 0))
         columns = np.flatnonzero((comparison.taxonomy.isthing == kind) & (counts.sum(axis=0) > 0))
         rows = rows[np.lexsort((-counts[rows].max(axis=1, initial=0), of_cluster[rows]))]
@@ -45,13 +42,12 @@ def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
             continue
         shares = counts[np.ix_(rows, columns)] / counts[rows].sum(axis=1, keepdims=True)
         axis.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        place = {int(label): number for number, label in enumerate(columns)}
-        rings = [(place[int(c)], row) for row, c in enumerate(of_cluster[rows]) if c != VOID]
-        axis.scatter(*zip(*rings, strict=True), s=10, facecolors="none", edgecolors="tab:red", linewidths=0.6)
+        matched = np.flatnonzero(of_cluster[rows] != VOID)
+        place = np.searchsorted(columns, of_cluster[rows[matched]])
+        axis.scatter(place, matched, s=10, facecolors="none", edgecolors="tab:red", linewidths=0.6)
         axis.set_xticks(range(len(columns)), [comparison.taxonomy.names[c] for c in columns], rotation=90, fontsize=6)
-        ids = [str(comparison.cluster_ids[row]) for row in rows]
-        axis.set_yticks(range(len(rows)) if len(rows) <= MOST_NAMES else [], ids if len(rows) <= MOST_NAMES else [])
-        axis.tick_params(axis="y", labelsize=6)
+        named = rows[: len(rows) if len(rows) <= MOST_NAMES else 0]
+        axis.set_yticks(range(len(named)), comparison.cluster_ids[named].tolist(), fontsize=6)
         axis.set_ylabel("category_id of the cluster")
     with in_words(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""COCO's run-length codes of many masks in one pass, their boxes, and where a map changes.
+"""COCO's run-length codes of many masks in one pass.
 
 A mask is read down its columns; it is told by its *turns*, the positions at which it becomes one or becomes zero. Its
 code is the distances between turns, written as ``pycocotools`` writes them, to the byte.
@@ -8,7 +8,7 @@ Shapes: ``H, W`` image pixels; ``N`` masks; ``T`` turns of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,28 +27,19 @@ def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, 
     starts = np.concatenate([column * height + row + 1, tops * height])
     starts.sort(kind="stable")
     column, row = np.divmod(starts, height)
-    owner = places(ids[row, column], segments)
-    encoded = owner >= 0
-    wall = height * width
-    owner = owner[encoded].astype(
-        np.int16 if len(segments) < 2**15 else np.int64
-    )  # numpy sorts short integers by radix
-    order = np.argsort(owner, kind="stable")
-    spans = np.stack([starts[encoded], np.append(starts[1:], wall)[encoded]], axis=1)[
-        order
-    ]  # first pixel, first beyond
-    turns = spans + (owner[order].astype(np.int64) * wall)[:, None]
-    return _encode(turns[spans < wall], len(segments), height, width)
+    owner = positions(ids[row, column], segments)
+    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
+    spans = np.stack([starts, np.append(starts[1:], ids.size)], axis=1)[order]  # first pixel, first beyond
+    turns = spans + owner[order, None] * ids.size
+    return _encode(turns[spans < ids.size], len(segments), height, width)
 
 
-def places(values: np.ndarray, listed: Sequence[int]) -> np.ndarray:
+def positions(values: np.ndarray, listed: Sequence[int] | np.ndarray) -> np.ndarray:
     """int64, for each of ``values``, integers, its place in ``listed``, distinct integers; -1 if it is not there."""
-    if not listed:
-        return np.full(len(values), -1, np.int64)
-    known = np.array(listed, np.int64)
+    known = np.append(np.iinfo(np.int64).min, listed)  # so that there is one to compare with
     order = np.argsort(known)
-    place = order[np.searchsorted(known, values.astype(np.int64), sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[place] == values, place, -1)
+    place = order[np.searchsorted(known, values.astype(np.int64), "right", order) - 1]
+    return np.where(known[place] == values, place, 0) - 1
 
 
 def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -115,22 +106,3 @@ def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
         text[place] = (value & 31) + 48 + 32 * more
         value, place, size, letter = value[more] >> 5, place[more] + 1, size[more], letter + 1
     return text.tobytes(), stops[ends - 1].tolist()
-
-
-def boxes_of(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Boxes float64 (N, 4), x, y, width, height in pixels, of the masks behind ``codes``; zeros for empty ones."""
-    from pycocotools import mask as coco
-
-    return coco.toBbox(list(codes)) if codes else np.zeros((0, 4))
-
-
-def changes(*maps: np.ndarray) -> np.ndarray:
-    """Positions int64, row by row and from 0, at which any of the ``maps``, integer (H, W), has another value."""
-    different = np.ones(maps[0].size, bool)
-    for number, each in enumerate(maps):
-        flat = each.ravel()
-        if number == 0:
-            np.not_equal(flat[1:], flat[:-1], out=different[1:])
-        else:
-            different[1:] |= flat[1:] != flat[:-1]
-    return np.flatnonzero(different)
