@@ -70,9 +70,8 @@ def main() -> int:
     """Run the tool."""
     args = parse()
     from u2seg.errors import UsageError
-    from u2seg.evaluation.fitting import Scoring
     from u2seg.evaluation.labels import LabelPaths, evaluate_labels
-    from u2seg.evaluation.matching import DEFAULT_POLICIES, VoteThresholds
+    from u2seg.evaluation.matching import DEFAULT_POLICIES, Scoring
     from u2seg.evaluation.report import as_json, render
     from u2seg.files import in_words, write_json
 
@@ -83,7 +82,9 @@ def main() -> int:
         policies=args.policies.split(",") if args.policies else DEFAULT_POLICIES,
         things=args.gt_things,
         stuff=args.gt_stuff,
-        thresholds=VoteThresholds(args.paper_box_iou, args.paper_score, args.paper_stuff_iou),
+        box_iou=args.paper_box_iou,
+        score=args.paper_score,
+        stuff_iou=args.paper_stuff_iou,
         matching=args.matching,
         folds=args.folds,
         seeds=args.seeds,

@@ -264,7 +264,8 @@ def run(args, folder):
 
     from u2seg.evaluation.detection import _library, default_backend
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-    from u2seg.evaluation.fitting import Fit, Scoring, score_policy
+    from u2seg.evaluation.fitting import Fit, score_policy
+    from u2seg.evaluation.matching import Scoring
     from u2seg.evaluation.outputs import join_outputs
     from u2seg.structures import LabelSpace
 
@@ -298,7 +299,7 @@ def run(args, folder):
             one.process([{"image_id": label.image_id}], [output])
     held = megabytes() - before
     with ours.timed("match and score, one policy"):
-        comparison = join_outputs(one._images, space, one.taxonomy, one.scoring.thresholds)
+        comparison = join_outputs(one._images, space, one.taxonomy, one.scoring)
         figures = score_policy(Fit(comparison), "one_to_one", 0)["figures"]
     everything = evaluator(["many_to_one", "one_to_one", "one_to_one_then_majority", "u2seg_paper"], 3)
     everything._images = one._images

@@ -190,7 +190,7 @@ def infos(labels):
 def compare(truth, pseudo, things="category", stuff="supercategory"):
     """A Comparison straight from memory."""
     from u2seg.evaluation.comparison import Comparison
-    from u2seg.evaluation.matching import VoteThresholds
+    from u2seg.evaluation.matching import Scoring
     from u2seg.evaluation.tables import Table, compare_maps
     from u2seg.evaluation.taxonomy import Taxonomy
     from u2seg.panoptic import Category, PanopticDataset
@@ -204,7 +204,7 @@ def compare(truth, pseudo, things="category", stuff="supercategory"):
     columns = (truth.maps, pseudo.maps, infos(truth), infos(pseudo))
     table = Table.join([compare_maps(*photo) for photo in zip(*columns, strict=True)])
     clusters = np.array([category.id for category in (*guess.things, *guess.stuff)])
-    return Comparison(table, Taxonomy.of(gt, things, stuff), clusters, len(guess.things), VoteThresholds())
+    return Comparison(table, Taxonomy.of(gt, things, stuff), clusters, len(guess.things), Scoring())
 
 
 def fit_itself(comparison):

@@ -14,8 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-from u2seg.evaluation.fitting import Scoring
-from u2seg.evaluation.matching import RULES
+from u2seg.evaluation.matching import RULES, Scoring
 from u2seg.evaluation.outputs import join_outputs
 
 
@@ -81,7 +80,7 @@ def evaluator(folder, space, **options):
 
 def compare_outputs(run):
     """What the evaluator ``run`` scores after its pass."""
-    return join_outputs(run._images, run.space, run.taxonomy, run.scoring.thresholds)
+    return join_outputs(run._images, run.space, run.taxonomy, run.scoring)
 
 
 def read_semantic(file, dtype):

@@ -11,7 +11,6 @@ from u2seg.evaluation.matching import (
     MANY_TO_ONE,
     ONE_TO_ONE,
     U2SEG_PAPER,
-    VoteThresholds,
     paired_box_iou,
     stuff_votes,
     thing_votes,
@@ -143,7 +142,7 @@ def test_votes_equal_loops_over_segments(noisy):
     comparison = compare(truth, pseudo)
     table, gt_class = comparison.table, comparison.gt_class
     voters = np.flatnonzero(table.pred["isthing"])
-    voter, of_thing = thing_votes(table, gt_class, table.pred[voters], VoteThresholds(0.5, 0.3))
+    voter, of_thing = thing_votes(table, gt_class, table.pred[voters], 0.5, 0.3)
     stuff = stuff_votes(table, gt_class, 0.15)
     expected_things, expected_stuff, start = [], [], 0
     kinds = {entry["id"]: entry["isthing"] for entry in (*truth.categories,)}

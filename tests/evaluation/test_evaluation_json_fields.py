@@ -8,9 +8,8 @@ from evaluation_data import permuted, random_truth, write_pseudo
 from evaluation_model import evaluator, model_outputs
 
 from u2seg.errors import DataError
-from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.labels import LabelPaths, evaluate_labels
-from u2seg.evaluation.matching import RULES
+from u2seg.evaluation.matching import RULES, Scoring
 from u2seg.structures import LabelSpace
 
 

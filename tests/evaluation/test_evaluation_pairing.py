@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from u2seg.errors import DataError
-from u2seg.evaluation.pairing import pair_images
+from u2seg.evaluation.labels import pair_images
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 
 

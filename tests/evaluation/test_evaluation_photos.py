@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from evaluation_data import Labels, permuted, write_pseudo
 
-from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.labels import LabelPaths, evaluate_labels
+from u2seg.evaluation.matching import Scoring
 from u2seg.panoptic import read_ids
 
 pytestmark = pytest.mark.data

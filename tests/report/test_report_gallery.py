@@ -19,7 +19,6 @@ from u2seg.errors import UsageError
 from u2seg.panoptic import Category, LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_panoptic
 from u2seg.report.gallery import write_gallery
 from u2seg.report.labels import Annotation, read_annotated
-from u2seg.report.overview import render_overview
 from u2seg.report.pages import Site, flatten, photo_page
 from u2seg.report.pictures import Record
 from u2seg.report.statistics import choose_crops, summarise
@@ -304,15 +303,6 @@ def test_an_empty_dataset_is_a_page_that_says_so(tmp_path):
     assert "no run.json" in (index.parent / "run.html").read_text(encoding="utf-8")
 
 
-def test_an_overview_is_one_picture_with_a_row_a_photo(tiny_dataset, tmp_path):
-    path = render_overview(tiny_dataset, 2, tmp_path / "new" / "o.png", panel=120)
-    with Image.open(path) as image:
-        assert image.width == 4 * 120
-        assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 1000
-    with pytest.raises(UsageError, match="no overview"):
-        render_overview(tiny_dataset, 0, tmp_path / "p.png")
-
-
 @pytest.mark.parametrize(
     ("files", "said"),
     [
@@ -335,7 +325,7 @@ def test_what_is_no_dataset_is_refused_in_a_line(tmp_path, capsys, monkeypatch, 
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("bad", [{"thumbnail": 0}, {"per_page": 0}, {"max_images": 0}, {"per_page": 5000}])
+@pytest.mark.parametrize("bad", [{"per_page": 0}, {"max_images": 0}, {"per_page": 5000}])
 def test_numbers_out_of_range_are_refused(tiny_dataset, tmp_path, bad):
     with pytest.raises(UsageError, match="must be"):
         write_gallery(tiny_dataset, tmp_path / "g", **bad)

@@ -14,26 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import coo_array
 
+from u2seg.evaluation import matching, quality
 from u2seg.evaluation.detection import scores_by_kind
-from u2seg.evaluation.matching import (
-    U2SEG_PAPER,
-    VoteThresholds,
-    match_kinds,
-    pixel_evidence,
-    stuff_votes,
-    thing_votes,
-)
-from u2seg.evaluation.quality import (
-    ClassCounts,
-    class_iou,
-    confusion_matrix,
-    count_matches,
-    head_scores,
-    renamed_in_place,
-    semantic_scores,
-)
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
 from u2seg.evaluation.runs import positions
-from u2seg.evaluation.tables import SEGMENT, VOID, Table, count_grid
+from u2seg.evaluation.tables import VOID, Table, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
 
@@ -45,12 +30,11 @@ class Comparison:
     taxonomy: Taxonomy
     cluster_ids: np.ndarray  # int64 (L,), category_id of each cluster
     num_things: int  # of the clusters, the first ones
-    thresholds: VoteThresholds
+    scoring: Scoring
     detections: np.ndarray | None = None
     """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
     regions: Table | None = None
     """Of a model's semantic head; they vote instead of stuff segments in `u2seg_paper`."""
-    backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
     def cluster_isthing(self) -> np.ndarray:
@@ -65,10 +49,8 @@ class Comparison:
     @cached_property
     def members(self) -> np.ndarray:
         """`SEGMENT` (U,)"""
-        nothing = np.zeros(0, SEGMENT)
-        detections = nothing if self.detections is None else self.detections
-        regions = nothing if self.regions is None else self.regions.pred
-        return np.concatenate([self.table.pred, detections, regions])
+        more = (self.detections, None if self.regions is None else self.regions.pred)
+        return np.concatenate([self.table.pred, *(rows for rows in more if rows is not None)])
 
     @cached_property
     def starts(self) -> tuple[int, int]:
@@ -83,14 +65,16 @@ class Comparison:
 
     @cached_property
     def _pixels(self) -> coo_array:
-        return pixel_evidence(self.table, self.gt_class, (len(self.members), len(self.taxonomy)))
+        return matching.pixel_evidence(self.table, self.gt_class, (len(self.members), len(self.taxonomy)))
 
     @cached_property
     def _votes(self) -> coo_array:
         voters = np.flatnonzero(self.table.pred["isthing"]) if self.detections is None else np.arange(*self.starts)
-        voter, of_thing = thing_votes(self.table, self.gt_class, self.members[voters], self.thresholds)
+        voter, of_thing = matching.thing_votes(
+            self.table, self.gt_class, self.members[voters], self.scoring.box_iou, self.scoring.score
+        )
         head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
-        region, of_stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou)
+        region, of_stuff = matching.stuff_votes(head, self.gt_class, self.scoring.stuff_iou)
         votes = np.append(voters[voter], start + region), np.append(of_thing, of_stuff)
         return coo_array((np.ones(len(votes[0]), np.int64), votes), (len(self.members), len(self.taxonomy)))
 
@@ -106,7 +90,7 @@ class Comparison:
     def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
         table = self.counts(policy, cluster, chosen)
-        return match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
+        return matching.match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
 
     def shuffled(self, seed: int | None) -> np.ndarray:
         """`cluster` with the ids shuffled, things among things, stuff among stuff; as it is for None.
@@ -158,12 +142,14 @@ class Comparison:
         for suffix, chosen in (("", every), ("_th", isthing), ("_st", ~isthing)):
             figures |= counts.average(chosen, suffix)
         for suffix, chosen in (("", every), ("_stuff", ~isthing)):
-            figures |= _percent(semantic_scores(confusion, chosen), suffix)
+            figures |= _percent(quality.semantic_scores(confusion, chosen), suffix)
         if policy == U2SEG_PAPER and self.regions is not None:
-            figures |= _percent(head_scores(self.regions, self.gt_class, region_class, isthing), "_sem_seg")
+            figures |= _percent(quality.head_scores(self.regions, self.gt_class, region_class, isthing), "_sem_seg")
             if of_cluster is not None:
-                renamed = renamed_in_place(of_cluster, self.cluster_isthing, isthing)[self.cluster[self.starts[1] :]]
-                figures |= _percent(head_scores(self.regions, self.gt_class, renamed, isthing), "_released")
+                renamed = quality.renamed_in_place(of_cluster, self.cluster_isthing, isthing)[
+                    self.cluster[self.starts[1] :]
+                ]
+                figures |= _percent(quality.head_scores(self.regions, self.gt_class, renamed, isthing), "_released")
         return figures
 
     def detection_figures(self, classes: np.ndarray) -> dict[str, float]:
@@ -171,25 +157,25 @@ class Comparison:
         if self.detections is None:
             return {}
         labels = classes[slice(*self.starts)]
-        scores = scores_by_kind(self.table, self.gt_class, self.detections, labels, self.backend, brief=True)
+        scores = scores_by_kind(self.table, self.gt_class, self.detections, labels, self.scoring.backend, brief=True)
         return {f"{name}_{kind}": value for kind, figures in scores.items() for name, value in figures.items()}
 
-    def class_counts(self, pred_class: np.ndarray, policy: str = "") -> ClassCounts:
+    def class_counts(self, pred_class: np.ndarray, policy: str = "") -> quality.ClassCounts:
         """Matches of each class, given classes int64 (P,) and the policy that gave them.
 
         `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
         """
         coarse_things = self.taxonomy.things != "category"  # one class may hold several categories
         flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
-        return count_matches(self.table, self.gt_class, pred_class, *flags)
+        return quality.count_matches(self.table, self.gt_class, pred_class, *flags)
 
     def _confusion(self, pred_class: np.ndarray) -> np.ndarray:
-        return confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
+        return quality.confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
 
     def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, Any]]:
         """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has; classes int64 (P,)."""
         counts = self.class_counts(pred_class, policy)
-        columns = counts.per_class() | {"IoU": 100 * class_iou(self._confusion(pred_class))}
+        columns = counts.per_class() | {"IoU": 100 * quality.class_iou(self._confusion(pred_class))}
         columns |= {name: getattr(counts, name) for name in ("tp", "fp", "fn")}
         return [
             {"name": name, "isthing": isthing} | {key: column[index].item() for key, column in columns.items()}
@@ -202,7 +188,7 @@ class Comparison:
         gt_class = np.where(self.table.gt["isthing"], 0, 1)
         pred_class = np.where(self.table.pred["isthing"], 0, VOID)
         things = np.array([True, False])
-        return count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things, "_th")
+        return quality.count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things, "_th")
 
 
 def _percent(scores: dict[str, float], suffix: str) -> dict[str, float]:

@@ -23,11 +23,10 @@ from fvcore.common.registry import Registry
 
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.detection import KINDS, class_agnostic_scores
-from u2seg.evaluation.fitting import Scoring
-from u2seg.evaluation.matching import U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.fitting import ways_to_fit
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
-from u2seg.evaluation.picture import draw_clusters
-from u2seg.evaluation.report import as_json, make_report, render
+from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
 from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
@@ -74,14 +73,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
     ) -> None:
         """Read the human labels of the dataset ``name``: a COCO panoptic JSON and the folder of its PNGs.
 
-        Args:
-            name: of the dataset, for messages.
-            panoptic_json: its labels.
-            panoptic_root: the folder of their PNGs.
-            space: the model's classes.
-            scoring: how to match and score.
-            output_dir: where results, matching and picture go; nowhere if None.
-            distributed: gather from all processes.
+        Classes of the model are those of ``space``; results, matching and picture go to ``output_dir``, if given; with
+        ``distributed``, the photos of all processes are gathered.
         """
         self.name, self.space, self.scoring = name, space, scoring
         self.output_dir, self.distributed = output_dir, distributed
@@ -99,15 +92,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 f"{dataset_name} has no panoptic labels to score against; name a dataset with panoptic.json"
             )
         results = Path(cfg.OUTPUT_DIR) / "inference"
-        scoring = Scoring(
-            matching.POLICIES,
-            matching.THINGS,
-            matching.STUFF,
-            VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
-            _saved_matching(matching.FIT_ON, dataset_name, results),
-            matching.FOLDS,
-            matching.SEEDS,
-        )
+        options = {key.lower(): value for key, value in matching.items() if key != "FIT_ON"}
+        scoring = Scoring(**options, matching=_saved_matching(matching.FIT_ON, dataset_name, results))
         return {
             "name": dataset_name,
             "panoptic_json": metadata.panoptic_json,
@@ -140,12 +126,12 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 return None
         if not images:
             raise DataError(f"the model saw no photo of {self.name}")
-        comparison = join_outputs(images, self.space, self.taxonomy, self.scoring.thresholds)
+        comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
         masks = {}
         if comparison.detections is not None:
             masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
-        fits = self.scoring.fits(comparison)
-        report = make_report(self.name, str(self.gt.json_file), fits, self.scoring, masks)
+        fits = ways_to_fit(self.scoring, comparison)
+        report = make_report(self.name, str(self.gt.json_file), fits, masks)
         text = render(report, WORST_AND_BEST)
         logger.info("%s", text)
         if self.output_dir:

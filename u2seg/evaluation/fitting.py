@@ -9,52 +9,20 @@ Shapes: ``L`` clusters; ``C`` classes; ``U`` members of clusters in the scored s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
 from u2seg.evaluation.saved import load_matching
 from u2seg.evaluation.tables import VOID
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a set is matched and scored."""
-
-    policies: Sequence[str] = DEFAULT_POLICIES
-    things: str = "category"  # level of human thing classes, see Taxonomy.of
-    stuff: str = "supercategory"  # level of human stuff classes
-    thresholds: VoteThresholds = field(default_factory=VoteThresholds)
-    matching: Path | None = None  # a saved matching to use instead of fitting one
-    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
-    seeds: int = 3  # runs of the chance control
-    backend: str | None = None  # COCO library; the fastest installed if None
-
-    def __post_init__(self) -> None:
-        for policy in self.policies:
-            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
-        if self.seeds < 0:
-            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
-        if self.matching and self.folds:
-            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
-
-    def fits(self, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
-        """The ways to fit that are asked for, the first of them on another set, ``fitted``, if one is given."""
-        if self.matching:
-            saved = load_matching(self.matching, scored)
-            return [Fit(scored, str(self.matching), "_transferred", saved=saved)]
-        first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
-        label = f"other photos of this set ({self.folds} folds)"
-        return [first, Fit(scored, label, "_folds", folds=self.folds)] if self.folds else [first]
 
 
 @dataclass(frozen=True)
@@ -112,6 +80,15 @@ class Fit:
             scored = fold == held_out
             classes[scored] = self.scored.matched(policy, cluster, ~scored)[cluster[scored]]
         return classes
+
+
+def ways_to_fit(scoring: Scoring, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
+    """The ways to fit that are asked for, the first of them on another set, ``fitted``, called ``name``, if given."""
+    if scoring.matching:
+        return [Fit(scored, str(scoring.matching), "_transferred", saved=load_matching(scoring.matching, scored))]
+    first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
+    label = f"other photos of this set ({scoring.folds} folds)"
+    return [first, Fit(scored, label, "_folds", folds=scoring.folds)] if scoring.folds else [first]
 
 
 def is_close(figure: float, control: float, deviation: float) -> bool:

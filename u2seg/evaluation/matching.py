@@ -14,13 +14,15 @@ votes. It may hold several entries for one pair, which add up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
-from u2seg.errors import lookup
+from u2seg.errors import UsageError, lookup
 from u2seg.evaluation.quality import merge_segments
 from u2seg.evaluation.tables import VOID, Table, sum_pairs
 
@@ -41,12 +43,28 @@ DEFAULT_POLICIES = (MANY_TO_ONE, ONE_TO_ONE, ONE_TO_ONE_THEN_MAJORITY)
 
 
 @dataclass(frozen=True)
-class VoteThresholds:
-    """When something votes in the policy `u2seg_paper`; what the labels' scores mean decides what 0.6 means."""
+class Scoring:
+    """How a set is matched and scored: ``TEST.MATCHING``, or the options of ``tools/evaluate_pseudo.py``."""
 
-    box_iou: float = 0.7  # A thing's box and a human one's: above this
-    score: float = 0.6  # A thing's score: at least this
-    stuff_iou: float = 0.15  # Masks of stuff: above this
+    policies: Sequence[str] = DEFAULT_POLICIES
+    things: str = "category"  # level of human thing classes, see Taxonomy.of
+    stuff: str = "supercategory"  # level of human stuff classes
+    # When something votes in `u2seg_paper`; what the labels' scores mean decides what 0.6 means.
+    box_iou: float = 0.7  # a thing's box and a human one's: above this
+    score: float = 0.6  # a thing's score: at least this
+    stuff_iou: float = 0.15  # masks of stuff: above this
+    matching: Path | None = None  # a saved matching to use instead of fitting one
+    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
+    seeds: int = 3  # runs of the chance control
+    backend: str | None = None  # COCO library; the fastest installed if None
+
+    def __post_init__(self) -> None:
+        for policy in self.policies:
+            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
+        if self.seeds < 0:
+            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
+        if self.matching and self.folds:
+            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
 
 
 def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
@@ -99,19 +117,19 @@ def pixel_evidence(table: Table, gt_class: np.ndarray, shape: tuple[int, int]) -
 
 
 def thing_votes(
-    table: Table, gt_class: np.ndarray, voters: np.ndarray, thresholds: VoteThresholds
+    table: Table, gt_class: np.ndarray, voters: np.ndarray, box_iou: float, score: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough.
+    """A vote for each human thing, crowds included, whose box a voter of at least ``score`` hits by over ``box_iou``.
 
     Voters are things or detections, `SEGMENT` (V,); ``gt_class`` is int64 (G,).
 
     Returns:
         Of each vote, the voter in [0, V) and the class, int64.
     """
-    gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= thresholds.score)
+    gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= score)
     left, right = _within_images(table.gt["image"][gt], voters["image"][chosen], table.num_images)
     gt, chosen = gt[left], chosen[right]
-    hit = paired_box_iou(table.gt["box"][gt], voters["box"][chosen]) > thresholds.box_iou
+    hit = paired_box_iou(table.gt["box"][gt], voters["box"][chosen]) > box_iou
     return chosen[hit], gt_class[gt[hit]]
 
 

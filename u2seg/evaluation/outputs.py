@@ -13,7 +13,7 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import VoteThresholds
+from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.runs import encode_masks
 from u2seg.evaluation.tables import SEGMENT, VOID, Table, compare_maps, join_rows
 from u2seg.evaluation.taxonomy import Taxonomy
@@ -87,9 +87,7 @@ def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
     return rows
 
 
-def join_outputs(
-    images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, thresholds: VoteThresholds
-) -> Comparison:
+def join_outputs(images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, scoring: Scoring) -> Comparison:
     """All photos of a set, in order of their ids; detections and regions only where every photo has them."""
     images = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
     table = Table.join([image.table for image in images])
@@ -106,7 +104,7 @@ def join_outputs(
         taxonomy,
         np.arange(1, space.num_things + space.num_stuff + 1),
         space.num_things,
-        thresholds,
+        scoring,
         detections=join_rows(instances) if len(instances) == len(images) else None,
         regions=Table.join(heads) if len(heads) == len(images) else None,
     )

@@ -46,7 +46,7 @@ class ClassCounts:
         return {name: 100 * _ratio(above, below) for name, (above, below) in ratios.items()}
 
     def average(self, chosen: np.ndarray, suffix: str = "") -> dict[str, float]:
-        """``PQ``, ``SQ``, ``RQ`` and ``suffix``, percent over the seen of ``chosen`` classes, bool (C,); nan if none is."""
+        """``PQ``, ``SQ``, ``RQ`` and ``suffix``: percent over the seen of ``chosen`` classes, bool (C,); else nan."""
         use = chosen & self.seen
         return {f"{name}{suffix}": _mean(values[use]) for name, values in self.per_class().items()}
 

@@ -1,34 +1,32 @@
-"""What an evaluation gave, as a dict for JSON and as text; every figure beside its policy, and beside chance."""
+"""What an evaluation gave: a dict for JSON, a text and a picture; every figure beside its policy, and beside chance.
+
+Shapes: ``L`` clusters; ``C`` classes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
-from u2seg.evaluation.detection import AREAS, BRIEF, KINDS
-from u2seg.evaluation.fitting import Fit, Scoring, score_policy
+from u2seg.evaluation.comparison import Comparison
+from u2seg.evaluation.detection import KINDS
+from u2seg.evaluation.fitting import Fit, score_policy
+from u2seg.evaluation.tables import VOID
+from u2seg.files import in_words, replacing
 
-SEMANTIC = {"pixel_accuracy": "PixAcc", "mIoU": "mIoU"}
-TABLES = (
-    {name: name for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")},
-    {
-        **SEMANTIC,
-        **{f"{name}_stuff": f"{head}_st" for name, head in SEMANTIC.items()},
-        **{f"{name}_{kind}": f"{head} {kind}" for kind in ("sem_seg", "released") for name, head in SEMANTIC.items()},
-        **{f"{name}_{kind}": f"{name} {kind}" for kind in ("mask", "box") for name in BRIEF},
-    },
-)
-"""Figures to the heads of their columns, table by table; those that nobody has are left out."""
-WARNED = {"PQ": "PQ", "PQ_th": "PQ_th", "PQ_st": "PQ_st", **SEMANTIC}
-"""Figures that a warning names when chance comes close, and what it calls them."""
-MASK_FIGURES = ("AR@1", "AR@10", "AR@100", "AP", "AP50", "AP75", "recall50", *(f"AR@100{area}" for area in AREAS[1:]))
+WARNED = ("PQ", "PQ_th", "PQ_st", "pixel_accuracy", "mIoU")
+"""Figures that a warning names when chance comes close."""
+MOST_NAMES = 100
+"""Where the picture has more rows than this, they get no names."""
 
 
 def make_report(
-    name: str, gt: str, fits: Sequence[Fit], scoring: Scoring, masks: Mapping[str, Any], **left_out: Sequence[str]
+    name: str, gt: str, fits: Sequence[Fit], masks: Mapping[str, Any], **left_out: Sequence[str]
 ) -> dict[str, Any]:
     """Score one set under every policy and each of its ``fits``; all figures percent.
 
@@ -36,12 +34,11 @@ def make_report(
         name: what is scored.
         gt: against what.
         fits: ways to give classes to the same set.
-        scoring: the policies, and the seeds of the chance control.
         masks: of `class_agnostic_scores`, empty where there are no masks.
         left_out: file names of photos that only one side has, ``only_gt`` and ``only_pseudo``.
     """
     scored = fits[0].scored
-    taxonomy, things = scored.taxonomy, int(scored.taxonomy.isthing.sum())
+    taxonomy, scoring, things = scored.taxonomy, scored.scoring, int(scored.taxonomy.isthing.sum())
     return {
         "scored": name,
         "gt": gt,
@@ -75,22 +72,26 @@ def render(report: Mapping[str, Any], per_class: int = 0) -> str:
     for fitted_on in dict.fromkeys(scores["fitted_on"] for scores in policies):
         parts.append(_tables(report, [scores for scores in policies if scores["fitted_on"] == fitted_on]))
     parts.append("\n".join(filter(None, map(_warning, policies))))
-    parts += [_classes(scores, per_class) for scores in policies if per_class]
+    for scores in policies if per_class else ():
+        ordered = sorted(scores["per_class"], key=lambda entry: (-entry["PQ"], -entry["IoU"]))
+        chosen = ordered if len(ordered) <= 2 * per_class else [*ordered[:per_class], *ordered[-per_class:]]
+        title = f"{scores['policy']}, matched on {scores['fitted_on']}: best and worst of {len(ordered)} classes"
+        parts.append(f"{title}\n{_grid(chosen)}")
     return "\n\n".join(filter(None, parts))
 
 
-def _grid(rows: list[list[Any]], heads: Sequence[str]) -> str:
-    """A table of texts and percentages; nan is a dash."""
-    return tabulate(as_json(rows), heads, tablefmt="plain", floatfmt=".2f", missingval="-", numalign="right")
+def _grid(rows: list[dict[str, Any]]) -> str:
+    """A table of texts and percentages, a column for each key that a row has; nan is a dash."""
+    return tabulate(as_json(rows), "keys", tablefmt="plain", floatfmt=".2f", missingval="-", numalign="right")
 
 
 def _heading(report: Mapping[str, Any]) -> str:
     clusters, classes, photos = report["clusters"], report["classes"], report["photos"]
-    kinds = ", ".join(
-        f"{clusters[kind]} {word} clusters to {classes[kind]} classes ({classes[f'{kind}_level']})"
-        for kind, word in (("things", "thing"), ("stuff", "stuff"))
-    )
-    lines = [f"{report['scored']}: {photos['scored']} photos scored against {report['gt']}", f"{kinds}; all in percent"]
+    lines = [
+        f"{report['scored']}: {photos['scored']} photos scored against {report['gt']}",
+        f"{clusters['things']} thing clusters to {classes['things']} classes ({classes['things_level']}), "
+        f"{clusters['stuff']} stuff clusters to {classes['stuff']} classes ({classes['stuff_level']}); all in percent",
+    ]
     for kind, names in (("human", photos["only_gt"]), ("pseudo", photos["only_pseudo"])):
         if names:
             lines.append(f"left out: {len(names)} photos with {kind} labels only, such as {names[0]}")
@@ -100,31 +101,30 @@ def _heading(report: Mapping[str, Any]) -> str:
 def _without_classes(masks: Mapping[str, Any]) -> str:
     lines = []
     if "mask" in masks:
-        heads = ["", *(name.replace("_", " ") for name in MASK_FIGURES)]
         lines = [
             f"Things without classes (no matching), from {masks['source']}: {masks['masks_per_image']:.2f} masks a "
             f"photo, {masks['things_per_image']:.2f} human things",
-            _grid([[kind, *map(masks[kind].get, MASK_FIGURES)] for kind in KINDS], heads),
+            _grid([{"": kind, **masks[kind]} for kind in KINDS]),
         ]
     one_class = ", ".join(f"{name} {_number(value)}" for name, value in masks["one_class"].items())
     return "\n".join([*lines, f"all things as one class (no matching): {one_class}"])
 
 
-def _tables(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    title = f"Matched on {rows[0]['fitted_on']}"
+def _tables(report: Mapping[str, Any], policies: Sequence[Mapping[str, Any]]) -> str:
+    """Panoptic figures, then the others, of policies that were matched on the same labels."""
+    title = f"Matched on {policies[0]['fitted_on']}"
     if report["control_seeds"]:
         title += f"; by chance: cluster ids shuffled, mean and deviation of {report['control_seeds']}"
     lines: list[tuple[str, Mapping[str, float]]] = []
-    for scores in rows:
+    for scores in policies:
         lines.append((scores["policy"], scores["figures"]))
         if scores["control_mean"]:
             lines += [("- by chance", scores["control_mean"]), ("- deviation", scores["control_sd"])]
     lines.append(("best class each", report["best_class_each"]))
     grids = []
-    for table in TABLES:
-        heads = {name: head for name, head in table.items() if any(name in figures for _, figures in lines)}
-        cells = [[title, *(figures.get(name, math.nan) for name in heads)] for title, figures in lines]
-        grids.append(_grid(cells, ["policy", *heads.values()]))
+    for panoptic in (True, False):
+        chosen = [(name, {k: v for k, v in figures.items() if (k[1] == "Q") == panoptic}) for name, figures in lines]
+        grids.append(_grid([{"policy": name, **figures} for name, figures in chosen]))
     return "\n".join([title, *grids])
 
 
@@ -134,18 +134,45 @@ def _number(value: float) -> str:
 
 def _warning(scores: Mapping[str, Any]) -> str:
     figures = [
-        f"{head} {_number(scores['figures'][name])} (chance {_number(scores['control_mean'][name])})"
-        for name, head in WARNED.items()
+        f"{name} {_number(scores['figures'][name])} (chance {_number(scores['control_mean'][name])})"
+        for name in WARNED
         if name in scores["close_to_chance"]
     ]
     policy = f"{scores['policy']}, matched on {scores['fitted_on']}"
     return f"warning: {policy}, is close to chance: {', '.join(figures)}" if figures else ""
 
 
-def _classes(scores: Mapping[str, Any], count: int) -> str:
-    ordered = sorted(scores["per_class"], key=lambda entry: (-entry["PQ"], -entry["IoU"]))
-    chosen = ordered if len(ordered) <= 2 * count else [*ordered[:count], *ordered[-count:]]
-    names = ("PQ", "SQ", "RQ", "IoU", "tp", "fp", "fn")
-    rows = [[entry["name"], "thing" if entry["isthing"] else "stuff", *map(entry.get, names)] for entry in chosen]
-    title = f"{scores['policy']}, matched on {scores['fitted_on']}: best and worst of {len(ordered)} classes"
-    return f"{title}\n{_grid(rows, ['class', 'kind', 'PQ', 'SQ', 'RQ', 'IoU', 'matched', 'false', 'missed'])}"
+def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
+    """Write a PNG of the counts behind ``policy``, each cluster's as shares of its own sum, sorted by its class.
+
+    Args:
+        comparison: a set labelled twice.
+        policy: its matching gives the order of the rows, and a mark in each.
+        path: the file to write.
+    """
+    from matplotlib.figure import Figure
+
+    counts = comparison.counts(policy, comparison.cluster)
+    of_cluster = comparison.matched(policy, comparison.cluster)
+    figure = Figure(figsize=(16, 10), layout="constrained")
+    figure.suptitle(f"Clusters by class: share of what {policy} counts; rings mark the class that it gives")
+    for axis, kind, title in zip(figure.subplots(1, 2), (True, False), ("thing", "stuff"), strict=True):
+        rows = np.flatnonzero((comparison.cluster_isthing == kind) & (counts.sum(axis=1) > 0))
+        columns = np.flatnonzero((comparison.taxonomy.isthing == kind) & (counts.sum(axis=0) > 0))
+        rows = rows[np.lexsort((-counts[rows].max(axis=1, initial=0), of_cluster[rows]))]
+        unseen = int((comparison.cluster_isthing == kind).sum()) - len(rows)
+        axis.set_title(f"{len(rows)} {title} clusters" + (f" ({unseen} overlap nothing)" if unseen else ""))
+        if not len(rows):
+            axis.set_axis_off()
+            continue
+        shares = counts[np.ix_(rows, columns)] / counts[rows].sum(axis=1, keepdims=True)
+        axis.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        matched = np.flatnonzero(of_cluster[rows] != VOID)
+        place = np.searchsorted(columns, of_cluster[rows[matched]])
+        axis.scatter(place, matched, s=10, facecolors="none", edgecolors="tab:red", linewidths=0.6)
+        axis.set_xticks(range(len(columns)), [comparison.taxonomy.names[c] for c in columns], rotation=90, fontsize=6)
+        named = rows[: len(rows) if len(rows) <= MOST_NAMES else 0]
+        axis.set_yticks(range(len(named)), comparison.cluster_ids[named].tolist(), fontsize=6)
+        axis.set_ylabel("category_id of the cluster")
+    with in_words(path), replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

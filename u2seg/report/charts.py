@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from u2seg.panoptic import PanopticDataset
 from u2seg.report.statistics import Summary
@@ -19,13 +22,9 @@ ACCENT, SECOND, QUIET, LINE = "#1f5fd0", "#d97a1e", "#63686f", "#e0e0dc"
 VARIABLES = {ACCENT: "--accent", SECOND: "--second", QUIET: "--quiet", LINE: "--line"}
 """Variables of gallery.css that replace the colours matplotlib draws with."""
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "u2seg",
-    "font.size": 8.5,
-    "axes.edgecolor": LINE,
-    "grid.color": LINE,
+    **{"svg.fonttype": "none", "svg.hashsalt": "u2seg", "font.size": 8.5, "axes.edgecolor": LINE, "grid.color": LINE},
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET),
 }
-STYLE |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET)
 
 
 class Chart(NamedTuple):
@@ -70,10 +69,6 @@ def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str,
         xlabel: what the x axis shows, with its unit.
         ylabel: what the y axis shows.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     text = io.StringIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(4.8, 2.3), layout="constrained")

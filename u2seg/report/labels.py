@@ -1,12 +1,12 @@
-"""From a photo's labels to the three layers that are drawn: things, stuff, panoptic.
+"""The masks of a labelled photo that are counted and shown.
 
-Shapes: ``H, W`` photo pixels; ``h, w`` pixels of the picture.
+Shapes: ``H, W`` photo pixels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.images import enlarge
-from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
-from u2seg.report.draw import DIMMED, HATCHED, Layer, Region, draw_layer
-
-VIEWS = ("things", "stuff", "panoptic")
+from u2seg.panoptic import PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
 
 
 class Annotation(NamedTuple):
@@ -28,6 +24,24 @@ class Annotation(NamedTuple):
     score: float
     segment_id: int
     code: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_segment(cls, segment: SegmentInfo) -> Annotation:
+        """A segment as an annotation."""
+        return cls(segment.category_id, segment.score, segment.id)
+
+    def mask(self, ids: np.ndarray) -> np.ndarray:
+        """Its pixels, bool (H, W), in a photo with segment ids int32 (H, W).
+
+        Raises:
+            DataError: its run-length code is damaged, or of another size than the photo.
+        """
+        if self.code is None:
+            return ids == self.segment_id
+        mask = decode_mask(self.code)
+        if mask.shape != ids.shape:
+            raise DataError(f"an instance has {mask.shape[1]}x{mask.shape[0]} pixels, its photo another size")
+        return mask
 
 
 def read_annotated(
@@ -44,66 +58,9 @@ def read_annotated(
     dataset = replace(dataset, photos=dataset.photos[:limit])
     annotations = []
     for photo in dataset.photos:
-        things, stuff = ([_annotate(s) for s in photo.segments if s.isthing == isthing] for isthing in (True, False))
+        things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
         if instances is not None:
             whole = instances[photo.image_id]
             things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
-        annotations.append((*things, *stuff))
+        annotations.append((*things, *(Annotation.of_segment(s) for s in photo.segments if not s.isthing)))
     return dataset, annotations
-
-
-def _annotate(segment: SegmentInfo) -> Annotation:
-    return Annotation(segment.category_id, segment.score, segment.id)
-
-
-class Labels:
-    """The labels of one photo: its PNG read once, the mask of an instance decoded when it is asked for."""
-
-    def __init__(self, dataset: PanopticDataset, photo: LabelledPhoto, annotations: Sequence[Annotation] = ()) -> None:
-        """Read the PNG of ``photo``.
-
-        Raises:
-            DataError: it is missing, broken or of another size than the JSON says.
-        """
-        self.ids = dataset.read_ids(photo)
-        self._categories = {category.id: category for category in dataset.categories}
-        self._shown = {
-            "things": [a for a in annotations if self._categories[a.category_id].isthing],
-            "stuff": [a for a in annotations if not self._categories[a.category_id].isthing],
-            "panoptic": [_annotate(segment) for segment in photo.segments],
-        }
-
-    def mask(self, annotation: Annotation) -> np.ndarray:
-        """The pixels of ``annotation``, bool (H, W).
-
-        Raises:
-            DataError: its run-length code is damaged, or of another size than the photo.
-        """
-        if annotation.code is None:
-            return self.ids == annotation.segment_id
-        mask = decode_mask(annotation.code)
-        if mask.shape != self.ids.shape:
-            raise DataError(f"an instance has {mask.shape[1]}x{mask.shape[0]} pixels, its photo another size")
-        return mask
-
-    def layer(self, view: str, size: tuple[int, int], thumbnail: int) -> Layer:
-        """A layer, small masks over large ones.
-
-        Args:
-            view: one of `VIEWS`.
-            size: width and height in pixels.
-            thumbnail: longest side in pixels at which names shall not cover each other.
-        """
-        w, h = size
-        ids = enlarge(self.ids, h, w)
-        regions_map = np.where((ids == 0) & (view != "things"), HATCHED, DIMMED).astype(np.int32)
-        shares = [(float(self.mask(annotation).mean()), annotation) for annotation in self._shown[view]]
-        regions = []
-        for share, annotation in sorted(shares, key=lambda pair: -pair[0]):
-            category = self._categories[annotation.category_id]
-            score = round(annotation.score, 4)
-            regions.append(Region(category.id, category.color, category.name, round(share, 5), score))
-            whole = annotation.code is not None
-            mask = enlarge(self.mask(annotation), h, w) if whole else ids == annotation.segment_id
-            regions_map[mask] = len(regions)
-        return draw_layer(regions_map, regions, thumbnail)

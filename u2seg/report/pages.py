@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from u2seg.panoptic import Category, PanopticDataset
 from u2seg.report.charts import draw_charts
-from u2seg.report.labels import VIEWS, Annotation
-from u2seg.report.pictures import PREDICTED, Record, media_stem
+from u2seg.report.labels import Annotation
+from u2seg.report.pictures import PREDICTED, VIEWS, Record, media_stem
 from u2seg.report.statistics import Summary
 
 MAX_MARKS, MAX_SKIPPED, CLASSES_PER_PAGE = 40, 1000, 40

@@ -17,27 +17,21 @@ from u2seg.report.labels import Annotation
 
 
 class ClassCount(NamedTuple):
-    """How often a class occurs, for things in masks, for stuff in segments.
-
-    Areas float64 (A,) and their mean are fractions of the photo, of photos whose label could be read.
-    """
+    """How often a class occurs, for things in masks, for stuff in segments."""
 
     segments: int
     photos: int
     mean_score: float
     mean_area: float
-    areas: np.ndarray
+    areas: np.ndarray  # float64 (A,), fractions of the photo, of photos whose label could be read
 
 
 class Summary(NamedTuple):
-    """Counts over the whole set: every class by category id, panoptic segments of each photo int64 (P,).
+    """Counts over the whole set."""
 
-    Voids are float64 (P,), the fraction of a photo in no segment, of photos whose label could be read.
-    """
-
-    classes: dict[int, ClassCount]
-    segments: np.ndarray
-    voids: np.ndarray
+    classes: dict[int, ClassCount]  # every class, by category id
+    segments: np.ndarray  # int64 (P,), panoptic segments of each photo
+    voids: np.ndarray  # float64 (P,), the fraction of a photo in no segment, of photos whose label could be read
 
 
 def summarise(
@@ -46,14 +40,7 @@ def summarise(
     shares: Sequence[Sequence[float]],
     voids: Sequence[float],
 ) -> Summary:
-    """Count ``dataset``.
-
-    Args:
-        dataset: P photos.
-        annotations: those of each photo.
-        shares: fraction of its photo that each annotation covers; empty where the label could not be read.
-        voids: fraction of a photo in no segment, where the label could be read.
-    """
+    """Count ``dataset``, given the annotations of each photo and what share of it each covers, or none if unreadable."""
     rows: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
     for number, of_photo in enumerate(annotations):
         for annotation, share in zip(of_photo, shares[number] or [np.nan] * len(of_photo), strict=True):
@@ -64,11 +51,12 @@ def summarise(
         areas = areas[~np.isnan(areas)]
         score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
         classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
-    segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
-    return Summary(classes, segments, np.array(voids, np.float64))
+    return Summary(
+        classes, np.array([len(photo.segments) for photo in dataset.photos], np.int64), np.array(voids, float)
+    )
 
 
-def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int) -> dict[int, list[int]]:
+def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int = 0) -> dict[int, list[int]]:
     """Which masks stand for their class: at most ``per_class`` of each, drawn by ``seed`` where there are more.
 
     Returns:
