@@ -18,10 +18,9 @@ from PIL import Image
 from u2seg.errors import UsageError
 from u2seg.panoptic import Category, LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_panoptic
 from u2seg.report.gallery import write_gallery
-from u2seg.report.labels import Annotation, read_annotated
+from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Site, flatten, photo_page
 from u2seg.report.pictures import Record
-from u2seg.report.statistics import choose_crops, summarise
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_pseudo.py"
 VOID_TAGS = {"meta", "link", "img", "input", "br"}

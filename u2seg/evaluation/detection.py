@@ -50,17 +50,10 @@ def scores_by_kind(
     *,
     brief: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """`detection_scores` of masks and of boxes.
+    """`detection_scores` of masks and of boxes: human segments of ``table``, detections `SEGMENT` (N,).
 
-    A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
-
-    Args:
-        table: the human side.
-        gt_label: int64 (G,), class of each human segment; only things, which have masks, count.
-        detections: `SEGMENT` (N,); rows without a mask don't count.
-        label: int64 (N,), class of each, `VOID` for what is left out.
-        backend: as of `detection_scores`.
-        brief: as of `detection_scores`.
+    Classes are ``gt_label`` int64 (G,) and ``label`` int64 (N,), `VOID` for what is left out, as are rows without a
+    mask. A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
     """
     images = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(table.sizes)]
     objects = images, _coco_entries(table.gt, gt_label), _coco_entries(detections, label)
@@ -70,16 +63,11 @@ def scores_by_kind(
 def class_agnostic_scores(
     table: Table, detections: np.ndarray, source: str, backend: str | None = None
 ) -> dict[str, Any]:
-    """How well masks find human things, whatever their classes: no matching.
-
-    Args:
-        table: the human side.
-        detections: `SEGMENT` (N,).
-        source: where the masks come from, for the record.
-        backend: COCO library; the fastest installed if None.
+    """How well ``detections``, `SEGMENT` (N,), find human things, whatever their classes: no matching.
 
     Returns:
-        ``mask`` and ``box`` (`FIGURES`), ``masks_per_image``, ``things_per_image`` (crowds left out), ``source``.
+        ``mask`` and ``box`` (`FIGURES`), ``masks_per_image``, ``things_per_image`` (crowds left out), and the
+        ``source`` of the masks, for the record.
     """
     labels = np.zeros(len(table.gt), np.int64), np.zeros(len(detections), np.int64)
     return {

@@ -3,7 +3,7 @@
 The chance control shuffles the cluster ids among the segments, matches and scores them the same way; a matching with
 many clusters and few photos finds good classes for random ids, too.
 
-Shapes: ``L`` clusters; ``C`` classes; ``U`` members of clusters in the scored set (see `comparison`).
+Shapes: ``L`` clusters; ``F`` folds, 1 without; ``U`` members of clusters in the scored set (see `comparison`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
+from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.saved import load_matching
-from u2seg.evaluation.tables import VOID
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
@@ -57,29 +56,29 @@ class Fit:
                 "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
-    def of_cluster(self, policy: str, seed: int | None = None) -> np.ndarray | None:
-        """Class int64 (L,) of each cluster, -1 for void; None with folds, since each has its own.
+    @property
+    def fold(self) -> np.ndarray:
+        """int64 (U,) fold in [0, F) of each member, that of its photo; 0 without folds."""
+        fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % max(self.folds, 1)
+        return fold_of_image[self.scored.members["image"]]
+
+    def matchings(self, policy: str, seed: int | None = None) -> np.ndarray:
+        """Class int64 (F, L) of each cluster in each fold, -1 for void; with a ``seed``, of the chance control.
 
         Raises:
             UsageError: the saved matchings are by other policies.
         """
         if self.saved is not None:
-            return lookup(f"matching policy in {self.label}", policy, self.saved)
-        fitted = self.fitted or self.scored
-        return None if self.folds else fitted.matched(policy, fitted.shuffled(seed))
+            return lookup(f"matching policy in {self.label}", policy, self.saved)[None]
+        fitted, fold = self.fitted or self.scored, self.fold
+        cluster = fitted.shuffled(seed)
+        if not self.folds:
+            return fitted.matched(policy, cluster)[None]
+        return np.stack([fitted.matched(policy, cluster, fold != held_out) for held_out in range(self.folds)])
 
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
         """Class int64 (U,) of each member, -1 for void; with a ``seed``, of the chance control."""
-        cluster, of_cluster = self.scored.shuffled(seed), self.of_cluster(policy, seed)
-        if of_cluster is not None:
-            return of_cluster[cluster]
-        fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % self.folds
-        fold = fold_of_image[self.scored.members["image"]]
-        classes = np.full(len(cluster), VOID, np.int64)
-        for held_out in range(self.folds):
-            scored = fold == held_out
-            classes[scored] = self.scored.matched(policy, cluster, ~scored)[cluster[scored]]
-        return classes
+        return self.matchings(policy, seed)[self.fold, self.scored.shuffled(seed)]
 
 
 def ways_to_fit(scoring: Scoring, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
@@ -109,7 +108,7 @@ def score_policy(fit: Fit, policy: str, seeds: int) -> dict[str, Any]:
         ``close_to_chance``, names of the figures that chance nearly reaches; ``per_class``.
     """
     scored, classes = fit.scored, fit.classes(policy)
-    figures = scored.figures(classes, policy, fit.of_cluster(policy) if policy == U2SEG_PAPER else None)
+    figures = scored.figures(classes, policy, None if fit.folds else fit.matchings(policy)[0])
     chance = [scored.figures(fit.classes(policy, seed), policy) for seed in range(seeds)]
     columns = {name: np.array([control[name] for control in chance]) for name in (chance[0] if chance else ())}
     mean, deviation = ({name: float(f(values)) for name, values in columns.items()} for f in (np.mean, np.std))

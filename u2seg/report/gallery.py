@@ -17,10 +17,9 @@ from pathlib import Path
 from u2seg.errors import within
 from u2seg.files import claim_directory, write_bytes
 from u2seg.panoptic import RUN_JSON, read_json_object, read_panoptic
-from u2seg.report.labels import Annotation, read_annotated
+from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task
-from u2seg.report.statistics import choose_crops, summarise
 from u2seg.runtime import Progress, available_cores, make_executor, run_in_order
 
 logger = logging.getLogger(__name__)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from u2seg.panoptic import Category, PanopticDataset
 from u2seg.report.charts import draw_charts
-from u2seg.report.labels import Annotation
+from u2seg.report.labels import Annotation, Summary
 from u2seg.report.pictures import PREDICTED, VIEWS, Record, media_stem
-from u2seg.report.statistics import Summary
 
 MAX_MARKS, MAX_SKIPPED, CLASSES_PER_PAGE = 40, 1000, 40
 """Most names on a view of one photo (of its largest segments), and most skipped files that the run page lists."""
@@ -124,7 +122,9 @@ def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
         elif key not in ("caveats", "skipped") and value not in ([], "", None):
             facts["run"] |= flatten(value, key)
     charts = draw_charts(site.dataset, summary)
-    return _render("run.html", site, summary=summary, notes=notes, charts=charts, facts=facts, skipped=skipped)
+    return _render(
+        "run.html", site, summary=summary, notes=notes, charts=charts, facts=facts, skipped=skipped, most=MAX_SKIPPED
+    )
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -146,16 +146,15 @@ def css_color(category: Category) -> str:
     return "#{:02x}{:02x}{:02x}".format(*category.color)
 
 
-@cache
-def _environment() -> Environment:
-    loader = PackageLoader("u2seg.report")
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters["css"] = css_color
-    environment.globals["max_skipped"] = MAX_SKIPPED
-    return environment
+TEMPLATES = Environment(
+    loader=PackageLoader("u2seg.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters["css"] = css_color
 
 
 def _render(template: str, site: Site, **context: Any) -> str:
-    return _environment().get_template(template).render(site=site, **context)
+    return TEMPLATES.get_template(template).render(site=site, **context)
