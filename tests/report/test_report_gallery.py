@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from u2seg.errors import UsageError
 from u2seg.panoptic import Category, LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_panoptic
 from u2seg.report.gallery import write_gallery
 from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
-from u2seg.report.pages import Site, flatten, photo_page
+from u2seg.report.pages import Site, photo_page
 from u2seg.report.pictures import Record
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_pseudo.py"
@@ -117,10 +118,11 @@ def test_inline_data_can_not_end_its_script(tmp_path):
     assert json.loads(data)["photos"][0]["name"] == name
 
 
-def test_counts_and_settings_of_the_run_are_shown(tiny_gallery):
+def test_counts_and_settings_of_the_run_are_shown(tiny_gallery, tiny_dataset):
     text = "|".join(part for part in pages(tiny_gallery)["run.html"].texts if part.strip())
     assert "thing masks|6" in text
-    assert "U2SEG.MASKS.ARGS.maskcut.tau|0.6" in text
+    config = next(part for part in text.split("|") if part.startswith("U2SEG:"))
+    assert yaml.safe_load(config) == json.loads((tiny_dataset / "run.json").read_text())["config"]
     assert "Tuned with <labels>." in text
     assert "Skipped files (1)" in text
 
@@ -287,11 +289,6 @@ def test_the_pager_reaches_both_ends_and_both_neighbours(tmp_path):
         assert {names[0], names[208]} - {names[current]} <= set(linked)
         assert (f'href="{names[current - 1]}" rel="prev"' in text) == (current > 0)
         assert (current < 208 and f'href="{names[current + 1]}" rel="next"' in text) == (current < 208)
-
-
-def test_settings_are_flattened_to_dotted_keys():
-    tree = {"A": {"B": [1, 2], "C": {}}, "D": [{"E": 1.23456}]}
-    assert list(flatten(tree)) == [("A.B", "1, 2"), ("D.0.E", 1.235)]
 
 
 def test_an_empty_dataset_is_a_page_that_says_so(tmp_path):

@@ -6,9 +6,10 @@ Functions take what was drawn and counted, and read no pixel.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from u2seg.panoptic import Category, PanopticDataset
@@ -114,31 +115,15 @@ def class_page(site: Site, page: int, summary: Summary, crops: Mapping[int, Sequ
 def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
     """Settings, counts, charts, caveats and skipped files; ``notes`` say what this gallery could not show."""
     items = [item if isinstance(item, Mapping) else {"file": item} for item in site.run.get("skipped") or []]
-    skipped = [(item.get("file", "?"), item.get("reason", "")) for item in items]
-    facts: dict[str, dict[str, Any]] = {"run": {}}
+    skipped = [(item.get("file", "?"), item.get("reason", "")) for item in items[:MAX_SKIPPED]]
+    facts: dict[str, Any] = {"run": {}}
     for key, value in site.run.items():
-        if isinstance(value, Mapping):
-            facts[key] = dict(flatten(value))
-        elif key not in ("caveats", "skipped") and value not in ([], "", None):
-            facts["run"] |= flatten(value, key)
+        if key not in ("caveats", "skipped"):
+            (facts if isinstance(value, Mapping) else facts["run"])[key] = value
+    texts = {key: yaml.safe_dump(value, sort_keys=False, allow_unicode=True) for key, value in facts.items()}
     charts = draw_charts(site.dataset, summary)
-    return _render(
-        "run.html", site, summary=summary, notes=notes, charts=charts, facts=facts, skipped=skipped, most=MAX_SKIPPED
-    )
-
-
-def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists of mappings as (dotted key, value), in their order, but for caveats."""
-    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        tree = dict(enumerate(tree))
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            if key != "caveat":
-                yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list):
-        yield prefix, ", ".join(map(str, tree))
-    else:
-        yield prefix, round(tree, 3) if isinstance(tree, float) and abs(tree) > 1 else tree
+    context = {"charts": charts, "facts": texts, "skipped": skipped, "num_skipped": len(items)}
+    return _render("run.html", site, summary=summary, notes=notes, **context)
 
 
 def css_color(category: Category) -> str:
