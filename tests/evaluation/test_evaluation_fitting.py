@@ -11,7 +11,6 @@ from u2seg.evaluation.matching import (
     MANY_TO_ONE,
     ONE_TO_ONE,
     U2SEG_PAPER,
-    paired_box_iou,
     stuff_votes,
     thing_votes,
 )
@@ -172,8 +171,3 @@ def test_votes_equal_loops_over_segments(noisy):
     assert len(expected_stuff) > 5
     assert sorted(zip(voters[voter].tolist(), of_thing.tolist(), strict=True)) == sorted(expected_things)
     assert sorted(zip(*map(np.ndarray.tolist, stuff), strict=True)) == sorted(expected_stuff)
-
-
-def test_box_iou_of_boxes_that_only_touch_is_zero():
-    boxes = np.array([[0, 0, 2, 2], [0, 0, 0, 0]], float)
-    assert paired_box_iou(boxes, np.array([[2, 0, 2, 2], [0, 0, 0, 0]], float)).tolist() == [0, 0]

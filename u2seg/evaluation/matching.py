@@ -6,7 +6,7 @@ a thing votes for the class of a human object that its box hits if its score is 
 the human stuff class that it overlaps enough in that photo; the majority wins, of equals the first class.
 
 Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``G`` true and ``P`` predicted
-segments of the set; ``U`` members of clusters (see `comparison`); ``V`` voters; ``B`` pairs of boxes.
+segments of the set; ``U`` members of clusters (see `comparison`); ``V`` voters.
 
 *Evidence* is a sparse matrix, int64 (U, C): what speaks for giving the cluster of a member a class, shared pixels or
 votes. It may hold several entries for one pair, which add up.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
@@ -126,11 +127,17 @@ def thing_votes(
     Returns:
         Of each vote, the voter in [0, V) and the class, int64.
     """
-    gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= score)
-    left, right = _within_images(table.gt["image"][gt], voters["image"][chosen], table.num_images)
-    gt, chosen = gt[left], chosen[right]
-    hit = paired_box_iou(table.gt["box"][gt], voters["box"][chosen]) > box_iou
-    return chosen[hit], gt_class[gt[hit]]
+    humans, sure = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= score)
+    images = np.arange(1, table.num_images)
+    humans_by_image = np.split(humans, np.searchsorted(table.gt["image"][humans], images))
+    voters_by_image = np.split(sure, np.searchsorted(voters["image"][sure], images))
+    votes = []
+    for gt, voter in zip(humans_by_image, voters_by_image, strict=True):
+        iou = coco.iou(voters["box"][voter], table.gt["box"][gt], np.zeros(len(gt)))  # [] where there are none
+        first, second = np.nonzero(np.reshape(iou, (len(voter), len(gt))) > box_iou)
+        votes.append((voter[first], gt_class[gt[second]]))
+    voter, target = np.concatenate(votes, axis=1)
+    return voter, target
 
 
 def stuff_votes(table: Table, gt_class: np.ndarray, stuff_iou: float) -> tuple[np.ndarray, np.ndarray]:
@@ -146,22 +153,3 @@ def stuff_votes(table: Table, gt_class: np.ndarray, stuff_iou: float) -> tuple[n
     pred, region, shared = sum_pairs(table.pair_pred[use], number[table.pair_gt[use]], table.pixels[use])
     hit = shared / (regions["area"][region] + table.pred["area"][pred] - shared) > stuff_iou
     return pred[hit], regions["category"][region[hit]]
-
-
-def _within_images(first: np.ndarray, second: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions int64 (B,) and (B,) of all pairs in ``first`` and ``second``, rising image indices, of one image."""
-    counts = np.bincount(second, minlength=num_images)
-    starts = np.cumsum(counts) - counts
-    repeats = counts[first]
-    left = np.repeat(np.arange(len(first)), repeats)
-    within = np.arange(len(left)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    return left, np.repeat(starts[first], repeats) + within
-
-
-def paired_box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU float64 (B,) of boxes float64 (B, 4), x, y, width, height, row by row."""
-    low = np.maximum(first[:, :2], second[:, :2])
-    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
-    return np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)

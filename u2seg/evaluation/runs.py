@@ -1,7 +1,7 @@
 """COCO's run-length codes of many masks in one pass.
 
 A mask is read down its columns; it is told by its *turns*, the positions at which it becomes one or becomes zero. Its
-code is the distances between turns, written as ``pycocotools`` writes them, to the byte.
+code is the distances between turns; ``pycocotools`` writes them in its letters.
 
 Shapes: ``H, W`` image pixels; ``N`` masks; ``T`` turns of all of them.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco
 
 
 def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, Any]]:
@@ -69,40 +70,9 @@ def _encode(turns: np.ndarray, count: int, height: int, width: int) -> list[dict
         return []
     walls = np.arange(1, count + 1) * (height * width)  # where each mask ends
     cuts = np.searchsorted(turns, walls)
-    lengths = np.diff(np.insert(turns, cuts, walls), prepend=0).astype(np.int32)
-    ends = cuts + np.arange(1, count + 1)
-    text, bounds = _compress(lengths, ends)
-    return [
-        {"size": [height, width], "counts": text[start:stop]}
-        for start, stop in zip([0, *bounds[:-1]], bounds, strict=True)
-    ]
-
-
-def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
-    """COCO's letters: from the third length on the difference to the last but one, in groups of five bits and a flag.
-
-    Args:
-        lengths: int32, of all masks.
-        ends: int64 (N,), where each mask's lengths end.
-
-    Returns:
-        All letters, and where each mask's letters end.
-    """
-    value = lengths.copy()
-    value[2:] -= lengths[:-2]
-    firsts = np.append(0, ends[:-1])
-    plain = (firsts[:, None] + np.arange(3))[np.arange(3) < (ends - firsts)[:, None]]
-    value[plain] = lengths[plain]
-    size = np.ones(len(value), np.int64)  # letters
-    beyond = (value ^ (value >> 31)) >> 4  # five bits hold -16..15, ten bits -512..511, ...
-    while beyond.any():
-        size += beyond > 0
-        beyond >>= 5
-    stops = np.cumsum(size)
-    text = np.empty(stops[-1], np.uint8)
-    place, letter = stops - size, 1
-    while len(value):
-        more = size > letter
-        text[place] = (value & 31) + 48 + 32 * more
-        value, place, size, letter = value[more] >> 5, place[more] + 1, size[more], letter + 1
-    return text.tobytes(), stops[ends - 1].tolist()
+    lengths = np.diff(np.insert(turns, cuts, walls), prepend=0).astype(np.uint32)
+    of_masks = np.split(lengths, cuts[:-1] + np.arange(1, count))
+    codes: list[dict[str, Any]] = coco.frPyObjects(
+        [{"size": [height, width], "counts": counts} for counts in of_masks], height, width
+    )
+    return codes

@@ -120,7 +120,9 @@ def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
     for key, value in site.run.items():
         if key not in ("caveats", "skipped"):
             (facts if isinstance(value, Mapping) else facts["run"])[key] = value
-    texts = {key: yaml.safe_dump(value, sort_keys=False, allow_unicode=True) for key, value in facts.items()}
+    texts = {
+        key: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6) for key, value in facts.items()
+    }
     charts = draw_charts(site.dataset, summary)
     context = {"charts": charts, "facts": texts, "skipped": skipped, "num_skipped": len(items)}
     return _render("run.html", site, summary=summary, notes=notes, **context)
