@@ -96,7 +96,7 @@ def test_shuffled_segments_follow_their_detections(truth, tmp_path):
     count = len(comparison.table.pred)
     things = np.flatnonzero(comparison.table.pred["isthing"])
     for cluster in (comparison.cluster, comparison.shuffled(0)):
-        assert np.array_equal(cluster[things], cluster[count + comparison.table.pred["origin"][things]])
+        assert np.array_equal(cluster[things], cluster[comparison.table.pred["origin"][things]])
     assert sorted(comparison.cluster[count:]) == sorted(comparison.shuffled(0)[count:])
 
 

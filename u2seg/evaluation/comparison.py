@@ -99,20 +99,13 @@ class Comparison:
         """
         if seed is None:
             return self.cluster
-        rng = np.random.default_rng(seed)
-        cluster, (first, second) = self.cluster.copy(), self.starts
-        isthing, origin = self.table.pred["isthing"], self.table.pred["origin"]
-        things, stuff = np.flatnonzero(isthing), np.flatnonzero(~isthing)
-        cluster[stuff] = cluster[rng.permutation(stuff)]
-        if self.detections is None:
-            cluster[things] = cluster[rng.permutation(things)]
-        else:
-            cluster[first:second] = rng.permutation(cluster[first:second])
-            cluster[things] = cluster[first + origin[things]]
-        if self.regions is not None:
-            cluster[second:] = rng.permutation(cluster[second:])
-            made = stuff[origin[stuff] != VOID]
-            cluster[made] = cluster[second + origin[made]]
+        rng, cluster = np.random.default_rng(seed), self.cluster.copy()
+        stuff, things = (np.flatnonzero(self.table.pred["isthing"] == kind) for kind in (False, True))
+        detections, regions = np.split(np.arange(len(cluster)), self.starts)[1:]
+        for group in (stuff, things if self.detections is None else detections, regions):
+            cluster[group] = cluster[rng.permutation(group)]
+        made = np.flatnonzero(self.table.pred["origin"] != VOID)
+        cluster[made] = cluster[self.table.pred["origin"][made]]
         return cluster
 
     def best_classes(self) -> np.ndarray:

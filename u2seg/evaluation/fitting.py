@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Fit:
                 "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
-    @property
+    @cached_property
     def fold(self) -> np.ndarray:
         """int64 (U,) fold in [0, F) of each member, that of its photo; 0 without folds."""
         fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % max(self.folds, 1)

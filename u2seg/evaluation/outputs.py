@@ -93,12 +93,15 @@ def join_outputs(images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxo
     table = Table.join([image.table for image in images])
     heads = [image.regions for image in images if image.regions is not None]
     instances = [image.detections for image in images if image.detections is not None]
-    isthing, origin = table.pred["isthing"], table.pred["origin"]
+    isthing, origin, start = table.pred["isthing"], table.pred["origin"], len(table.pred)
     for kind, parts in ((isthing, instances), (~isthing, [head.pred for head in heads])):
-        if len(parts) == len(images):  # from positions in the image to positions in the set
-            starts = np.cumsum([0, *map(len, parts)])
-            made = kind & (origin != VOID)
-            origin[made] += starts[table.pred["image"][made]]
+        if len(parts) < len(images):
+            origin[kind] = VOID
+            continue
+        starts = start + np.cumsum([0, *map(len, parts)])  # the members of each image
+        made = kind & (origin != VOID)
+        origin[made] += starts[table.pred["image"][made]]
+        start = starts[-1]
     return Comparison(
         table,
         taxonomy,

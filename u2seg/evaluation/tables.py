@@ -33,7 +33,8 @@ SEGMENT = np.dtype(
         ("box", np.float64, 4),  # x, y, width, height in pixels, of the mask; zeros for stuff
         ("code", object),  # run-length code of the mask; None for stuff
         ("score", np.float64),
-        # Detection, or region of the semantic head, of the same image that a model's segment was made of, or VOID.
+        # Detection, or region of the semantic head, that a model's segment was made of: its index in the image until
+        # images are joined, then among the members of a `Comparison`; or VOID.
         ("origin", np.int64),
     ]
 )

@@ -108,7 +108,7 @@ def class_table(site: Site, summary: Summary) -> str:
 def class_page(site: Site, page: int, summary: Summary, crops: Mapping[int, Sequence[Crop]]) -> str:
     """Page ``page`` (from 0) of the classes' crops, the best first."""
     shown = site.used[page * CLASSES_PER_PAGE : (page + 1) * CLASSES_PER_PAGE]
-    ranked = {index: sorted(crops.get(index, ()), key=lambda c: (-c.score, -c.share, c.file)) for index in shown}
+    ranked = {index: sorted(crops.get(index, ()), key=lambda crop: (-crop.score, -crop.share)) for index in shown}
     return _render("crops.html", site, page=page, crops=ranked, counts=summary.classes)
 
 
