@@ -28,14 +28,10 @@ MOST_NAMES = 100
 def make_report(
     name: str, gt: str, fits: Sequence[Fit], masks: Mapping[str, Any], **left_out: Sequence[str]
 ) -> dict[str, Any]:
-    """Score one set under every policy and each of its ``fits``; all figures percent.
+    """Score the set ``name`` against ``gt`` under every policy and each of its ``fits``; all figures percent.
 
-    Args:
-        name: what is scored.
-        gt: against what.
-        fits: ways to give classes to the same set.
-        masks: of `class_agnostic_scores`, empty where there are no masks.
-        left_out: file names of photos that only one side has, ``only_gt`` and ``only_pseudo``.
+    ``masks`` are of `class_agnostic_scores`, empty where there are none; ``left_out`` are file names of photos that one
+    side lacks, ``only_gt`` and ``only_pseudo``.
     """
     scored = fits[0].scored
     taxonomy, scoring, things = scored.taxonomy, scored.scoring, int(scored.taxonomy.isthing.sum())

@@ -36,7 +36,7 @@ class Chart(NamedTuple):
 
 
 def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
-    """The figures of a run: class sizes of things and of stuff, areas, segments of a photo, void."""
+    """The figures of a run: class sizes of things and of stuff, and areas."""
     charts, areas = [], {}
     for kind, categories in (("things", dataset.things), ("stuff", dataset.stuff)):
         members = [summary.classes[category.id] for category in categories]
@@ -50,14 +50,7 @@ def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
     medians = [f"{np.median(values):.1%} for {kind}" for kind, values in areas.items() if len(values)]
     svg = draw_bars(bars, edges, "share of the photo, logarithmic", "segments")
     charts.append(Chart("Areas of segments", f"Median {', '.join(medians) or 'unknown'}.", svg))
-    counts = np.bincount(summary.segments, minlength=11)
-    words = f"{np.count_nonzero(summary.segments == 0):,} photos without any."
-    svg = draw_bars({"photos": counts}, np.arange(len(counts) + 1) - 0.5, "panoptic segments of a photo", "photos")
-    charts.append(Chart("Segments of a photo", words, svg))
-    counts, edges = np.histogram(summary.voids, 20, (0, 1))
-    words = f"{np.count_nonzero(summary.voids > 0.5):,} photos with more than half of their pixels in no segment."
-    svg = draw_bars({"photos": counts}, edges, "share of the photo in no segment", "photos")
-    return [*charts, Chart("Void", words, svg)]
+    return charts
 
 
 def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, ylabel: str) -> str:

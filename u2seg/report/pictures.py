@@ -96,11 +96,10 @@ class Painter:
 
     def _fingerprint(self, task: Task) -> str:
         """A hash of all that the pictures depend on."""
-        parts: list[Any] = [DRAWING, self.predictions is None, task, _file_state(self.dataset.photo_path(task.photo))]
+        parts: list[Any] = [DRAWING, task, _file_state(self.dataset.photo_path(task.photo))]
         for dataset, photo in ((self.dataset, task.photo), (self.predictions, task.predicted)):
-            if dataset is not None and photo is not None:
-                used = {s.category_id for s in photo.segments} | {a.category_id for a in task.annotations}
-                parts += [_file_state(dataset.png_path(photo)), [c for c in dataset.categories if c.id in used]]
+            if dataset is not None:
+                parts += [dataset.categories, photo and _file_state(dataset.png_path(photo))]
         return hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
     def _read_record(self, path: Path) -> Record | None:
