@@ -99,7 +99,7 @@ def test_fit_on_itself_is_the_self_fit_and_other_clusters_are_refused(noisy):
         assert np.array_equal(other.classes(policy), fit_itself(comparison).classes(policy))
         assert np.array_equal(other.classes(policy, 3), fit_itself(comparison).classes(policy, 3))
     fewer = compare(truth, random_pseudo(np.random.default_rng(0), truth, num_things=3))
-    with pytest.raises(DataError, match="3 thing and 4 stuff clusters, the one to score 5 thing and 4 stuff"):
+    with pytest.raises(DataError, match="the 7 clusters of the set to fit on are not the 9 of the one to score"):
         Fit(comparison, fitted=fewer)
 
 

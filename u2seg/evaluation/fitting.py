@@ -45,16 +45,11 @@ class Fit:
             raise UsageError(
                 f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
             )
-        fitted, scored = self.fitted or self.scored, self.scored
-        same = np.array_equal(fitted.cluster_ids, scored.cluster_ids) and fitted.num_things == scored.num_things
-        if not same:
-            kinds = [
-                f"{each.num_things} thing and {len(each.cluster_ids) - each.num_things} stuff clusters"
-                for each in (fitted, scored)
-            ]
+        fitted, scored = (each.cluster_ids.tolist() for each in (self.fitted or self.scored, self.scored))
+        if fitted != scored or (self.fitted and self.fitted.num_things != self.scored.num_things):
             raise DataError(
-                f"the set to fit on has {kinds[0]}, the one to score {kinds[1]}: a matching can only be carried over "
-                "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
+                f"the {len(fitted)} clusters of the set to fit on are not the {len(scored)} of the one to score: a "
+                "matching can only be carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
     @cached_property
