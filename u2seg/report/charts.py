@@ -43,35 +43,35 @@ def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
         sizes = np.array(sorted((count.segments for count in members), reverse=True), np.int64)
         areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in members)])
         words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes."
-        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first", "segments")
+        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first")
         charts.append(Chart(f"Classes of {kind}", words, svg))
     edges = np.logspace(-4, 0, 17)
     bars = {kind: np.histogram(np.clip(values, edges[0], 1.0), edges)[0] for kind, values in areas.items()}
     medians = [f"{np.median(values):.1%} for {kind}" for kind, values in areas.items() if len(values)]
-    svg = draw_bars(bars, edges, "share of the photo, logarithmic", "segments")
+    svg = draw_bars(bars, edges, "share of the photo, logarithmic", log=True)
     charts.append(Chart("Areas of segments", f"Median {', '.join(medians) or 'unknown'}.", svg))
     return charts
 
 
-def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, ylabel: str) -> str:
-    """Bars as an SVG element without namespaces, for use inside HTML.
+def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, log: bool = False) -> str:
+    """Numbers of segments as bars: an SVG element without namespaces, for use inside HTML.
 
     Args:
         heights: name and int (B,) of each series.
-        edges: float (B + 1,) borders of the bars; if they end at 1, they are fractions.
+        edges: float (B + 1,) borders of the bars; fractions where the axis is logarithmic.
         xlabel: what the x axis shows, with its unit.
-        ylabel: what the y axis shows.
+        log: whether the x axis is logarithmic.
     """
     text = io.StringIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(4.8, 2.3), layout="constrained")
-        axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, xscale="log" if "logarithmic" in xlabel else "linear")
+        axes = figure.add_subplot(xlabel=xlabel, ylabel="segments", xscale="log" if log else "linear")
         for color, (name, values) in zip((ACCENT, SECOND), heights.items(), strict=False):
             axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)
         axes.margins(x=0)
         axes.set_ylim(0, 1.05 * max(values.max(initial=1) for values in heights.values()))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-        if edges.dtype == float and edges[-1] == 1:
+        if log:
             axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         axes.grid(axis="y")
         axes.set_axisbelow(True)

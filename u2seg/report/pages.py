@@ -62,11 +62,8 @@ class Site:
         return "" if place is None else f"{self.class_pages[place // CLASSES_PER_PAGE]}#c{category_id}"
 
     def caveats(self) -> list[str]:
-        """Every caveat that the dataset, or the weights it was made with, carries; each once."""
-        weights = self.run.get("weights") or []
-        entries = weights.values() if isinstance(weights, Mapping) else weights
+        """Every caveat that the dataset, or its run.json, carries; each once."""
         texts = [text for holder in (self.dataset.info, self.run) for text in holder.get("caveats") or []]
-        texts += [entry["caveat"] for entry in entries if isinstance(entry, Mapping) and entry.get("caveat")]
         return list(dict.fromkeys(map(str, texts)))
 
 
