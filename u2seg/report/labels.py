@@ -1,6 +1,6 @@
 """The masks of a dataset that are shown, counted, and which of them stand for their class.
 
-Shapes: ``H, W`` photo pixels; ``P`` photos; ``A`` annotations.
+Shapes: ``H, W`` photo pixels; ``A`` annotations.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class ClassCount(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Counts over the whole set."""
+    """Counts over the whole set; means are None where there is nothing to count."""
 
     classes: dict[int, ClassCount]  # every class, by category id
-    segments: np.ndarray  # int64 (P,), panoptic segments of each photo
-    voids: np.ndarray  # float64 (P,), the fraction of a photo in no segment, of photos whose label could be read
+    mean_segments: float | None  # panoptic segments of a photo
+    mean_void: float | None  # fraction of a photo in no segment, over photos whose label could be read
 
 
 def summarise(
@@ -103,12 +103,12 @@ def summarise(
         areas = areas[~np.isnan(areas)]
         score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
         classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
-    segments = np.array([len(photo.segments) for photo in dataset.photos], np.int64)
-    return Summary(classes, segments, np.array(voids, np.float64))
+    counts = [len(photo.segments) for photo in dataset.photos]
+    return Summary(classes, *(float(np.mean(values)) if values else None for values in (counts, voids)))
 
 
-def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, seed: int = 0) -> dict[int, list[int]]:
-    """Which masks stand for their class: at most ``per_class`` of each, drawn by ``seed`` where there are more.
+def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int) -> dict[int, list[int]]:
+    """Which masks stand for their class: at most ``per_class`` of each, drawn at random, but every time the same.
 
     Returns:
         For each position in ``annotations``, positions of its chosen ones.
@@ -119,7 +119,6 @@ def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int, se
             places[annotation.category_id].append((number, position))
     chosen: dict[int, list[int]] = defaultdict(list)
     for category_id, candidates in places.items():
-        sample = random.Random(f"{seed} {category_id}").sample(candidates, min(per_class, len(candidates)))
-        for number, position in sample:
+        for number, position in random.Random(category_id).sample(candidates, min(per_class, len(candidates))):
             chosen[number].append(position)
     return chosen
