@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco
 from scipy.sparse import coo_array
 
 from u2seg.errors import DataError
@@ -110,16 +111,13 @@ def compare_maps(
         DataError: the maps and the lists contradict each other.
     """
     overlap = overlap_table(gt_ids, pred_ids, [s.id for s in gt], [s.id for s in pred])
-    gt_rows, pred_rows = segment_rows(gt, overlap[1:].sum(axis=1)), segment_rows(pred, overlap[:, 1:].sum(axis=0))
-    _add_masks(gt_rows, gt_ids)
-    if of_model:
-        visible = pred_rows["area"] > 0
-        overlap, pred_rows = overlap[:, np.append(True, visible)], pred_rows[visible]
-    elif not pred_rows["area"].all():
-        missing = pred_rows["id"][pred_rows["area"] == 0][0]
+    gt_rows = segment_rows(gt, overlap[1:].sum(axis=1), gt_ids)
+    pred_rows = segment_rows(pred, overlap[:, 1:].sum(axis=0), None if of_model else pred_ids)
+    visible = pred_rows["area"] > 0
+    if not (of_model or visible.all()):
+        missing = pred_rows["id"][~visible][0]
         raise DataError(f"its label has no pixel of segment id {missing}, which the JSON lists")
-    else:
-        _add_masks(pred_rows, pred_ids)
+    overlap, pred_rows = overlap[:, np.append(True, visible)], pred_rows[visible]
     row, column = np.nonzero(overlap)
     return Table(gt_rows, pred_rows, row - 1, column - 1, overlap[row, column], (gt_ids.shape,))  # void 0 is VOID -1
 
@@ -151,21 +149,16 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
     return count_grid(places[0], places[1], np.diff(starts, append=gt_ids.size), (len(gt) + 1, len(pred) + 1))
 
 
-def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray) -> np.ndarray:
-    """`SEGMENT` (n,) without boxes and codes; ``area`` int64 (n,) pixels."""
+def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+    """`SEGMENT` (n,); ``area`` int64 (n,) pixels; things have boxes and codes if their map ``ids`` is given."""
     columns = [(0, s.id, s.category_id, s.isthing, s.iscrowd, 0, (0,) * 4, None, s.score, VOID) for s in segments]
     rows = np.array(columns, SEGMENT)
     rows["area"] = area
+    if ids is not None:
+        things = np.flatnonzero(rows["isthing"])
+        rows["code"][things] = codes = encode_segments(ids, rows["id"][things].tolist())
+        rows["box"][things] = coco.toBbox(codes)
     return rows
-
-
-def _add_masks(rows: np.ndarray, ids: np.ndarray) -> None:
-    """Put codes and boxes of the things in the map ``ids`` into their ``rows``."""
-    from pycocotools import mask as coco
-
-    things = np.flatnonzero(rows["isthing"])
-    codes = encode_segments(ids, rows["id"][things].tolist())
-    rows["code"][things], rows["box"][things] = codes, coco.toBbox(codes)
 
 
 def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
