@@ -6,6 +6,7 @@ written as soon as their photos are done, so memory holds the dataset's JSON and
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter, defaultdict
@@ -99,28 +100,31 @@ def _write_pages(
     problems: Counter[str] = Counter()
     crops: dict[int, list[Crop]] = defaultdict(list)
     shares, voids = [], []
-    pages: dict[int, list[Record]] = {0: []}
+    first_page: list[Record] = []
     with Progress("gallery", len(annotations)) as progress:
-        for record in records:
-            progress.advance()
-            problems.update({what for what, _ in record.problems})
-            shares.append(record.shares)
-            voids += [] if record.void is None else [record.void]
-            for position, file in record.crops:
-                annotation = annotations[record.number][position]
-                crop = Crop(file, record.number, annotation.score, record.shares[position])
-                crops[annotation.category_id].append(crop)
-            page, place = divmod(record.number, site.per_page)
-            pages.setdefault(page, []).append(record)
-            if page and (place == site.per_page - 1 or record.number == len(annotations) - 1):
-                write(site.photo_pages[page], photo_page(site, page, pages.pop(page)))
+        for page, group in itertools.groupby(records, key=lambda record: record.number // site.per_page):
+            of_page = []
+            for record in group:
+                progress.advance()
+                of_page.append(record)
+                problems.update({what for what, _ in record.problems})
+                shares.append(record.shares)
+                voids += [] if record.void is None else [record.void]
+                for position, file in record.crops:
+                    annotation = annotations[record.number][position]
+                    crop = Crop(file, record.number, annotation.score, record.shares[position])
+                    crops[annotation.category_id].append(crop)
+            if page:
+                write(site.photo_pages[page], photo_page(site, page, of_page))
+            else:
+                first_page = of_page
     summary = summarise(site.dataset, annotations, shares, voids)
     notes = [f"{count} of {len(annotations)} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, crops))
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, notes))
-    write("index.html", photo_page(site, 0, pages[0], summary))
+    write("index.html", photo_page(site, 0, first_page, summary))
     for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
         if path.name not in (*site.photo_pages, *site.class_pages):
             path.unlink()  # of an earlier, larger gallery
