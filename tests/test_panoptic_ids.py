@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from u2seg import panoptic
 from u2seg.errors import DataError
 from u2seg.files import write_png
 from u2seg.panoptic import LARGEST_ID as LARGE
-from u2seg.panoptic import encode_ids, read_ids
+from u2seg.panoptic import codes, encode_ids, read_ids
 
 
 def test_png_ids_survive_the_round_trip(tmp_path):
@@ -23,7 +22,7 @@ def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
     ids = np.random.default_rng(1).integers(0, LARGE + 1, size)
     write_png(tmp_path / "a.png", encode_ids(ids))
     fast = read_ids(tmp_path / "a.png")
-    monkeypatch.setattr(panoptic, "_fast_reader", lambda: None)
+    monkeypatch.setattr(codes, "_fast_reader", lambda: None)
     assert np.array_equal(fast, read_ids(tmp_path / "a.png"))
     assert np.array_equal(fast, ids)
 
@@ -31,7 +30,7 @@ def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("fast", [True, False])
 def test_bad_pngs_are_told_in_words(fast, tmp_path, monkeypatch):
     if not fast:
-        monkeypatch.setattr(panoptic, "_fast_reader", lambda: None)
+        monkeypatch.setattr(codes, "_fast_reader", lambda: None)
     Image.new("L", (3, 3)).save(tmp_path / "grey.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match="mode is L, not RGB"):

@@ -16,7 +16,7 @@ from u2seg.data.convert import convert_panoptic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.errors import UsageError
 from u2seg.files import claim_directory
-from u2seg.panoptic import read_ids
+from u2seg.panoptic import Category, read_ids
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
@@ -36,10 +36,11 @@ def run_script(name, options, monkeypatch):
 
 
 def test_numbers():
-    kept, ids = number_categories(CATEGORIES, merge_stuff=False)
+    categories = [Category(color=(0, 0, 0), **{**entry, "isthing": bool(entry["isthing"])}) for entry in CATEGORIES]
+    kept, ids = number_categories(categories, merge_stuff=False)
     assert [(c["id"], c["name"]) for c in kept] == [(1, "cat"), (2, "dog"), (3, "tree"), (4, "grass"), (5, "sky")]
     assert ids == {1: 1, 5: 2, 90: 3, 93: 4, 94: 5}
-    merged, ids = number_categories(CATEGORIES, merge_stuff=True)
+    merged, ids = number_categories(categories, merge_stuff=True)
     assert [(c["id"], c["name"]) for c in merged] == [(1, "cat"), (2, "dog"), (3, "plant"), (4, "sky")]
     assert ids == {1: 1, 5: 2, 90: 3, 93: 3, 94: 4}
 

@@ -33,6 +33,7 @@ from u2seg.evaluation.saved import MATCHING_FILE, directory_name, matching_file,
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
+from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -156,7 +157,10 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
     def compare(self, images: Sequence[ModelImage]) -> Comparison:
         """The photos of all processes, in order of their ids."""
         ordered = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
-        return join_outputs(ordered, self.space, self.taxonomy, self.scoring.thresholds)
+        comparison = join_outputs(ordered, self.space, self.taxonomy, self.scoring.thresholds)
+        segments = [segment for image in ordered for segment in self._photos[image.image_id].segments]
+        warn_of_areas(self.gt.json_file, segments, comparison.table.gt["area"])
+        return comparison
 
     def report(self, comparison: Comparison, class_agnostic: bool = True) -> Report:
         """Match and score by every policy; ``class_agnostic`` scores the detections without classes, too."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +16,12 @@ from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.pairing import Pairing, pair_images
 from u2seg.evaluation.picture import draw_clusters
 from u2seg.evaluation.report import Report
-from u2seg.evaluation.runs import boxes_of, encode_masks
+from u2seg.evaluation.runs import boxes_of
 from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, ImageTable, SetTable, compare_maps
 from u2seg.evaluation.taxonomy import Taxonomy
-from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
+from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.runtime import Progress, make_executor, run_in_order
 
 PHOTOS_WORTH_WORKERS = 400
@@ -106,8 +105,12 @@ def _compare(
         for table in run_in_order(executor, read_table, pairing.pairs, 32 * workers):
             images.append(table)
             progress.advance()
+    table = SetTable.join(images)
+    for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
+        segments = [segment for pair in pairing.pairs for segment in pair[side].segments]
+        warn_of_areas(dataset.json_file, segments, rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
-    return Comparison(SetTable.join(images), taxonomy, *clusters, scoring.thresholds, backend=scoring.backend)
+    return Comparison(table, taxonomy, *clusters, scoring.thresholds, backend=scoring.backend)
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> ImageTable:
@@ -128,23 +131,10 @@ def _masks(pseudo: PanopticDataset, pairing: Pairing, table: SetTable) -> tuple[
     if instances is None:
         return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
     photos = enumerate(photo for _, photo in pairing.pairs)
-    entries = [(index, photo, entry) for index, photo in photos for entry in instances[photo.image_id]]
+    entries = [(index, entry) for index, photo in photos for entry in instances[photo.image_id]]
     rows = np.zeros(len(entries), SEGMENT)
-    rows["image"] = [index for index, _, _ in entries]
-    rows["score"] = [entry["score"] for _, _, entry in entries]
-    rows["code"] = codes = [_checked_code(entry, photo) for _, photo, entry in entries]
+    rows["image"] = [index for index, _ in entries]
+    rows["score"] = [entry["score"] for _, entry in entries]
+    rows["code"] = codes = [entry["segmentation"] for _, entry in entries]
     rows["box"] = boxes_of(codes)
     return rows, INSTANCES_JSON
-
-
-def _checked_code(entry: dict[str, Any], photo: LabelledPhoto) -> dict[str, Any]:
-    """The run-length code of an annotation, compressed if it is not."""
-    name = f"{INSTANCES_JSON}: annotation {entry.get('id')} of {photo.file_name!r}"
-    if not math.isfinite(entry["score"]):
-        raise DataError(f"{name} has the score {entry['score']}, which is no number")
-    code = entry.get("segmentation")
-    if not isinstance(code, dict) or not {"size", "counts"} <= code.keys():
-        raise DataError(f"{name} has no run-length code for its mask")
-    if list(code["size"]) != [photo.height, photo.width]:
-        raise DataError(f"{name} is {code['size'][::-1]} pixels, its photo {[photo.width, photo.height]}")
-    return encode_masks(decode_mask(code)[None])[0] if isinstance(code["counts"], list) else code

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from u2seg.errors import DataError, lookup
-from u2seg.panoptic import Category, PanopticDataset
+from u2seg.panoptic import PanopticDataset
 
 LEVELS = ("category", "supercategory")
-NO_SUPERCATEGORY = ("", "none")
-"""What files say where there is none; some labelling tools write the word."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +58,18 @@ class Taxonomy:
 
         Raises:
             UsageError: a level is neither.
-            DataError: supercategories are asked for and ``gt`` has none.
+            DataError: supercategories are asked for and do not tell the categories of ``gt`` apart.
         """
         for level in (things, stuff):
             lookup("level of classes", level, dict.fromkeys(LEVELS))
+        for level, isthing, kind in ((things, True, "things"), (stuff, False, "stuff")):
+            if level == "supercategory":
+                gt.check_supercategories(isthing, f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})")
         index_of: dict[tuple[str, bool], int] = {}
         class_of = {}
         for category in (*gt.things, *gt.stuff):
-            name = _class_name(category, things if category.isthing else stuff, gt.json_file)
+            level = things if category.isthing else stuff
+            name = category.name if level == "category" else category.supercategory
             class_of[category.id] = index_of.setdefault((name, category.isthing), len(index_of))
         names = tuple(name for name, _ in index_of)
         return cls(names, np.array([isthing for _, isthing in index_of], bool), class_of, things, stuff)
-
-
-def _class_name(category: Category, level: str, source: Path) -> str:
-    if level == "category":
-        return category.name
-    if category.supercategory.lower() in NO_SUPERCATEGORY:
-        kind = "things" if category.isthing else "stuff"
-        raise DataError(
-            f"{source}: category {category.name!r} has no supercategory; "
-            f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})"
-        )
-    return category.supercategory
