@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -149,6 +149,15 @@ def file_name(entry: Entry, key: str = "file_name") -> str:
     if not possible:
         raise DataError(f"has the {key!r} {_shown(value)}, which no file can be called")
     return str(PurePosixPath(value.replace("\\", "/")))
+
+
+def refuse_duplicates(values: Iterable[int | str], what: str, where: str = "") -> None:
+    """Raise DataError if one of ``values`` comes twice: "WHAT value WHERE is given twice"."""
+    seen: set[int | str] = set()
+    for value in values:
+        if value in seen:
+            raise DataError(f"{what} {value!r}{where} is given twice")
+        seen.add(value)
 
 
 def inside(root: Path, name: str) -> Path:

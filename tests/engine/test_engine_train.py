@@ -215,7 +215,13 @@ def test_resume_scores_the_last_checkpoint(options, labels, tmp_path):
     cfg = setup([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume")
     assert cfg.MODEL.WEIGHTS == last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "model_0000001.pth")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
-    test = [*options, "DATASETS.TEST", str(labels), "TEST.MATCHING.STUFF", "category"]  # all stuff has one supercategory
+    test = [
+        *options,
+        "DATASETS.TEST",
+        str(labels),
+        "TEST.MATCHING.STUFF",
+        "category",
+    ]  # all stuff has one supercategory
     assert exit_code(test, "--eval-only", "--resume") == 0
 
 

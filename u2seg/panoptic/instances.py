@@ -13,7 +13,6 @@ import numpy as np
 from u2seg import fields
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import LabelledPhoto, PanopticDataset
-from u2seg.panoptic.reading import refuse_duplicates
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON
 
 
@@ -21,8 +20,8 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
     """Annotations of the ``instances.json`` beside ``dataset``, by image id; None where there is no such file.
 
     Each has ``id``, ``category_id`` (a thing's), ``segmentation`` (compressed run-length code
-    ``{"size": [H, W], "counts": str}`` that covers its photo), ``score`` and ``segment_id``: the segment of the
-    panoptic label that shows it, 0 for none, or None where the file does not say.
+    ``{"size": [H, W], "counts": str}`` that covers its photo), ``area`` (its pixels), ``score`` and ``segment_id``: the
+    segment of the panoptic label that shows it, 0 for none, or None where the file does not say.
 
     Raises:
         DataError: the file is damaged, or names photos or categories that ``dataset`` does not have.
@@ -36,7 +35,9 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
     instances: dict[Any, list[dict[str, Any]]] = {key: [] for key in photos}
     try:
         entries = fields.told("it", fields.entries, content, "annotations")
-        refuse_duplicates([entry["id"] for entry in entries if isinstance(entry.get("id"), int)], "annotation id")
+        fields.refuse_duplicates(
+            [entry["id"] for entry in entries if isinstance(entry.get("id"), int)], "annotation id"
+        )
         for entry in entries:
             key = fields.told(f"annotation {entry.get('id')}", fields.identity, entry, "image_id")
             if key not in photos:
@@ -62,7 +63,7 @@ def _instance(entry: Mapping[str, Any], photo: LabelledPhoto, things: set[int]) 
     if isinstance(code["counts"], list):
         code = _encode(_decode(runs, height, width))
     numbered = {"id": entry.get("id"), "category_id": category, "segment_id": segment}
-    return {**numbered, "score": score, "segmentation": code}
+    return {**numbered, "score": score, "segmentation": code, "area": int(runs[1::2].sum())}
 
 
 def instance_entry(mask: np.ndarray, category_id: int, score: float) -> dict[str, Any] | None:

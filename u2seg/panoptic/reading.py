@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,6 @@ def read_panoptic(
     return PanopticDataset(file, photo_folder, png_folder, categories, photos, info)
 
 
-def refuse_duplicates(values: Iterable[int | str], what: str, where: str = "") -> None:
-    """Raise DataError if one of ``values`` comes twice: "WHAT value WHERE is given twice"."""
-    seen: set[int | str] = set()
-    for value in values:
-        if value in seen:
-            raise DataError(f"{what} {value!r}{where} is given twice")
-        seen.add(value)
-
-
 @cache
 def warn_once(message: str) -> None:
     """Log ``message``, which several readers of one file would repeat, once in this process."""
@@ -97,10 +88,10 @@ def _categories(entries: Sequence[Mapping[str, Any]]) -> tuple[Category, ...]:
     categories = [
         fields.told(f"category {str(entry.get('name', entry.get('id')))[:60]!r}", _category, entry) for entry in entries
     ]
-    refuse_duplicates((category.id for category in categories), "category id")
+    fields.refuse_duplicates((category.id for category in categories), "category id")
     for isthing, kind in ((True, "thing"), (False, "stuff")):
         names = (category.name for category in categories if category.isthing == isthing)
-        refuse_duplicates(names, f"the {kind} category")
+        fields.refuse_duplicates(names, f"the {kind} category")
     return tuple(sorted(categories, key=lambda category: category.id))
 
 
@@ -124,7 +115,7 @@ def _photos(
     if not all("segments_info" in annotation for annotation in annotations):
         raise DataError("its annotations have no 'segments_info'")
     keys = _identities(images, "id", "images")
-    refuse_duplicates(keys, "image id")
+    fields.refuse_duplicates(keys, "image id")
     image_of = dict(zip(keys, images, strict=True))
     labelled = _identities(annotations, "image_id", "annotations")
     photos = []
@@ -132,11 +123,11 @@ def _photos(
         if key not in image_of:
             raise DataError(f"the annotation of image id {key!r} has no entry in 'images'")
         photos.append(_photo(key, image_of[key], annotation, isthing))
-    refuse_duplicates(labelled, "two annotations of one photo: image id")
+    fields.refuse_duplicates(labelled, "two annotations of one photo: image id")
     numbered = [annotation for annotation in annotations if annotation.get("id") is not None]
-    refuse_duplicates(_identities(numbered, "id", "annotations"), "annotation id")
-    refuse_duplicates((photo.file_name for photo in photos), "the photo")
-    refuse_duplicates((photo.label for photo in photos), "the label")
+    fields.refuse_duplicates(_identities(numbered, "id", "annotations"), "annotation id")
+    fields.refuse_duplicates((photo.file_name for photo in photos), "the photo")
+    fields.refuse_duplicates((photo.label for photo in photos), "the label")
     if len(photos) < len(images):
         left_out = len(images) - len(photos)
         warn_once(f"{file}: {left_out} of {len(images)} images have no annotation and are left out")
@@ -160,7 +151,7 @@ def _photo(
     segments = tuple(
         fields.told(f"segment {entry.get('id')!s:.20} of {name}", _segment, entry, isthing) for entry in entries
     )
-    refuse_duplicates((segment.id for segment in segments), "segment id", f" of {name}")
+    fields.refuse_duplicates((segment.id for segment in segments), "segment id", f" of {name}")
     return LabelledPhoto(key, name, height, width, label, segments)
 
 

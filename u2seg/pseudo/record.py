@@ -133,7 +133,7 @@ def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[st
             "root": str(photos.root),
             "given": len(photos),
             "labelled": summary.photos,
-            "files_with_other_endings": photos.ignored,
+            "passed_over": {reason: len(names) for reason, names in sorted(photos.passed_over.items())},
             "named_twice": photos.repeated,
         },
         "skipped": [{"file": name, "reason": reason} for name, reason in summary.skipped.items()],
