@@ -9,7 +9,6 @@ from PIL import Image
 
 from u2seg.errors import DataError, UsageError
 from u2seg.images import enlarge, find_photos, read_image, shrink
-from u2seg.images.finding import OTHER_ENDING
 
 GRADIENT = np.linspace(0, 255, 24 * 32).reshape(24, 32).astype(np.uint8)
 
@@ -122,7 +121,7 @@ def test_a_folder_is_searched_below_and_counts_the_rest(tmp_path):
     assert [photo.name for photo in found.photos] == ["b.jpg", "b/one photo.jpg", "ä/日本.png"]
     assert [photo.id for photo in found.photos] == [1, 2, 3]
     assert [photo.label for photo in found.photos] == ["b.png", "b/one photo.png", "ä/日本.png"]
-    assert found.passed_over == {OTHER_ENDING: ("notes.txt",)}
+    assert found.passed_over == {"ending": ("notes.txt",)}
 
 
 def test_labels_never_collide(tmp_path):

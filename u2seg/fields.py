@@ -164,17 +164,20 @@ def inside(root: Path, name: str) -> Path:
     """``root / name``, for names that come from a file and must not lead out of ``root``.
 
     Raises:
-        DataError: ``name`` is absolute, or leads upwards out of ``root``.
+        DataError: ``name`` leads out of ``root``.
     """
+    path = PurePosixPath(name)
+    if path.is_absolute() and path.is_relative_to(root.absolute()):
+        path = path.relative_to(root.absolute())
     parts: list[str] = []
-    for part in PurePosixPath(name).parts:
+    for part in path.parts:
         if part != "..":
             parts.append(part)
         elif parts:
             parts.pop()
         else:
             raise DataError(f"{name!r} leads out of {root}")
-    if not parts or parts[0] == "/" or PureWindowsPath(name).drive:
+    if not parts or path.is_absolute() or PureWindowsPath(name).drive:
         raise DataError(f"{name!r} leads out of {root}")
     return root.joinpath(*parts)
 

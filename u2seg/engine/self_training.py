@@ -214,7 +214,7 @@ def ask_model(job: RoundJob) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         with outcome.timed("predict"):
             answers = load_teacher(job.rule, job.device).answer([pixels.image for _, pixels in readable])
         for (photo, pixels), answer in zip(readable, answers, strict=True):

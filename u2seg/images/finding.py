@@ -22,13 +22,13 @@ EXTENSIONS = extensions()
 """Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
 
 
-OTHER_ENDING, FORMAT, LINK, FOLDER, OUTPUT = REASONS = (
-    "files whose ending is none of a photo's",
-    "photos of a format that is not read here",
-    "links that lead out of the folder (a .txt list may name their targets)",
-    "folders that can't be read",
-    "outputs of u2seg",
-)
+REASONS = {
+    "ending": "files whose ending is none of a photo's",
+    "format": "photos of a format that is not read here",
+    "link": "links that lead out of the folder (a .txt list may name their targets)",
+    "folder": "folders that can't be read",
+    "output": "outputs of u2seg",
+}
 """Why something in a folder is no photo of the run."""
 _OTHER_FORMATS = frozenset(
     f".{ending}"
@@ -57,7 +57,7 @@ class PhotoSet:
     root: Path
     photos: tuple[Photo, ...]
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Why something of a folder was not taken, one of `REASONS`, to its names below the folder."""
+    """A key of `REASONS` to the names, below the folder, of what was not taken."""
     repeated: int = 0
     """Entries of a list that name a file twice."""
     numbered: bool = False
@@ -69,8 +69,9 @@ class PhotoSet:
     def notes(self) -> list[str]:
         """A line for each reason why something was passed over, with a number and a name."""
         return [
-            f"passed over: {len(names)} {reason}, such as {printable(names[0])}"
-            for reason, names in sorted(self.passed_over.items())
+            f"passed over, {words}: {len(self.passed_over[reason])}, such as {printable(self.passed_over[reason][0])}"
+            for reason, words in REASONS.items()
+            if self.passed_over.get(reason)
         ]
 
 
@@ -119,9 +120,9 @@ def find_photos(images: str | Sequence[str], root: str | None = None, option: st
     if not paths:
         other = "".join(f"; {note}" for note in result.notes())
         raise UsageError(f"{option} {images!r} holds no photos; taken are {' '.join(sorted(EXTENSIONS))}{other}")
-    for reason in (LINK, FOLDER):
-        if reason in passed_over:
-            logger.warning("%s: %d %s, such as %r", option, len(passed_over[reason]), reason, passed_over[reason][0])
+    surprising = {reason: names for reason, names in passed_over.items() if reason in ("link", "folder")}
+    for note in PhotoSet(source, (), surprising).notes():
+        logger.warning("%s: %s", option, note)
     base = Path(root).expanduser() if root else (base or _common_folder(paths))
     return _number(paths, ids, base.absolute(), passed_over)
 
@@ -136,20 +137,20 @@ def _walk(folder: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     def pass_over(reason: str, path: str) -> None:
         passed_over[reason].append(os.path.relpath(path, folder))
 
-    for current, folders, files in os.walk(folder, onerror=lambda error: pass_over(FOLDER, error.filename)):
+    for current, folders, files in os.walk(folder, onerror=lambda error: pass_over("folder", error.filename)):
         if current != str(folder) and is_output(current):
-            pass_over(OUTPUT, current)
+            pass_over("output", current)
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *files]:
             path, ending = os.path.join(current, name), os.path.splitext(name)[1].lower()
             if os.path.islink(path) and not _is_below(os.path.realpath(path), top):
-                pass_over(LINK, path)
+                pass_over("link", path)
             elif name in folders:
                 continue  # a link to a folder below this one adds nothing
             elif ending not in EXTENSIONS or name.startswith("."):
-                pass_over(FORMAT if ending in _OTHER_FORMATS else OTHER_ENDING, path)
+                pass_over("format" if ending in _OTHER_FORMATS else "ending", path)
             else:
                 (links if os.path.islink(path) else photos).append(path)
     real = {os.path.realpath(path) for path in photos} if links else set()
@@ -162,7 +163,7 @@ def _walk(folder: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
 
 
 def _is_below(path: str, top: str) -> bool:
-    return os.path.commonpath([path, top]) == top
+    return path.startswith(os.path.join(top, ""))
 
 
 def _match(pattern: str) -> list[str]:

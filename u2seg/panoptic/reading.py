@@ -146,6 +146,7 @@ def _photo(
 ) -> LabelledPhoto:
     subject = f"image id {key!r}"
     name, label = (fields.told(subject, fields.file_name, entry) for entry in (image, annotation))
+    fields.told(f"{subject}: the label", fields.inside, Path("panoptic"), label)
     height, width = (fields.told(subject, fields.whole, image, side, 1, LARGEST_SIDE) for side in ("height", "width"))
     entries = fields.told(subject, fields.entries, annotation, "segments_info")
     segments = tuple(

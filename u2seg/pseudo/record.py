@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import u2seg
+from u2seg.errors import printable
 from u2seg.files import write_json
 from u2seg.images import Photo, PhotoSet
 from u2seg.panoptic import PANOPTIC_JSON, RUN_JSON, Entry, read_panoptic, write_dataset
@@ -50,7 +51,8 @@ class Summary:
         ]
         if self.skipped:
             lines.append(f"{len(self.skipped)} photos have no label:")
-            lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:MOST_SKIPPED]]
+            shown = list(self.skipped.items())[:MOST_SKIPPED]
+            lines += [f"  {' '.join(printable(name).split())}: {printable(reason)}" for name, reason in shown]
             if len(self.skipped) > MOST_SKIPPED:
                 lines.append(f"  and {len(self.skipped) - MOST_SKIPPED} more, all in {RUN_JSON}")
         return lines

@@ -22,7 +22,7 @@ import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.files import file_sha256, write_arrays, write_json, write_png
-from u2seg.images import Photo, batches, enlarge, read_image, shrink
+from u2seg.images import Photo, batches, enlarge, read_shrunk
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import mask_embeddings
 from u2seg.pseudo.features.shared import extract_each
@@ -116,14 +116,13 @@ class _Pixels:
     """The photo's own height and width."""
 
 
-def read_photos(photos: Sequence[Photo], outcome: Outcome, max_pixels: int) -> list[tuple[Photo, _Pixels]]:
-    """Those of ``photos`` that can be read, at most ``max_pixels`` each; the others are noted in ``outcome``."""
+def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> list[tuple[Photo, _Pixels]]:
+    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``."""
     readable: list[tuple[Photo, _Pixels]] = []
 
     def read(group: Sequence[Photo]) -> None:
         (photo,) = group
-        image = read_image(photo.path)
-        readable.append((photo, _Pixels(shrink(image, max_pixels), image.shape[:2])))
+        readable.append((photo, _Pixels(*read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels))))
 
     with outcome.timed("read"):
         for photo in photos:
@@ -136,7 +135,7 @@ def keep_features(job: Job) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
         with outcome.timed("features"):
             extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
@@ -171,7 +170,7 @@ def label_photos(job: Job) -> Outcome:
 
 
 def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, stuff: bool) -> None:
-    readable = read_photos(photos, outcome, job.recipe.max_pixels)
+    readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
         features = _kept_features(job, readable, things, stuff)
         if features is None:

@@ -16,6 +16,7 @@ import numpy as np
 from u2seg.errors import DataError
 from u2seg.images import enlarge
 from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic.agreement import segment_areas
 from u2seg.report.draw import DIMMED, HATCHED, Layer, Region, draw_layer
 
 VIEWS = ("things", "stuff", "panoptic")
@@ -63,9 +64,10 @@ class Labels:
         """Read the PNG of ``photo``.
 
         Raises:
-            DataError: it is missing, broken or of another size than the JSON says.
+            DataError: it is missing, broken, of another size than the JSON says, or holds ids that are not listed.
         """
         self.ids = dataset.read_ids(photo)
+        segment_areas(self.ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
         self._categories = {category.id: category for category in dataset.categories}
         self._shown = {
             "things": [a for a in annotations if self._categories[a.category_id].isthing],

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from u2seg.errors import DataError
+from u2seg.fields import inside
 from u2seg.files import replacing, write_json
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
@@ -130,6 +131,7 @@ class Painter:
         """Write the photo in two sizes; return its pixels uint8 (H, W, 3), or None if it can't be read."""
         path = self.dataset.photo_path(task.photo)
         try:
+            inside(self.dataset.image_root, task.photo.file_name)  # a gallery is shown to others
             picture = Image.fromarray(read_image(path))
         except DataError as error:
             record.problems.append(("photo", str(error) if path.exists() else "not found"))
