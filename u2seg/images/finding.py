@@ -163,7 +163,7 @@ def _walk(folder: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
 
 
 def _is_below(path: str, top: str) -> bool:
-    return path.startswith(os.path.join(top, ""))
+    return path == top or path.startswith(os.path.join(top, ""))
 
 
 def _match(pattern: str) -> list[str]:
