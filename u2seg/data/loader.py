@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from u2seg.data.mapper import Sample, build_mapper
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, U2SegError, UsageError
 from u2seg.panoptic import read_ids
 from u2seg.panoptic.agreement import segment_areas
 from u2seg.structures import STUFF_VOID
@@ -105,8 +105,14 @@ class MappedDataset(Dataset[tuple[int, Sample]]):
 
     def __getitem__(self, draw: Draw) -> tuple[int, Sample]:
         index, place = draw
-        with seeded(self.sampler.seed, place):
-            return place, self.mapper(self.dicts[index])
+        entry = self.dicts[index]
+        try:
+            with seeded(self.sampler.seed, place):
+                return place, self.mapper(entry)
+        except U2SegError:
+            raise
+        except Exception as error:  # a mapper or an augmentation may be a plugin's
+            raise DataError(f"photo {entry.get('file_name')}: {type(error).__name__}: {error}") from error
 
     def collate(self, draws: list[tuple[int, Sample]]) -> list[Sample]:
         """The samples of one batch, mixed by the mapper if it does that."""
