@@ -148,7 +148,8 @@ def file_name(entry: Entry, key: str = "file_name") -> str:
         possible = False
     if not possible:
         raise DataError(f"has the {key!r} {_shown(value)}, which no file can be called")
-    return str(PurePosixPath(value.replace("\\", "/")))
+    value = value.replace("\\", "/")
+    return str(PurePosixPath(value)) if "//" in value or "./" in value or value.endswith("/") else value
 
 
 def refuse_duplicates(values: Iterable[int | str], what: str, where: str = "") -> None:

@@ -117,7 +117,7 @@ def regroup(
     for row, segment in enumerate(ordered):
         merged = merge_stuff and not segment.isthing
         groups.setdefault((-1 if merged else row, new_ids[segment.category_id]), []).append(row)
-    group_of_segment = np.zeros(len(ordered) + 1, np.int64)
+    group_of_segment = np.zeros(len(ordered) + 1, np.int32)
     for number, rows in enumerate(groups.values(), start=1):
         group_of_segment[np.array(rows) + 1] = number
     listed = [{"id": s.id, "category_id": s.category_id, "isthing": False} for s in ordered]

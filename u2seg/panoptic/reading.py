@@ -146,14 +146,18 @@ def _photo(
 ) -> LabelledPhoto:
     subject = f"image id {key!r}"
     name, label = (fields.told(subject, fields.file_name, entry) for entry in (image, annotation))
-    fields.told(f"{subject}: the label", fields.inside, Path("panoptic"), label)
+    if label.startswith("/") or ".." in label or ":" in label:
+        fields.told(f"{subject}: the label", fields.inside, Path("panoptic"), label)
     height, width = (fields.told(subject, fields.whole, image, side, 1, LARGEST_SIDE) for side in ("height", "width"))
     entries = fields.told(subject, fields.entries, annotation, "segments_info")
-    segments = tuple(
-        fields.told(f"segment {entry.get('id')!s:.20} of {name}", _segment, entry, isthing) for entry in entries
-    )
+    segments = []
+    for entry in entries:
+        try:
+            segments.append(_segment(entry, isthing))
+        except DataError as error:
+            raise DataError(f"segment {str(entry.get('id'))[:20]} of {name} {error}") from error
     fields.refuse_duplicates((segment.id for segment in segments), "segment id", f" of {name}")
-    return LabelledPhoto(key, name, height, width, label, segments)
+    return LabelledPhoto(key, name, height, width, label, tuple(segments))
 
 
 def _segment(entry: Mapping[str, Any], isthing: Mapping[int, bool]) -> SegmentInfo:
@@ -161,8 +165,9 @@ def _segment(entry: Mapping[str, Any], isthing: Mapping[int, bool]) -> SegmentIn
     category = fields.whole(entry, "category_id", 0, LARGEST_CATEGORY)
     if category not in isthing:
         raise DataError(f"has category_id {category}, not in 'categories'")
-    if fields.flag(entry, "isthing", isthing[category]) != isthing[category]:
+    if "isthing" in entry and fields.flag(entry, "isthing", isthing[category]) != isthing[category]:
         raise DataError(f"and its category {category} disagree on 'isthing'")
-    crowd, score, area = fields.flag(entry, "iscrowd", False), fields.number(entry, "score", 1.0), entry.get("area")
+    crowd = "iscrowd" in entry and fields.flag(entry, "iscrowd", False)
+    score, area = fields.number(entry, "score", 1.0) if "score" in entry else 1.0, entry.get("area")
     stated = float(area) if isinstance(area, (int, float)) and abs(area) < 2**53 else None
     return SegmentInfo(number, category, isthing[category], crowd, score, stated)
