@@ -77,9 +77,8 @@ def _folder(
     """The folder of the files with ``names``: ``choice``, else what ``info`` says, else one of the usual ``places``."""
     if choice:
         return Path(choice).expanduser()
-    stated = fields.text(info, key, "").replace("\\", "/")
-    if stated:
-        return file.parent / Path(stated).expanduser()
+    if info.get(key):
+        return file.parent / Path(fields.told("its 'info'", fields.file_name, info, key)).expanduser()
     usual = [file.parent / place for place in (*places, file.stem)]
     return next((folder for folder in usual if names and (folder / names[0]).is_file()), usual[0])
 
