@@ -185,6 +185,7 @@ def test_pngs_in_subfolders_and_stale_areas(coco, tmp_path, monkeypatch, caplog)
             for segment in annotation["segments_info"]:
                 segment.update(area=1, bbox=[0, 0, 1, 1])
         content["annotations"][1]["segments_info"].append({"id": 900, "category_id": 5})
+        content["info"]["panoptic_root"] = "elsewhere"
 
     edit(coco, change)
     for options in ([], ["--supercategories"]):

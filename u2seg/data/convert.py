@@ -21,7 +21,16 @@ from u2seg.data.targets import number_segments
 from u2seg.errors import UsageError
 from u2seg.fields import inside
 from u2seg.files import claim_directory, write_png
-from u2seg.panoptic import Category, Entry, LabelledPhoto, SegmentInfo, encode_ids, read_panoptic, write_dataset
+from u2seg.panoptic import (
+    Category,
+    Entry,
+    LabelledPhoto,
+    PanopticDataset,
+    SegmentInfo,
+    encode_ids,
+    read_panoptic,
+    write_dataset,
+)
 from u2seg.panoptic.agreement import segment_areas, warn_of_areas
 
 logger = logging.getLogger(__name__)
@@ -61,27 +70,37 @@ def convert_panoptic(
     if merge_stuff:
         dataset.check_supercategories(False, "leave --supercategories out")
     root = claim_directory(output, "converted labels")
-    info = {**dataset.info, "image_root": str(image_root.resolve())}
-    if not merge_stuff:
-        info["panoptic_root"] = str(panoptic_root.resolve())
+    roots = {"image_root": str(image_root.resolve()), "panoptic_root": str(panoptic_root.resolve())}
+    if merge_stuff:
+        roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
-    entries, stated, measured = [], [], []
+    entries, measured = [], []
     for photo in progress(dataset.photos):
-        ids = dataset.read_ids(photo)
-        areas = segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
-        stated += photo.segments
-        measured += areas.tolist()
-        visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
-        ids, segments = regroup(ids, visible, new_ids, merge_stuff)
-        if merge_stuff:
-            write_png(inside(root / "panoptic", photo.label), encode_ids(ids))
+        segments, areas = _convert_label(dataset, photo, new_ids, root / "panoptic" if merge_stuff else None)
+        measured += areas
         image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
         entries.append(Entry(image, photo.label, segments))
-    warn_of_areas(source, stated, measured)
+    warn_of_areas(source, [segment for photo in dataset.photos for segment in photo.segments], measured)
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
-    write_dataset(root, info, categories, lambda: entries, instances=False)
+    write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
+
+
+def _convert_label(
+    dataset: PanopticDataset, photo: LabelledPhoto, new_ids: dict[int, int], merged_root: Path | None
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """``segments_info`` of one photo, its PNG written below ``merged_root`` if its stuff is to be merged.
+
+    Also the pixels of each segment as it was.
+    """
+    ids = dataset.read_ids(photo)
+    areas = segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo)).tolist()
+    visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
+    ids, segments = regroup(ids, visible, new_ids, merge_stuff=merged_root is not None)
+    if merged_root is not None:
+        write_png(inside(merged_root, photo.label), encode_ids(ids))
+    return segments, areas
 
 
 def number_categories(categories: Iterable[Category], merge_stuff: bool) -> tuple[list[dict[str, Any]], dict[int, int]]:

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL.ImageFile import ImageFile
 
 BITS = (8, 10, 12, 14, 16)
 SAMPLE = 1_000_000
@@ -28,12 +28,12 @@ LEAST_CONTRAST = 8
 GDAL_NODATA, SAMPLE_FORMAT, SAMPLE_MIN, SAMPLE_MAX, SIGNED = 42113, 339, 340, 341, 2
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile) -> bool:
     """Whether ``image``, not yet loaded, has more than eight bits a channel."""
     return image.mode.startswith("I;16") or image.mode in ("I", "F") or _raw_mode(image)[-4:-1] == ";16"
 
 
-def read_deep(image: Image.Image, again: Image.Image) -> np.ndarray:
+def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
     """Values (H, W) or uint16 (H, W, C) of a deep image.
 
     Pillow has no mode for three channels of 16 bits and keeps the upper byte of each; read in the other byte order, it
@@ -76,7 +76,7 @@ def has_contrast(pixels: np.ndarray) -> bool:
     return bool(high - low >= LEAST_CONTRAST)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: ImageFile) -> str:
     """How the file holds the channels, such as ``RGB;16B``."""
     arguments = image.tile[0].args if getattr(image, "tile", None) else ""
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
 from u2seg.images.depth import has_contrast, is_deep, read_deep, to_eight_bits
@@ -105,24 +106,24 @@ def _open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _open(file: BinaryIO, path: Path) -> Image.Image:
+def _open(file: BinaryIO, path: Path) -> ImageFile:
     """Open an image of a format that is allowed; the others start programs, or have no end."""
     file.seek(0)
     return Image.open(file, formats=formats_of(path))
 
 
-def _reduce(image: Image.Image, pixels: int) -> bool:
+def _reduce(image: ImageFile, pixels: int) -> bool:
     """Let JPEG and JPEG 2000 decode a half, a quarter or an eighth of each side, still above four times ``pixels``."""
     factor = 1
     while factor < 8 and image.width * image.height > 16 * factor**2 * pixels:
         factor *= 2
     if image.format == "JPEG2000":
-        image.reduce = factor.bit_length() - 1
+        image.reduce = factor.bit_length() - 1  # type: ignore[assignment, method-assign]
         return True
     return image.draft(None, (image.width // factor, image.height // factor)) is not None
 
 
-def _turned_rgb(image: Image.Image, file: BinaryIO, path: Path) -> Image.Image:
+def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
     tags = getattr(image, "tag_v2", {})
     if not is_deep(image):
         if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:

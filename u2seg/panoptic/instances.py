@@ -55,7 +55,7 @@ def _instance(entry: Mapping[str, Any], photo: LabelledPhoto, things: set[int]) 
     score, segment = fields.number(entry, "score", 1.0), fields.whole(entry, "segment_id", default=None)
     if category not in things:
         raise DataError(f"has category_id {category}, which is no thing")
-    code = entry.get("segmentation")
+    code: Any = entry.get("segmentation")
     runs = count_runs(code)
     height, width = code["size"]
     if (height, width) != (photo.height, photo.width):
