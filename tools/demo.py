@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     from u2seg.engine.predictor import Predictor
 
     film = demo.film_path(args.video_input, args.output) if args.video_input else None
-    photos = find_photos(args.input, option="--input") if args.input else None
+    photos = find_photos(args.input, option="--input", output=args.output or "") if args.input else None
     pictures = demo.picture_paths(photos, args.output) if photos else {}
     predictor = Predictor.from_config(
         args.config_file,

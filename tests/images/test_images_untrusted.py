@@ -140,6 +140,14 @@ def test_outputs_in_the_folder_are_no_photos(tmp_path):
     assert names(find_photos(str(tmp_path / "sub" / "labels" / "media"))) == ["p.png"]
 
 
+def test_where_the_run_writes_is_no_photo_of_it(tmp_path):
+    save(tmp_path / "a.jpg")
+    save(tmp_path / "results" / "a.jpg")  # of an earlier run that left no mark
+    for images in (str(tmp_path), str(tmp_path / "**" / "*.jpg")):
+        assert names(find_photos(images, output=str(tmp_path / "results"))) == ["a.jpg"]
+        assert len(find_photos(images)) == 2
+
+
 def test_a_folder_that_cant_be_read_is_said(tmp_path, monkeypatch, caplog):
     save(tmp_path / "a.jpg")
     save(tmp_path / "locked" / "b.jpg")

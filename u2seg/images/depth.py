@@ -50,7 +50,9 @@ def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
     native = "L" if sys.byteorder == "little" else "B"
     other = {"L": "B", "B": "L"}[raw[-1].replace("N", native)]
     again.tile = [
-        tile._replace(args=raw[:-1] + other if isinstance(tile.args, str) else (raw[:-1] + other, *tile.args[1:]))
+        tile._replace(
+            args=raw[:-1] + other if isinstance(tile.args, str) else (raw[:-1] + other, *(tile.args or ())[1:])
+        )
         for tile in again.tile
     ]
     return upper << 8 | np.asarray(again)

@@ -64,7 +64,9 @@ class PhotoSet:
         ]
 
 
-def find_photos(images: str | Sequence[str], root: str | None = None, option: str = "--images") -> PhotoSet:
+def find_photos(
+    images: str | Sequence[str], root: str | None = None, option: str = "--images", output: str = ""
+) -> PhotoSet:
     """Find the photos that ``--images`` names.
 
     Args:
@@ -73,12 +75,13 @@ def find_photos(images: str | Sequence[str], root: str | None = None, option: st
             ``images`` list; or several of these, whose photos are numbered anew.
         root: the folder that names are relative to; by default the folder itself, or the deepest common one.
         option: what the user typed ``images`` for, named in messages.
+        output: where the run will write; what lies there in a folder or behind a pattern is none of its photos.
 
     Raises:
         UsageError: it does not exist, can't be read, or holds no photo.
     """
     if not isinstance(images, str) and len(images) > 1:
-        sets = [find_photos(entry, root, option) for entry in images]
+        sets = [find_photos(entry, root, option, output) for entry in images]
         paths = [photo.path for photos in sets for photo in photos.photos]
         together: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
         for reason, names in (item for photos in sets for item in photos.passed_over.items()):
@@ -86,7 +89,7 @@ def find_photos(images: str | Sequence[str], root: str | None = None, option: st
         base = Path(root).expanduser() if root else _common_folder(paths)
         return _number(paths, None, base.absolute(), together)
     images = images if isinstance(images, str) else images[0]
-    paths, ids, usual_base, passed_over = list_photos(images, root, option)
+    paths, ids, usual_base, passed_over = list_photos(images, root, option, os.path.realpath(output) if output else "")
     if not paths:
         other = "".join(f"; {note}" for note in PhotoSet(Path(), (), passed_over).notes())
         raise UsageError(f"{option} {images!r} holds no photos; taken are {' '.join(sorted(EXTENSIONS))}{other}")

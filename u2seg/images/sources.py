@@ -30,12 +30,12 @@ _OTHER_FORMATS = frozenset(
 
 
 def list_photos(
-    images: str, root: str | None, option: str
+    images: str, root: str | None, option: str, output: str
 ) -> tuple[list[str], list[int] | None, Path | None, PassedOver]:
     """Paths of the photos; their ids, if they have any; the folder that they are relative to, if that is clear."""
     source = Path(images).expanduser()
     if source.is_dir():
-        paths, passed_over = _walk(source)
+        paths, passed_over = _walk(source, output)
         return paths, None, source, passed_over
     if source.is_file() and source.suffix.lower() == ".json":
         return *_read_coco(source, root, option), {}
@@ -44,11 +44,11 @@ def list_photos(
     if source.is_file():
         return [str(source)], None, source.parent, {}
     if any(mark in images for mark in "*?["):
-        return _match(str(source)), None, None, {}
+        return _match(str(source), output), None, None, {}
     raise UsageError(f"{option} {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json")
 
 
-def _walk(top: Path) -> tuple[list[str], PassedOver]:
+def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
     """Photos below ``top`` by name, each real file once, and what was passed over."""
     photos: list[str] = []
     links: list[str] = []
@@ -57,7 +57,7 @@ def _walk(top: Path) -> tuple[list[str], PassedOver]:
     folders = [str(top)]
     while folders:
         folder = folders.pop()
-        if folder != str(top) and is_output(folder):
+        if folder != str(top) and (is_output(folder) or os.path.realpath(folder) == output):
             passed_over["output"].append(folder)
             continue
         try:
@@ -91,10 +91,10 @@ def _each_file_once(paths: Iterable[str], known: set[str]) -> list[str]:
     return [path for file, path in first.items() if file not in known]
 
 
-def _match(pattern: str) -> list[str]:
+def _match(pattern: str, output: str) -> list[str]:
     """Files that ``pattern`` matches, but for those in outputs of u2seg that it reaches into, each real file once."""
     fixed = len(Path(re.split(r"[*?[]", pattern)[0] + "_").parent.parts)
-    is_output_folder = cache(is_output)
+    is_output_folder = cache(lambda folder: is_output(folder) or os.path.realpath(folder) == output)
 
     def is_photo(path: str) -> bool:
         folders = Path(path).parents[: max(len(Path(path).parts) - 1 - fixed, 0)]
