@@ -15,7 +15,7 @@ MODULES = {
 }
 
 GROUND = {"errors", "structures", "config", "fields"}
-TOOLS = GROUND | {"files", "images", "panoptic", "runtime"}
+TOOLS = GROUND | {"files", "images", "panoptic", "runtime", "executors", "jobs"}
 LABELS = TOOLS | {"plugins", "pseudo"}
 ROOMS = {
     "errors": set(),
@@ -26,6 +26,8 @@ ROOMS = {
     "images": GROUND | {"files"},
     "panoptic": GROUND | {"files"},
     "runtime": GROUND,
+    "executors": GROUND | {"runtime"},
+    "jobs": GROUND | {"runtime", "executors"},
     "plugins": TOOLS,
     "pseudo": LABELS - {"pseudo"},
     "evaluation": TOOLS,
@@ -45,6 +47,8 @@ LIBRARIES = {
     "images": {"torch", "detectron2", "scipy"},
     "panoptic": {"torch", "detectron2", "scipy"},
     "runtime": {"detectron2", "scipy"},
+    "executors": {"torch", "detectron2", "scipy"},
+    "jobs": {"torch", "detectron2", "scipy"},
     "plugins": {"torch", "detectron2", "scipy"},
     "pseudo": {"detectron2"},
     "evaluation": {"detectron2"},

@@ -1,8 +1,4 @@
-"""How work is run: over processes or a cluster, on which device, with how many threads, and how a tool ends.
-
-What a job gives does not depend on who runs it: photos are handled one by one (or in batches that are cut the same way
-everywhere) with the same number of threads.
-"""
+"""On which device work runs, with how many threads, how progress shows, and how a tool ends."""
 
 from __future__ import annotations
 
@@ -10,65 +6,28 @@ import contextlib
 import errno
 import io
 import logging
-import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from u2seg.errors import U2SegError, UsageError, lookup, printable
+from u2seg.errors import U2SegError, UsageError, printable
 
 logger = logging.getLogger(__name__)
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 DEBUG_VARIABLE = "U2SEG_DEBUG"
 """Set to 1, errors come with their traceback."""
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress, where there is no terminal."""
-_RANK_VARIABLE = "_U2SEG_WORKER_RANK"
+RANK_VARIABLE = "_U2SEG_WORKER_RANK"
+"""Set in worker processes to their number, from 0."""
 _REMOTE_ERROR = re.compile(rf"\n{re.escape(U2SegError.__module__)}\.\w+: (.*)\s*\Z")
 """The last line of a traceback that ends in an error of ours."""
-
-
-class InlineExecutor(Executor):
-    """Runs each call at once, in this process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Call ``fn`` now; the future that comes back is done."""
-        future: Future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # it belongs to whoever asks for the result
-            future.set_exception(error)
-        return future
-
-
-def make_executor(name: str, workers: int, threads: int, address: str = "") -> Executor:
-    """Build the executor that ``U2SEG.EXECUTOR`` names.
-
-    Args:
-        name: ``inline``, ``process`` or ``dask``.
-        workers: processes; 0 takes one per GPU, or as many as the cores give at ``threads`` each.
-        threads: threads of a worker.
-        address: of the Dask scheduler.
-
-    Raises:
-        UsageError: no such executor, or it can't be had.
-    """
-    if workers < 0 or threads < 1:
-        raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
-    makers: dict[str, Callable[[], Executor]] = {
-        "inline": InlineExecutor,
-        "process": lambda: _processes(workers or default_workers(threads)),
-        "dask": lambda: _dask(address),
-    }
-    return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
 
 
 def default_workers(threads: int) -> int:
@@ -81,38 +40,6 @@ def default_workers(threads: int) -> int:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processes(workers: int) -> Executor:
-    if workers == 1:
-        return InlineExecutor()
-    # A forked child of a process that has used torch's threads or CUDA hangs; a spawned one does not.
-    context = multiprocessing.get_context("spawn")
-    ranks = context.Queue()
-    for rank in range(workers):
-        ranks.put(rank)
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ranks,))
-
-
-def _start_worker(ranks: Any) -> None:
-    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent."""
-    import signal
-
-    os.environ[_RANK_VARIABLE] = str(ranks.get())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _dask(address: str) -> Executor:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise UsageError("U2SEG.EXECUTOR.NAME dask needs Dask: pip install 'u2seg[dask]'") from error
-    if not address:
-        raise UsageError("U2SEG.EXECUTOR.NAME dask needs U2SEG.EXECUTOR.ADDRESS, such as tcp://host:8786")
-    try:
-        return Client(address, timeout="15s").get_executor(pure=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at U2SEG.EXECUTOR.ADDRESS {address!r}: {error}") from error
 
 
 def worker_device(device: str) -> str:
@@ -131,7 +58,7 @@ def worker_device(device: str) -> str:
                 f"U2SEG.DEVICE {device!r} is not here; this machine has {count} CUDA devices; auto takes any"
             )
         return device
-    return f"cuda:{int(os.environ.get(_RANK_VARIABLE, '0')) % count}" if count else "cpu"
+    return f"cuda:{int(os.environ.get(RANK_VARIABLE, '0')) % count}" if count else "cpu"
 
 
 @contextlib.contextmanager
@@ -147,73 +74,6 @@ def bounded_threads(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def run_jobs(
-    executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], done: Callable[[Job, Result], None]
-) -> None:
-    """Run ``function`` on each job, and ``done`` here with each result as it comes.
-
-    Raises:
-        U2SegError: a worker died; the work that was done stays on disk.
-        Exception: whatever ``function`` raised; jobs that have not begun are cancelled.
-    """
-    if isinstance(executor, InlineExecutor):
-        for job in jobs:
-            done(job, function(job))
-        return
-    futures = {executor.submit(function, job): job for job in jobs}
-    completed = as_completed(futures)
-    if futures and not isinstance(next(iter(futures)), Future):
-        from distributed import as_completed as dask_as_completed
-
-        completed = dask_as_completed(list(futures))
-    try:
-        with _deaths_in_words():
-            for future in completed:
-                done(futures[future], future.result())
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def run_in_order(
-    executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], window: int
-) -> Iterator[Result]:
-    """Results of ``function`` in the order of ``jobs``, at most ``window`` of them in memory.
-
-    Raises:
-        U2SegError: a worker died; the work that was done stays on disk.
-        Exception: whatever ``function`` raised; jobs that have not begun are cancelled.
-    """
-    waiting: list[Any] = []
-    try:
-        with _deaths_in_words():
-            for job in jobs:
-                waiting.append(executor.submit(function, job))
-                if len(waiting) >= window:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-@contextlib.contextmanager
-def _deaths_in_words() -> Iterator[None]:
-    """Say what may have killed a worker process.
-
-    Raises:
-        U2SegError: the block met one that died.
-    """
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise U2SegError(
-            "a worker process died, most likely for want of memory; run the same command again to resume, with fewer "
-            "workers (U2SEG.EXECUTOR.WORKERS 1, or --workers 1) if it happens again"
-        ) from error
 
 
 class Progress:
@@ -245,8 +105,11 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._said >= SECONDS_BETWEEN_LINES and self.done:
+        if now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
+            if not self.done:
+                logger.info("%s: none of %d %ss done yet", self.title, self.total, self.unit)
+                return
             left = (now - self._started) / self.done * (self.total - self.done)
             rate = self.done / (now - self._started)
             logger.info(
@@ -273,7 +136,8 @@ def readable_seconds(seconds: float) -> str:
 def run_tool(main: Callable[[], int | None], resume: str = "run the same command again to resume") -> int:
     """Call ``main`` and return the exit code.
 
-    0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C. What a run wrote before stays.
+    0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C, 143 SIGTERM. What a run wrote before
+    stays.
 
     Args:
         main: the tool.
@@ -290,20 +154,36 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(handler)
+    before = signal.signal(signal.SIGTERM, _terminate) if _in_main_thread() else None
     try:
         return _call(main, resume)
     finally:
         logging.setLogRecordFactory(make_record)
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, before)
         # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
         root.removeHandler(handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a tool as cleanly as Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _in_main_thread() -> bool:
+    """Whether this thread may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _call(main: Callable[[], int | None], resume: str) -> int:
     """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
-    except KeyboardInterrupt:
-        return _complain(f"stopped; {resume}", 130)
+    except KeyboardInterrupt as error:
+        return _complain(f"stopped; what is done stays; {resume}", 143 if isinstance(error, Terminated) else 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import sample_features, sample_image
-from u2seg.pseudo.embeddings import crop_embeddings, crop_image, mask_embeddings, mean_embeddings
+from u2seg.pseudo.embeddings import crop_embeddings, crop_image, mask_embeddings, mean_colour, mean_embeddings
 
 
 class Colours:
@@ -82,7 +82,7 @@ def test_crops_use_embed_where_there_is_one():
     image, mask = sample_image(20, 30), np.ones((1, 20, 30), bool)
     plain, special = (crop_embeddings(extractor, image, mask, 30)[0] for extractor in (Colours(), ColoursWithEmbed()))
     assert not np.allclose(plain, special)
-    mean = crop_image(image, mask[0], 30).mean((0, 1))
+    mean = crop_image(image, mask[0], 30, mean_colour(image)).mean((0, 1))
     np.testing.assert_allclose(plain, mean / np.linalg.norm(mean), atol=1e-5)
 
 
@@ -93,14 +93,14 @@ def test_a_crop_is_square_with_a_margin_and_filled_beside_the_mask_and_beyond_th
     mask[0:10, 5:15] = True
     mask[0, 5] = False
     colour = image.reshape(-1, 3).mean(0).round()
-    crop = crop_image(image, mask, 12)  # rows -1 to 11, columns 4 to 16
+    crop = crop_image(image, mask, 12, mean_colour(image))  # rows -1 to 11, columns 4 to 16
     np.testing.assert_array_equal(crop[2:11, 1:11], image[1:10, 5:15])
     for filled in (crop[0], crop[11:], crop[:, :1], crop[:, 11:], crop[1:2, 1:2]):
         assert (filled == colour).all()
     wide = np.zeros((40, 40), bool)
     wide[18:22, 0:40] = True
     image[wide] = 200
-    assert (crop_image(image, wide, 48)[..., 0] > 190).sum() == pytest.approx(4 * 40, abs=30)
+    assert (crop_image(image, wide, 48, mean_colour(image))[..., 0] > 190).sum() == pytest.approx(4 * 40, abs=30)
 
 
 def test_inputs_stay_as_they_were():

@@ -17,7 +17,7 @@ DEPTH = 6
 
 
 def make(path, **options):
-    return ViTFeatures(**{"model": MODEL, "weights": str(path), "size": 96} | options)
+    return ViTFeatures(**{"model": MODEL, "weights": str(path), "size": 96, "precision": "float32"} | options)
 
 
 def timm_input(image, side):
@@ -203,7 +203,12 @@ def test_layers_that_are_not_there_are_refused(plain_file, options):
 def test_dinov3_runs_with_its_rotations(tmp_path, tiny_rotary):
     torch.save(tiny_rotary.state_dict(), tmp_path / "rotary.pth")
     image = sample_image(40, 60)
-    options = {"model": "tiny_dinov3", "weights": str(tmp_path / "rotary.pth"), "size": [64, 96]}
+    options = {
+        "model": "tiny_dinov3",
+        "weights": str(tmp_path / "rotary.pth"),
+        "size": [64, 96],
+        "precision": "float32",
+    }
     extractor = ViTFeatures(**options, layer=1)
     resized = np.asarray(Image.fromarray(image).resize((96, 64), Image.Resampling.BICUBIC), np.float32) / 255
     pixels = (resized - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])

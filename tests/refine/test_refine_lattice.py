@@ -26,7 +26,7 @@ def exact_mean_field(energy, image, scores):
         (energy.position_weight, exact_kernel(place / energy.position_std)),
         (energy.bilateral_weight, exact_kernel(positions(energy, image))),
     ]
-    unary = energy.unary(scores, height, width).reshape(len(scores), -1).astype(np.float64)
+    unary = energy.unary(scores[None], height, width).reshape(len(scores), -1).astype(np.float64)
     marginals = np.exp(-unary) / np.exp(-unary).sum(axis=0)
     for _ in range(energy.iterations):
         logits = -unary
@@ -116,7 +116,7 @@ def test_mean_field_is_that_over_all_pairs(labels):
     scores = 0.2 + rng.random((labels, 7, 9))
     scores[1] += resize_scores(bright[None].astype(np.float32), 7, 9)[0]
     scores = (scores / scores.sum(axis=0)).astype(np.float32)
-    found = MeanField(energy(), image).infer(scores)
+    found = MeanField(energy(), image).infer(scores[None])[0]
     wanted = exact_mean_field(energy(), image, scores)
     plain = resize_scores(scores, *image.shape[:2])
     assert np.allclose(found.sum(axis=0), 1, atol=1e-5)

@@ -40,6 +40,8 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.EXECUTOR.THREADS": (1, 4096),
     "U2SEG.EXECUTOR.BATCH_SIZE": (1, 4096),
     "U2SEG.EXECUTOR.SHARD_SIZE": (1, None),
+    "U2SEG.EXECUTOR.PHOTO_SECONDS": (1, None),
+    "U2SEG.EXECUTOR.MAX_FAILURES": SHARE,
     "STEGO.CROP_RATIO": (0.01, 1),
     "STEGO.MIN_CROP": (1, None),
     "STEGO.NUM_NEIGHBOURS": (1, None),
@@ -183,9 +185,13 @@ def _add_label_keys(cfg: CfgNode) -> None:
     # Photos per call of the network: 1 on a CPU, 8 to 32 on a GPU. Part of the settings, as THREADS is.
     u2seg.EXECUTOR.BATCH_SIZE = 1
     # Most photos that a worker takes at a time; the result does not depend on it.
-    u2seg.EXECUTOR.SHARD_SIZE = 16
+    u2seg.EXECUTOR.SHARD_SIZE = 4
     # Address of the Dask scheduler, such as tcp://host:8786.
     u2seg.EXECUTOR.ADDRESS = ""
+    # A worker that takes longer than this for a photo is killed, and the photo put aside by name. Not with "inline".
+    u2seg.EXECUTOR.PHOTO_SECONDS = 1800.0
+    # Share of the photos that may fail, beside ten; with more the run stops, since then it is rarely the photos' fault.
+    u2seg.EXECUTOR.MAX_FAILURES = 0.5
 
 
 def check_bounds(cfg: CfgNode) -> None:

@@ -20,9 +20,11 @@ from u2seg.evaluation.runs import boxes_of
 from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, ImageTable, SetTable, compare_maps
 from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.executors import make_executor
+from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
 from u2seg.panoptic.agreement import warn_of_areas
-from u2seg.runtime import Progress, make_executor, run_in_order
+from u2seg.runtime import Progress
 
 PHOTOS_WORTH_WORKERS = 400
 """Below so many photos, starting worker processes takes longer than it saves."""
@@ -101,7 +103,11 @@ def _compare(
     workers = workers or (1 if few else min(os.cpu_count() or 1, 8))
     read_table = partial(_read_table, replace(gt, photos=()), replace(pseudo, photos=()))  # little to send to workers
     images = []
-    with make_executor("process", workers, 1) as executor, Progress("comparing labels", len(pairing.pairs)) as progress:
+    executor_name = "process" if workers > 1 else "inline"
+    with (
+        make_executor(executor_name, workers, 1) as executor,
+        Progress("comparing labels", len(pairing.pairs)) as progress,
+    ):
         for table in run_in_order(executor, read_table, pairing.pairs, 32 * workers):
             images.append(table)
             progress.advance()

@@ -66,18 +66,23 @@ def crop_embeddings(extractor: Any, image: np.ndarray, masks: np.ndarray, crop_s
     Filled backgrounds and square boxes told classes apart best on human masks (docs/research/masks.md). Where the
     extractor has no ``embed``, the mean of its features over the grid stands for it.
     """
-    crops = [crop_image(image, mask, crop_size) for mask in masks]
+    colour = mean_colour(image)
+    crops = [crop_image(image, mask, crop_size, colour) for mask in masks]
     if hasattr(extractor, "embed"):
         return unit_length(extractor.embed(crops))
     means = [grid.mean(axis=(1, 2)) for grid in extractor.extract(crops)]
     return unit_length(np.array(means, np.float32).reshape(len(masks), extractor.dim))
 
 
-def crop_image(image: np.ndarray, mask: np.ndarray, crop_size: int) -> np.ndarray:
-    """``image`` uint8 (H, W, 3) cut to ``mask`` bool (H, W), its mean colour beside the mask: uint8 (s, s, 3)."""
+def mean_colour(image: np.ndarray) -> np.ndarray:
+    """Mean of ``image`` uint8 (H, W, 3), rounded, uint8 (3,)."""
+    return image.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
+
+
+def crop_image(image: np.ndarray, mask: np.ndarray, crop_size: int, colour: np.ndarray) -> np.ndarray:
+    """``image`` uint8 (H, W, 3) cut to ``mask`` bool (H, W), ``colour`` uint8 (3,) beside it: uint8 (s, s, 3)."""
     from PIL import Image
 
-    colour = image.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     top, left, side = _square(mask)
     crop = np.tile(colour, (side, side, 1))
     inside = np.s_[max(top, 0) : top + side, max(left, 0) : left + side]

@@ -78,6 +78,8 @@ class ExecutorSettings:
     batch_size: int
     shard_size: int
     address: str
+    photo_seconds: float
+    max_failures: float
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,10 @@ class Recipe:
 
 
 def _identity(part: Part, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells features apart, wherever the file of weights lies: what the extractor says, else its settings."""
+    """What tells features apart, wherever the file of weights lies: what the extractor says, else its settings.
+
+    Features of another precision are the same to 0.9999, so what was learnt on them may be used.
+    """
     if "weights_sha256" not in weights:
         return part.settings()
-    return {key: value for key, value in weights.items() if key not in ("weights", "caveat", "segmenter")}
+    return {key: value for key, value in weights.items() if key not in ("weights", "caveat", "segmenter", "precision")}

@@ -11,25 +11,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from u2seg.errors import DataError, UsageError
+from u2seg.executors import make_executor
 from u2seg.files import claim_directory, file_sha256
 from u2seg.images import Photo, PhotoSet
+from u2seg.jobs import run_jobs
 from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
 from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_entry, sweep
 from u2seg.pseudo.inventory import save_inventory, take_inventory
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES, Ledger
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary, summarise, write_labels, write_run
+from u2seg.pseudo.stages import StageNotes, StageWatcher
 from u2seg.pseudo.worker import Job, Outcome, merge_photos
-from u2seg.runtime import Progress, default_workers, make_executor, run_jobs
+from u2seg.runtime import Progress, default_workers
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +39,6 @@ NEEDS = {"fit": (), "label": ("fit",), "cluster": ("label",), "merge": ("label",
 """Stage to the stages that must be complete before it."""
 MOST_REPAIRS = 3
 """Times that damaged intermediate files are made again before the disk is blamed."""
-
-
-@dataclass
-class StageNotes:
-    """What a stage leaves for the record."""
-
-    seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds of work by part, of all workers."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Name of a photo that nothing was made of to the reason."""
 
 
 class LabelRun:
@@ -97,7 +88,7 @@ class LabelRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._resources.close()
+        self._resources.__exit__(kind, error, trace)
 
     @property
     def _table(self) -> Path:
@@ -165,17 +156,13 @@ class LabelRun:
 
     def refuse_if_all_failed(self, stage: str, count: int) -> None:
         """Raise DataError, with the reasons, if ``stage`` has failed on each of its ``count`` photos."""
-        failures = self.notes[stage].failures
-        if failures and len(failures) >= count:
-            reasons = Counter(failures.values()).most_common(3)
-            raise DataError(
-                f"stage {stage} failed on each of the {len(failures)} photos: "
-                + "; ".join(f"{reason} ({count})" for reason, count in reasons)
-            )
+        notes = self.notes[stage]
+        if notes.failures and len(notes.failures) >= count:
+            raise DataError(f"stage {stage} failed on each of the {len(notes.failures)} photos: {notes.reasons()}")
 
     def each(
         self, stage: str, function: Callable[[Any], Outcome], photos: Sequence[Photo], make_job: Any = Job, **more: Any
-    ) -> Outcome:
+    ) -> list[str]:
         """Run ``function`` on ``photos``, cut into jobs, with progress; failures and seconds go to the stage's notes.
 
         Args:
@@ -184,21 +171,18 @@ class LabelRun:
             photos: in order; with batches, whole batches of the run.
             make_job: `Job`, or a class with more fields.
             more: further fields of the jobs; a callable is called with the photos of each job.
+
+        Returns:
+            Keys of photos whose intermediate files were damaged, and deleted.
+
+        Raises:
+            DataError: more photos failed than ``U2SEG.EXECUTOR.MAX_FAILURES`` allows.
         """
-        total = Outcome()
-        names = {photo.id: photo.name for photo in photos}
         notes = self.notes.setdefault(stage, StageNotes())
-
-        def collect(job: Job, outcome: Outcome) -> None:
-            total.damaged.extend(outcome.damaged)
-            notes.failures.update({names[number]: reason for number, reason in outcome.failures.items()})
-            for part, seconds in outcome.seconds.items():
-                notes.parts[part] = round(notes.parts.get(part, 0.0) + seconds, 3)
-            progress.advance(len(job.photos))
-
         with Progress(stage, len(photos)) as progress:
-            run_jobs(self.executor(), function, self._jobs(photos, make_job, more), collect)
-        return total
+            watcher = StageWatcher(stage, notes, photos, progress, self.recipe.executor.max_failures)
+            run_jobs(self.executor(), function, self._jobs(photos, make_job, more), watcher)
+        return watcher.damaged
 
     def _jobs(self, photos: Sequence[Photo], make_job: Any, more: Mapping[str, Any]) -> list[Job]:
         """About eight jobs for each worker, of whole batches."""
@@ -260,7 +244,7 @@ class LabelRun:
                 return worked
             self.ledger.commit("merge")
             worked = True
-            if not self.each("merge", merge_photos, pending).damaged:
+            if not self.each("merge", merge_photos, pending):
                 return worked
             logger.warning("intermediate files were damaged; they are made again")
             repair()
@@ -290,7 +274,10 @@ class LabelRun:
         failures = {name: reason for stage in STAGES for name, reason in notes[stage]["failures"].items()}
         names = {photo.name for photo in self.inventory.photos} - {photo.name for photo in complete}
         skipped = {name: failures.get(name, "not labelled yet") for name in sorted(names)}
-        timings = {stage: {"seconds": round(n["seconds"], 3), "parts": n["parts"]} for stage, n in notes.items()}
+        timings = {
+            stage: {"seconds": round(n["seconds"], 3), "parts": n["parts"], "processor": n["processor"]}
+            for stage, n in notes.items()
+        }
         summary = summarise(entries(), skipped, timings)
         write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
         current = set(keys.values())

@@ -8,9 +8,11 @@ features; ``N`` masks.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,17 +55,20 @@ class Outcome:
     """Photo id to the reason why nothing was made of it."""
     damaged: list[str] = field(default_factory=list)
     """Keys of photos whose intermediate files were damaged, and deleted."""
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds of work by part."""
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Wall seconds of work by part."""
+    processor: Counter[str] = field(default_factory=Counter)
+    """Processor seconds of work by part, which other programs on the machine hardly change."""
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Add the block's wall seconds to ``part``."""
-        started = time.perf_counter()
+        """Add the block's seconds to ``part``."""
+        started, processor = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - started
+            self.seconds[part] += time.perf_counter() - started  # type: ignore[assignment]
+            self.processor[part] += time.process_time() - processor  # type: ignore[assignment]
 
     def attempt(self, photos: Sequence[Photo], work: Callable[[Sequence[Photo]], None]) -> None:
         """Call ``work`` on ``photos`` together; where it fails, on each alone, and note those that fail alone.
@@ -74,7 +79,7 @@ class Outcome:
             work(photos)
         except (UsageError, PluginError, OSError):
             raise
-        except Exception as error:  # a photo that breaks some part must not cost the others their labels
+        except (Exception, SystemExit) as error:  # what breaks on a photo must not cost the others their labels
             if len(photos) > 1:
                 for photo in photos:
                     self.attempt([photo], work)
@@ -122,12 +127,24 @@ def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> li
 
     def read(group: Sequence[Photo]) -> None:
         (photo,) = group
-        readable.append((photo, _Pixels(*read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels))))
+        try:
+            image, size = read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels)
+        except DataError:
+            check_folder(os.path.dirname(photo.path))
+            raise
+        readable.append((photo, _Pixels(image, size)))
 
     with outcome.timed("read"):
         for photo in photos:
             outcome.attempt([photo], read)
     return readable
+
+
+def check_folder(folder: str) -> None:
+    """Raise OSError if ``folder``, of a photo that can't be read, is gone, empty or closed: an unmounted disk, say."""
+    with os.scandir(folder) as entries:
+        if next(entries, None) is None:
+            raise OSError(errno.ENOENT, "the photos have gone; is their disk still mounted?", folder)
 
 
 def keep_features(job: Job) -> Outcome:

@@ -15,13 +15,15 @@ from importlib.resources import files
 from pathlib import Path
 
 from u2seg.errors import UsageError
+from u2seg.executors import make_executor
 from u2seg.files import claim_directory, write_bytes
+from u2seg.jobs import run_in_order
 from u2seg.panoptic import RUN_JSON, read_json_object, read_panoptic
 from u2seg.report.labels import Annotation, read_annotated
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task
 from u2seg.report.statistics import choose_crops, summarise
-from u2seg.runtime import Progress, available_cores, make_executor, run_in_order
+from u2seg.runtime import Progress, available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def write_gallery(
     light = predictions and replace(predictions, photos=())  # each task carries its own photo to the worker
     painter = Painter(output, replace(dataset, photos=()), light, thumbnail)
     workers = workers or (available_cores() if len(tasks) >= 32 else 1)
-    with make_executor("process", workers, threads=1) as executor:
+    with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         records = run_in_order(executor, painter, tasks, 8 * workers)
         _write_pages(Site(dataset, annotations, run, per_page, predictions), annotations, output, records)
     return output / "index.html"

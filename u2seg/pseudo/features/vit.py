@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EMBEDS = ("cls", "mean")
+CROPS_IN_A_PASS = 8
+"""Images that `ViTFeatures.embed` takes through the network together on a CPU, unless ``batch_size`` is set."""
 
 
 @cache
@@ -52,7 +54,9 @@ class ViTFeatures:
             keys of DINOv2 alike. For networks without one (DINOv3) it changes nothing.
         embed: vector of a whole image: the "cls" token, or the "mean" over patches.
         embed_layer: block whose output `embed` returns, with the final norm if it is the last.
-        batch_size: images in one pass; 0 is 1 on a CPU, where more gain nothing, and 8 elsewhere.
+        batch_size: images in one pass; 0 is 1 photo or 8 crops on a CPU, where more gain nothing, and 8 elsewhere.
+        precision: "float32", "bfloat16", "float16", or "auto": what the device multiplies fastest, see
+            `u2seg.pseudo.features.precision`.
         device: a torch device, or "auto": a GPU where there is one.
 
     Raises:
@@ -71,13 +75,16 @@ class ViTFeatures:
         embed: str = "cls",
         embed_layer: int = -1,
         batch_size: int = 0,
+        precision: str = "auto",
         device: str = "cpu",
     ) -> None:
         from u2seg.pseudo.features.models import KNOWN, timm_name
         from u2seg.pseudo.features.network import FACETS
+        from u2seg.pseudo.features.precision import PRECISIONS
         from u2seg.pseudo.features.weights import check_weights
 
         lookup("facet", facet, dict.fromkeys(FACETS))
+        lookup("precision", precision, dict.fromkeys(PRECISIONS))
         lookup("embed", embed, dict.fromkeys(EMBEDS))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
@@ -93,7 +100,7 @@ class ViTFeatures:
         self.size = check_size(size)
         self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
         self.embed_kind, self.embed_layer = embed, embed_layer
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.precision, self.device = batch_size, precision, device
 
     @property
     def dim(self) -> int:
@@ -124,6 +131,7 @@ class ViTFeatures:
             "position_resize": "timm",
             "embed": self.embed_kind,
             "embed_layer": self._embed_request().layer,
+            "precision": self._precision,
         }
 
     def prepare(self) -> dict[str, Any]:
@@ -140,7 +148,8 @@ class ViTFeatures:
             logger.warning(text, list(self.size), self.stride, info["size"])
         if info["caveat"]:
             _warn_once(info["caveat"])
-        logger.info("features: %s of block %d of %s, %d channels", self.facet, info["layer"], self.model, self.dim)
+        text = "features: %s of block %d of %s, %d channels, in %s"
+        logger.info(text, self.facet, info["layer"], self.model, self.dim, info["precision"])
         return info
 
     def extract(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -149,7 +158,7 @@ class ViTFeatures:
 
     def shares_pass(self, other: Any) -> bool:
         """Whether ``other`` has its features from the same pass of the same network."""
-        settings = ("timm_name", "weights", "size", "batch_size", "device")
+        settings = ("timm_name", "weights", "size", "batch_size", "precision", "device")
         return isinstance(other, ViTFeatures) and all(getattr(self, s) == getattr(other, s) for s in settings)
 
     def extract_with(self, images: Sequence[np.ndarray], others: Sequence[ViTFeatures]) -> list[list[np.ndarray]]:
@@ -170,28 +179,32 @@ class ViTFeatures:
         """
         vectors = np.empty((len(images), self._skeleton.embed_dim), np.float32)
         grids = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
-        for indices, [(patches, prefix)] in self._passes(images, grids, [self._embed_request()]):
+        for indices, [(patches, prefix)] in self._passes(images, grids, [self._embed_request()], CROPS_IN_A_PASS):
             chosen = prefix[:, 0] if self.embed_kind == "cls" else patches.mean((2, 3))
             vectors[indices] = chosen.float().cpu().numpy()
         return vectors
 
     def _passes(
-        self, images: Sequence[np.ndarray], grids: Sequence[Grid], requests: Sequence[Request]
+        self, images: Sequence[np.ndarray], grids: Sequence[Grid], requests: Sequence[Request], on_cpu: int = 1
     ) -> Iterator[tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]]:
-        """Indices of the images in each pass, and what `run` returns for them; one pass has one size of input."""
+        """Indices of the images in each pass, and what `run` returns for them; one pass has one size of input.
+
+        Without a ``batch_size``, a pass on a CPU takes ``on_cpu`` images.
+        """
         import torch
 
         from u2seg.pseudo.features.models import network_input
         from u2seg.pseudo.features.network import run
+        from u2seg.pseudo.features.precision import autocast
 
         device = next(self._network.parameters()).device
-        batch = self.batch_size or (1 if device.type == "cpu" else 8)
+        batch = self.batch_size or (on_cpu if device.type == "cpu" else 8)
         for grid in sorted(set(grids)):
             members = [index for index, other in enumerate(grids) if other == grid]
             for start in range(0, len(members), batch):
                 indices = members[start : start + batch]
                 inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in indices]
-                with torch.inference_mode():
+                with torch.inference_mode(), autocast(device, self._precision):
                     outputs = run(self._network, torch.from_numpy(np.stack(inputs)).to(device), requests)
                 yield indices, outputs
 
@@ -231,18 +244,30 @@ class ViTFeatures:
         return locate(self.weights)
 
     @cached_property
-    def _network(self) -> Any:
-        """The network on its device, loaded the first time that it is needed in this process."""
+    def _device(self) -> str:
+        """The torch device of this process."""
         import torch
 
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def _precision(self) -> str:
+        """``precision`` on this process's device."""
+        from u2seg.pseudo.features.precision import resolve_precision
+
+        return resolve_precision(self.precision, self._device)
+
+    @cached_property
+    def _network(self) -> Any:
+        """The network on its device, loaded the first time that it is needed in this process."""
+        from u2seg.pseudo.features.precision import to_precision
         from u2seg.pseudo.features.weights import load
 
         if not self._located.path.is_file():  # it was located on another machine
             del self._located
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return load(self.timm_name, self._located).to(device)
+        return to_precision(load(self.timm_name, self._located), self._precision).to(self._device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_network"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "_device")}

@@ -1,16 +1,15 @@
 """Dense CRF without a compiler: mean field with Potts compatibility on a permutohedral lattice of sparse matrices.
 
-Shapes: ``C`` labels; ``h, w`` grid of the scores; ``Y, X`` working grid, ``P = Y X``.
+Shapes: ``N`` score maps of ``C`` labels; ``h, w`` their grid; ``Y, X`` working grid, ``P = Y X``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.pseudo.refine.energy import DenseEnergy
+from u2seg.pseudo.refine.energy import DenseEnergy, MeanFieldFunction
 
 _TINY = np.float32(1e-20)
 
@@ -22,7 +21,7 @@ class BilateralRefiner(DenseEnergy):
     iterations: int = 5
     scale: float = 0.5
 
-    def mean_field(self, image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def mean_field(self, image: np.ndarray) -> MeanFieldFunction:
         """As `DenseEnergy.mean_field`."""
         return MeanField(self, image).infer
 
@@ -41,17 +40,19 @@ class MeanField:
         self._message_of_ones = self._message(ones)
 
     def infer(self, scores: np.ndarray) -> np.ndarray:
-        """Marginals float32 (C, Y, X) from probabilities ``scores`` float32 (C, h, w)."""
-        from scipy.special import softmax
+        """Marginals float32 (N, C, Y, X) from probabilities ``scores`` float32 (N, C, h, w)."""
+        import torch
 
-        unary = self.energy.unary(scores, *self.shape).reshape(len(scores), -1)
-        marginals = softmax(-unary, axis=0)
+        unary = self.energy.unary(scores, *self.shape).reshape(*scores.shape[:2], -1)
+        marginals = torch.from_numpy(-unary).softmax(1).numpy()
         for _ in range(self.energy.iterations):
             # The marginals of a pixel sum to 1, so the last message is what the others leave of that of all ones.
-            messages = self._message(marginals[:-1])
-            last = self._message_of_ones - messages.sum(axis=0, keepdims=True)
-            marginals = softmax(np.concatenate([messages, last]) - unary, axis=0)
-        return marginals.reshape(len(scores), *self.shape)
+            others = marginals[:, :-1]
+            messages = self._message(others.reshape(-1, others.shape[-1])).reshape(others.shape)
+            last = self._message_of_ones - messages.sum(axis=1, keepdims=True)
+            energy = np.concatenate([messages, last], axis=1) - unary
+            marginals = torch.from_numpy(energy).softmax(1).numpy()
+        return marginals.reshape(*scores.shape[:2], *self.shape)
 
     def _message(self, marginals: np.ndarray) -> np.ndarray:
         """Weighted sum float32 (n, P) of both kernels applied to ``marginals`` float32 (n, P)."""

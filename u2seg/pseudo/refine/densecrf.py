@@ -1,18 +1,17 @@
 """Dense CRF by pydensecrf, which the paper uses.
 
-Shapes: ``C`` channels of scores; ``h, w`` grid of the scores; ``Y, X`` working grid.
+Shapes: ``N`` score maps of ``C`` channels; ``h, w`` their grid; ``Y, X`` working grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.refine.energy import DenseEnergy
+from u2seg.pseudo.refine.energy import DenseEnergy, MeanFieldFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +22,21 @@ class DenseCRFRefiner(DenseEnergy):
         super().__post_init__()
         _pydensecrf()
 
-    def mean_field(self, image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def mean_field(self, image: np.ndarray) -> MeanFieldFunction:
         """As `DenseEnergy.mean_field`; the kernels are built once for each number of channels."""
         image = np.array(image, order="C")  # pydensecrf takes no read-only array
         fields: dict[int, Any] = {}
 
         def infer(scores: np.ndarray) -> np.ndarray:
-            count = len(scores)
+            count = scores.shape[1]
             if count not in fields:
                 fields[count] = self._field(image, count)
-            unary = self.unary(scores, *image.shape[:2]).reshape(count, -1)
-            fields[count].setUnaryEnergy(np.ascontiguousarray(unary))
-            marginals = np.array(fields[count].inference(self.iterations), np.float32)
-            return marginals.reshape(count, *image.shape[:2])
+            unaries = self.unary(scores, *image.shape[:2]).reshape(len(scores), count, -1)
+            marginals = np.empty_like(unaries)
+            for unary, result in zip(unaries, marginals, strict=True):
+                fields[count].setUnaryEnergy(np.ascontiguousarray(unary))
+                result[:] = fields[count].inference(self.iterations)
+            return marginals.reshape(len(scores), count, *image.shape[:2])
 
         return infer
 

@@ -1,6 +1,7 @@
 """What the dense CRF refiners share: their constants, and the grid that they work on.
 
-Shapes: ``C`` channels of scores; ``h, w`` grid of the scores; ``H, W`` image pixels; ``Y, X`` working grid.
+Shapes: ``N`` score maps that are refined together; ``C`` channels of each; ``h, w`` grid of the scores; ``H, W`` image
+pixels; ``Y, X`` working grid.
 
 The energy is that of Krähenbühl & Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials"
 (NIPS 2011), section 4: a Potts model over all pairs of pixels with a smoothness kernel (position) and an appearance
@@ -9,6 +10,8 @@ kernel (position and colour), minimised by mean field.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +21,10 @@ from u2seg.errors import within
 
 FLOOR = 1e-5
 """Smallest probability, so that its logarithm is finite."""
+MOST_TOGETHER = 16
+"""Score maps that are refined together; more take more memory and gain little."""
+
+MeanFieldFunction = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +61,11 @@ class DenseEnergy:
             within(name, getattr(self, name), 0)
 
     def unary(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Energy -log p float32 (C, Y, X) of probabilities ``scores`` float32 (C, h, w)."""
+        """Energy -log p float32 (N, C, Y, X) of probabilities ``scores`` float32 (N, C, h, w)."""
         from u2seg.pseudo.refine.resize import resize_scores
 
-        return -np.log(np.clip(resize_scores(scores, height, width), FLOOR, 1.0))
+        resized = resize_scores(scores.reshape(-1, *scores.shape[2:]), height, width)
+        return -np.log(np.clip(resized, FLOOR, 1.0)).reshape(*scores.shape[:2], height, width)
 
     def refine(self, image: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Marginals float32 (C, H, W) of ``image`` uint8 (H, W, 3) from probabilities float32 (C, h, w)."""
@@ -65,14 +73,25 @@ class DenseEnergy:
 
     def refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """`refine` for each of ``many``; what depends on the image alone is built once."""
-        from u2seg.pseudo.refine.resize import resize_scores, shrink_image
+        from u2seg.pseudo.refine.resize import resize_scores
 
-        height, width = (max(1, round(self.scale * side)) for side in image.shape[:2])
-        infer = None
-        for scores in many:
-            infer = infer or self.mean_field(shrink_image(image, height, width))
-            yield resize_scores(infer(scores), *image.shape[:2])
+        remaining = iter(many)
+        while chunk := list(itertools.islice(remaining, MOST_TOGETHER)):
+            for _, alike in itertools.groupby(chunk, key=np.shape):
+                for marginals in self._mean_field_of(image)(np.stack(list(alike))):
+                    yield resize_scores(marginals, *image.shape[:2])
 
-    def mean_field(self, image: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from probabilities float32 (C, h, w) to marginals (C, Y, X) on ``image`` uint8 (Y, X, 3)."""
+    def _mean_field_of(self, image: np.ndarray) -> MeanFieldFunction:
+        """`mean_field` on the working grid of ``image``; the last one is kept, since masks and stuff ask in turn."""
+        from u2seg.pseudo.refine.resize import shrink_image
+
+        last, infer = self.__dict__.get("_last", (lambda: None, None))
+        if last() is not image:
+            height, width = (max(1, round(self.scale * side)) for side in image.shape[:2])
+            infer = self.mean_field(shrink_image(image, height, width))
+            self.__dict__["_last"] = (weakref.ref(image), infer)
+        return infer
+
+    def mean_field(self, image: np.ndarray) -> MeanFieldFunction:
+        """A function from probabilities float32 (N, C, h, w) to marginals (N, C, Y, X) on ``image`` uint8 (Y, X, 3)."""
         raise NotImplementedError

@@ -58,13 +58,12 @@ class PermutohedralLattice:
 
         Correct up to one common factor, which any normalisation removes.
         """
-        sums = np.empty_like(values)
-        for channel, row in enumerate(values):  # scipy multiplies by one vector faster than by a thin matrix
-            spread = self._splatting @ row
-            for blur in self._blurs:
-                spread = blur @ spread
-            sums[channel] = self._slicing @ spread
-        return sums
+        spread = self._splatting @ np.ascontiguousarray(
+            values.T
+        )  # (V, C): all channels share each look at the geometry
+        for blur in self._blurs:
+            spread = blur @ spread
+        return np.ascontiguousarray((self._slicing @ spread).T)
 
 
 def _simplices(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

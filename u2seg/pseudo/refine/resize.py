@@ -19,24 +19,13 @@ class Upsample:
 
 def resize_scores(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear interpolation of ``scores`` float (C, h, w) at the centres of the target grid, float32 (C, H, W)."""
-    scores = np.asarray(scores, np.float32)
+    import torch
+
+    scores = np.array(scores, np.float32, order="C")
     if scores.shape[1:] == (height, width):
-        return scores.copy()
-    return _interpolate(_interpolate(scores, height, axis=1), width, axis=2)
-
-
-def _interpolate(scores: np.ndarray, size: int, axis: int) -> np.ndarray:
-    old = scores.shape[axis]
-    if old == size:
         return scores
-    place = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
-    low = np.minimum(place.astype(np.intp), max(old - 2, 0))
-    share = np.expand_dims((place - low).astype(np.float32), tuple({0, 1, 2} - {axis}))
-    below, above = scores.take(low, axis), scores.take(np.minimum(low + 1, old - 1), axis)
-    above -= below
-    above *= share
-    above += below
-    return above
+    resized = torch.nn.functional.interpolate(torch.from_numpy(scores)[None], (height, width), mode="bilinear")
+    return resized[0].numpy()
 
 
 def shrink_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""What number format the network runs in, and that it hardly changes features."""
+
+import numpy as np
+import pytest
+import torch
+from test_features_vit import make
+
+from u2seg.errors import UsageError
+from u2seg.pseudo.features.precision import PRECISIONS, resolve_precision
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")]
+)
+def test_auto_on_a_cpu_is_what_it_has_instructions_for(monkeypatch, amx, avx512, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    assert resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_auto_on_a_gpu(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert resolve_precision("auto", "cuda:1") == expected
+    assert resolve_precision("float32", "cuda:1") == "float32"
+
+
+def test_unknown_precisions_are_refused(plain_file):
+    with pytest.raises(UsageError, match=r"precision.*'half'"):
+        make(plain_file, precision="half")
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "auto"])
+def test_features_are_much_those_of_float32(plain_file, precision):
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3)).astype(np.uint8)
+    reference = make(plain_file).extract([image])[0]
+    extractor = make(plain_file, precision=precision)
+    features = extractor.extract([image])[0]
+    cosine = (features * reference).sum(0) / np.linalg.norm(features, axis=0) / np.linalg.norm(reference, axis=0)
+    assert features.dtype == np.float32
+    assert cosine.min() > 0.998
+    assert np.array_equal(features, reference) == (precision == "float32")
+    assert extractor.info["precision"] == precision
+    assert extractor.embed([image]).dtype == np.float32
+
+
+def test_passes_of_other_precisions_are_not_shared(plain_file):
+    assert not make(plain_file).shares_pass(make(plain_file, precision="bfloat16"))

@@ -1,0 +1,52 @@
+"""Which masks the clusters are learnt from."""
+
+import numpy as np
+import pytest
+
+from u2seg.errors import DataError
+from u2seg.pseudo import learning
+from u2seg.pseudo.intermediate import Intermediate, MaskRecord, write_masks
+from u2seg.pseudo.learning import vectors_to_learn_from
+from u2seg.structures import MaskSet
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Nine masks of four photos, one without any; the vector of mask number i is the i-th unit vector."""
+    masks, vectors = Intermediate(tmp_path, "masks", "0" * 16), np.eye(9, dtype=np.float32)
+    scores = np.float32([0.5, 0.1, 0.6, 0.2, 0.7, 0.8, 0.1, 0.9, 0.3])
+    for photo, indices in enumerate(([0, 1], [], [2, 3, 4], [5, 6, 7, 8])):
+        mask_set = MaskSet(np.ones((len(indices), 4, 4), bool), scores[indices])
+        write_masks(masks.path(f"{photo:02}"), MaskRecord(mask_set, vectors[indices], (4, 4), {}))
+    return masks
+
+
+KEYS = ["00", "01", "02", "03"]
+
+
+def numbers(vectors):
+    return vectors.argmax(axis=1).tolist()
+
+
+def test_they_are_those_of_enough_score(masks):
+    assert numbers(vectors_to_learn_from(masks, KEYS, 2, 0.5, seed=0)) == [0, 2, 4, 5, 7]
+    assert numbers(vectors_to_learn_from(masks, KEYS, 2, 0.0, seed=0)) == list(range(9))
+
+
+def test_all_where_the_sure_ones_are_too_few(masks, caplog):
+    assert numbers(vectors_to_learn_from(masks, KEYS, 6, 0.5, seed=0)) == list(range(9))
+    assert "only 5 reach" in caplog.text
+
+
+def test_a_draw_where_there_are_many(masks, monkeypatch):
+    monkeypatch.setattr(learning, "MOST_PER_CLUSTER", 2)
+    drawn = numbers(vectors_to_learn_from(masks, KEYS, 2, 0.5, seed=0))
+    assert len(drawn) == 4
+    assert set(drawn) < {0, 2, 4, 5, 7}
+    assert drawn == sorted(drawn) == numbers(vectors_to_learn_from(masks, KEYS, 2, 0.5, seed=0))
+    assert len({tuple(numbers(vectors_to_learn_from(masks, KEYS, 2, 0.5, seed))) for seed in range(20)}) > 1
+
+
+def test_no_masks_are_said(masks):
+    with pytest.raises(DataError, match="no masks"):
+        vectors_to_learn_from(masks, ["01"], 2, 0.0, seed=0)

@@ -1,0 +1,163 @@
+"""The same results whoever runs the jobs, and workers that die, hang or leave cost only what they were at."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from u2seg.errors import U2SegError, UsageError
+from u2seg.executors import InlineExecutor, ProcessExecutor, make_executor
+from u2seg.jobs import Watcher, run_in_order, run_jobs
+
+
+def squares(numbers):
+    return [number**2 for number in numbers]
+
+
+def square(number):
+    return number**2
+
+
+def fail(numbers):
+    raise ValueError(f"job {numbers}")
+
+
+def die(number):
+    os._exit(9)
+
+
+def misbehave(numbers):
+    """Squares, but for some numbers whose worker comes to an end."""
+    ends = {
+        3: lambda: os._exit(7),
+        5: lambda: os.kill(os.getpid(), signal.SIGSEGV),
+        6: lambda: time.sleep(600),
+        8: lambda: sys.exit(0),
+    }
+    for number in numbers:
+        ends.get(number, lambda: None)()
+    return squares(numbers)
+
+
+class Collected(Watcher):
+    """Results and losses by number; a job is a tuple of numbers."""
+
+    def __init__(self, seconds=float("inf")):
+        self.results, self.reasons, self.seconds = {}, {}, seconds
+
+    def done(self, job, result):
+        self.results.update(zip(job, result, strict=True))
+
+    def split(self, job):
+        return [(number,) for number in job]
+
+    def lost(self, job, reason):
+        self.reasons[job[0]] = reason
+
+    def limit(self, job):
+        return self.seconds
+
+
+@pytest.mark.parametrize(
+    "make",
+    [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: ProcessExecutor(2)],
+    ids=["inline", "threads", "processes"],
+)
+def test_each_job_is_done_once(make):
+    collected = Collected()
+    with make() as executor:
+        run_jobs(executor, squares, [(n, n + 1) for n in range(0, 20, 2)], collected)
+        assert list(run_in_order(executor, square, list(range(20)), window=3)) == [n * n for n in range(20)]
+    assert collected.results == {n: n * n for n in range(20)}
+    assert not collected.reasons
+
+
+def test_an_error_of_a_job_reaches_the_caller():
+    with ThreadPoolExecutor(2) as executor, pytest.raises(ValueError, match="job"):
+        run_jobs(executor, fail, [(1,), (2,), (3,)], Collected())
+
+
+def test_what_takes_workers_down_is_put_aside_by_name_and_the_rest_is_done():
+    collected = Collected()
+    with ProcessExecutor(2) as executor:
+        run_jobs(executor, misbehave, [(0, 1), (2, 3), (4, 5), (7, 9)], collected)
+    assert collected.results == {n: n * n for n in (0, 1, 2, 4, 7, 9)}
+    assert collected.reasons.keys() == {3, 5}
+    assert "exit code 7" in collected.reasons[3]
+    assert "SIGSEGV" in collected.reasons[5]
+
+
+def test_what_hangs_is_put_aside(monkeypatch):
+    monkeypatch.setattr("u2seg.jobs.SECONDS_TO_START", 5.0)
+    collected = Collected(seconds=3.0)
+    with ProcessExecutor(1) as executor:
+        run_jobs(executor, misbehave, [(6,), (7,)], collected)
+    assert collected.results == {7: 49}
+    assert collected.reasons == {6: "takes longer than 3 s"}
+
+
+def test_leaving_is_no_success():
+    with ProcessExecutor(1) as executor, pytest.raises(U2SegError, match=r"sys\.exit"):
+        run_jobs(executor, misbehave, [(8,)], Collected())
+
+
+def test_without_a_watcher_a_worker_that_dies_is_said_in_words():
+    with make_executor("process", 1, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
+        run_jobs(executor, die, [1], Watcher())
+    with make_executor("process", 1, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
+        list(run_in_order(executor, die, [1], window=2))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_workers_end_with_their_parent(tmp_path):
+    script = """
+        import os, sys, time
+        from u2seg.executors import ProcessExecutor
+
+        def work(folder):
+            open(os.path.join(folder, str(os.getpid())), "w").close()
+            time.sleep(600)
+
+        if __name__ == "__main__":
+            executor = ProcessExecutor(1)
+            executor.submit(work, sys.argv[1]).result()
+    """
+    (tmp_path / "parent.py").write_text(textwrap.dedent(script))
+    (tmp_path / "pids").mkdir()
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path / "pids"])
+    until(lambda: any((tmp_path / "pids").iterdir()))
+    parent.kill()
+    parent.wait()
+    (worker,) = (int(path.name) for path in (tmp_path / "pids").iterdir())
+    until(lambda: not is_alive(worker))
+
+
+def until(condition, seconds=60):
+    """Wait for ``condition``, at most ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_wrong_executors_are_refused():
+    with pytest.raises(UsageError, match=r"no executor .*'proces'.*Did you mean 'process'"):
+        make_executor("proces", 1, 1)
+    with pytest.raises(UsageError, match="ADDRESS"):
+        make_executor("dask", 1, 1)
+    with pytest.raises(UsageError, match="WORKERS"):
+        make_executor("process", -1, 1)

@@ -1,0 +1,171 @@
+"""Who runs the work: this process, worker processes, or a Dask cluster.
+
+What a job gives does not depend on who runs it: photos are handled one by one (or in batches that are cut the same way
+everywhere) with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from types import TracebackType
+from typing import Any, TypeVar
+
+from u2seg.errors import UsageError, lookup
+from u2seg.runtime import RANK_VARIABLE, default_workers
+
+logger = logging.getLogger(__name__)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class InlineExecutor(Executor):
+    """Runs each call at once, in this process. A photo that takes its worker down takes the whole run down."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Call ``fn`` now; the future that comes back is done."""
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # it belongs to whoever asks for the result
+            future.set_exception(error)
+        return future
+
+
+class ProcessExecutor(Executor):
+    """Worker processes that end with this one, and can be started again after one has died.
+
+    Used as a context manager, it kills its workers where the block ends with an error or with Ctrl-C: what they write
+    is whole or absent, so nothing has to be waited for.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._start(workers)
+
+    def _start(self, workers: int) -> None:
+        # A forked child of a process that has used torch's threads or CUDA hangs; a spawned one does not.
+        context = multiprocessing.get_context("spawn")
+        ranks = context.Queue()
+        for rank in range(workers):
+            ranks.put(rank)
+        self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ranks,))
+        self._processes: set[Any] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As `concurrent.futures.Executor.submit`."""
+        before = set(multiprocessing.active_children())
+        future = self._pool.submit(fn, *args, **kwargs)
+        self._processes |= set(multiprocessing.active_children()) - before
+        return future
+
+    def restart(self, workers: int | None = None) -> str:
+        """Start again with ``workers``, or as many as before; how the old ones ended, in words."""
+        self.kill()
+        self._pool.shutdown()
+        endings = {_ending(process.exitcode) for process in self._processes}
+        self._start(workers or self.workers)
+        return " and ".join(sorted(endings - {""})) or "it died"
+
+    def kill(self) -> None:
+        """Kill all workers."""
+        for process in self._processes:
+            process.kill()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended, in words; "" where the pool ended it or it ended as it should."""
+    if code in (None, 0, -signal.SIGTERM):
+        return ""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _start_worker(ranks: Any) -> None:
+    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it."""
+    os.environ[RANK_VARIABLE] = str(ranks.get())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class DaskExecutor(Executor):
+    """The workers of a Dask cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Connect to the scheduler at ``address``.
+
+        Raises:
+            UsageError: Dask is not installed, or no scheduler with workers answers.
+        """
+        try:
+            from distributed import Client, KilledWorker
+        except ImportError as error:
+            raise UsageError("U2SEG.EXECUTOR.NAME dask needs Dask: pip install 'u2seg[dask]'") from error
+        if not address:
+            raise UsageError("U2SEG.EXECUTOR.NAME dask needs U2SEG.EXECUTOR.ADDRESS, such as tcp://host:8786")
+        try:
+            self._client = Client(address, timeout="15s")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UsageError(f"no Dask scheduler answers at U2SEG.EXECUTOR.ADDRESS {address!r}: {error}") from error
+        if not self._client.nthreads():
+            logger.warning("the Dask scheduler at %s has no workers yet; waiting for the first", address)
+        self._executor = self._client.get_executor(pure=False)
+        self.deaths = (KilledWorker,)
+
+    @property
+    def workers(self) -> int:
+        """Threads of all workers that are there now, at least 4."""
+        return max(4, sum(self._client.nthreads().values()))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As `concurrent.futures.Executor.submit`."""
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`; the cluster runs on."""
+        self._executor.shutdown(wait=wait)
+        self._client.close()
+
+
+def make_executor(name: str, workers: int, threads: int, address: str = "") -> Executor:
+    """Build the executor that ``U2SEG.EXECUTOR`` names.
+
+    Args:
+        name: ``inline``, ``process`` or ``dask``.
+        workers: processes; 0 takes one per GPU, or as many as the cores give at ``threads`` each.
+        threads: threads of a worker.
+        address: of the Dask scheduler.
+
+    Raises:
+        UsageError: no such executor, or it can't be had.
+    """
+    if workers < 0 or threads < 1:
+        raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
+    makers: dict[str, Callable[[], Executor]] = {
+        "inline": InlineExecutor,
+        "process": lambda: ProcessExecutor(workers or default_workers(threads)),
+        "dask": lambda: DaskExecutor(address),
+    }
+    return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
