@@ -132,6 +132,15 @@ def test_near_infrared_is_no_transparency(tmp_path):
     assert np.array_equal(pixels[20:], PICTURE[20:])
 
 
+def test_transparency_of_deep_photos(tmp_path):
+    for bits in (12, 16):
+        alpha = np.full(GREY.shape, 2**bits - 1, np.uint16)
+        alpha[:20] = 0
+        pixels = read_image(write_png(tmp_path / "a.png", np.dstack([deepened(bits), alpha])))
+        assert (pixels[:20] == 255).all()
+        assert np.abs(pixels[20:].astype(int) - PICTURE[20:]).max() <= 1
+
+
 def test_a_picture_without_contrast_is_named(tmp_path, caplog):
     Image.fromarray((GREY // 20 + 30_000).astype(np.uint16)).save(tmp_path / "fog.png")
     read_image(tmp_path / "fog.png")

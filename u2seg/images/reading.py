@@ -77,10 +77,11 @@ def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image,
                 if width * height > max_pixels:
                     raise DataError(f"{width} x {height} pixels, more than {max_pixels}; make it smaller first")
                 reduced = pixels is not None and width * height > REDUCED_FROM * pixels and _reduce(image, pixels)
+                # only now: asking a PNG for its orientation decodes it
+                on_its_side = reduced and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
                 rgb = _turned_rgb(image, file, path)
                 if not reduced:
                     return rgb, (rgb.height, rgb.width)
-                on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
                 return rgb, (width, height) if on_its_side else (height, width)
     except UnidentifiedImageError as error:
         size = os.path.getsize(path)
@@ -129,7 +130,8 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
         if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:
             raise DataError("a TIFF of more than 8 bits whose channels lie apart; save it with them side by side")
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), image.format)
+        ImageOps.exif_transpose(image, in_place=True)  # without a copy of a large photo
+        return _to_rgb(image, image.format)
     values = read_deep(image, _open(file, path))
     colors = values if values.ndim == 2 else values[..., :3]
     eight = to_eight_bits(colors, tags)
@@ -137,8 +139,7 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
         _warn_of_contrast(str(path), int(eight.min()), int(eight.max()))
     rgb = Image.fromarray(eight).convert("RGB")
     if values.shape[2:] == (4,):
-        alpha = Image.fromarray((values[..., 3] >> 8).astype(np.uint8))
-        rgb.putalpha(alpha)
+        rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
         rgb = _to_rgb(rgb, image.format)
     rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return ImageOps.exif_transpose(rgb)
