@@ -4,7 +4,7 @@ Stages: ``fit`` (the stuff segmenter, on a sample), ``label`` (masks, their vect
 of the network), ``cluster`` (pseudo-classes over the set), ``merge`` (the panoptic labels). What is on disk and current
 is kept; a run that was stopped resumes.
 
-Shapes: ``n`` masks that clusters are learnt from; ``E`` channels of a vector.
+Shapes: ``D, h, w`` features.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from u2seg.errors import UsageError
 from u2seg.images import PhotoSet, find_photos
 from u2seg.pseudo.fitted import reuse_fitted
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
-from u2seg.pseudo.learning import vectors_to_learn_from
+from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
@@ -135,22 +135,24 @@ class U2SegGenerator:
         """Learn the clusters of all masks; whether that had to be done."""
         if run.fitted("cluster") is not None:
             return False
-        clusterer = self.recipe.build_clusterer()
+        clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
         with bounded_threads(self.recipe.executor.threads):
             if self.recipe.reuse:
-                clusterer.load_state(self._reuse("cluster"))
+                state = self._reuse("cluster")
+                clusterer.load_state({name: array for name, array in state.items() if name != MEAN_CENTRES})
             else:
-                clusterer.fit(self._vectors(run))
-            state = clusterer.state()
+                sample = self._sample(run)
+                ids = clusterer.fit(sample.vectors).predict(sample.vectors)
+                state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
         run.keep_fitted("cluster", state, self.recipe.vector_settings(self.weights))
         return True
 
-    def _vectors(self, run: LabelRun) -> np.ndarray:
-        """Vectors float32 (n, E) to learn clusters from; damaged files are made again first."""
+    def _sample(self, run: LabelRun) -> Sample:
+        """Masks to learn clusters from; damaged files are made again first."""
         masks, keys = run.files("masks"), run.inventory.keys
         while True:
             try:
-                return vectors_to_learn_from(
+                return sample_masks(
                     masks,
                     [keys[photo.id] for photo in run.labelled()],
                     self.recipe.space.num_things,
