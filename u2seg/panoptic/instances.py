@@ -102,7 +102,8 @@ def count_runs(segmentation: Any) -> np.ndarray:
         DataError: it is no run-length code.
     """
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
-        raise DataError("has no run-length code for its mask")
+        polygons = "; polygons are not read" if isinstance(segmentation, list) else ""
+        raise DataError(f"has no run-length code for its mask{polygons}")
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(side) is int for side in size):
         raise DataError(f"has a run-length code of the size {str(size)[:60]!r}, not [height, width]")
