@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.files import file_sha256, write_arrays, write_checked, write_png
-from u2seg.images import Photo, batches, enlarge, read_image, shrink
+from u2seg.images import Photo, batches, enlarge, read_shrunk
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import cluster_ids, embed_masks
 from u2seg.pseudo.features.shared import extract_each
@@ -123,18 +123,18 @@ class _Pixels:
     """The photo's own height and width."""
 
 
-def read_photos(photos: Sequence[Photo], outcome: Outcome, max_pixels: int) -> list[tuple[Photo, _Pixels]]:
-    """Those of ``photos`` that can be read, at most ``max_pixels`` each; the others are noted in ``outcome``."""
+def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> list[tuple[Photo, _Pixels]]:
+    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``."""
     readable: list[tuple[Photo, _Pixels]] = []
 
     def read(group: Sequence[Photo]) -> None:
         (photo,) = group
         try:
-            image = read_image(photo.path)
+            image, size = read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels)
         except DataError:
             check_folder(os.path.dirname(photo.path))
             raise
-        readable.append((photo, _Pixels(shrink(image, max_pixels), image.shape[:2])))
+        readable.append((photo, _Pixels(image, size)))
 
     with outcome.timed("read"):
         for photo in photos:
@@ -154,7 +154,7 @@ def keep_features(job: Job) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
         with outcome.timed("features"):
             extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
@@ -184,12 +184,12 @@ def label_photos(job: Job) -> Outcome:
             things = any(not job.masks.has(job.keys[photo.id]) for photo in batch)
             stuff = any(not job.stuff.has(job.keys[photo.id]) for photo in batch)
             if things or stuff:
-                outcome.attempt(batch, lambda group, t=things, s=stuff: _label(job, outcome, group, t, s))
+                outcome.attempt(batch, partial(_label, job, outcome, things=things, stuff=stuff))
     return outcome
 
 
-def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, stuff: bool) -> None:
-    readable = read_photos(photos, outcome, job.recipe.max_pixels)
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool, stuff: bool) -> None:
+    readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
         features = _kept_features(job, readable, things, stuff)
         if features is None:
