@@ -207,5 +207,6 @@ def test_dask_workers_with_other_plugins_are_refused(photos, options, tmp_path, 
     extra = ["U2SEG.EXECUTOR.NAME", "dask", "U2SEG.EXECUTOR.ADDRESS", cluster]
     done = generate_apart(photos, tmp_path / "out", *options, *extra)
     assert done.returncode == 2
-    assert "would make other labels: plugins is {'builtin': 'u2seg (built in)', 'faults': 'faults 1.0'} there" in done.stderr
+    assert "would make other labels: plugins is" in done.stderr
+    assert "'faults 1.0'} there" in done.stderr
     assert "Traceback" not in done.stderr

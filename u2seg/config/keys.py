@@ -121,6 +121,8 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MASKS = _part(node, "maskcut")
     # A mask is kept if refinement leaves it this similar (IoU of before and after); 0 keeps all.
     u2seg.MASKS.MIN_REFINED_IOU = 0.5
+    # A mask that is less similar stays, unrefined, instead of being dropped.
+    u2seg.MASKS.KEEP_ROUGH = False
 
     # Look for masks in the four corners of the photo too, each this share of its sides (0.6); 0 looks at the whole
     # alone. Finds more small things and takes about three times as long.

@@ -95,6 +95,7 @@ class Recipe:
     features: Part
     masks: Part
     min_refined_iou: float
+    keep_rough: bool
     crops: float
     refine: Part
     clusterer: Part
@@ -127,6 +128,7 @@ class Recipe:
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            keep_rough=tree.MASKS.KEEP_ROUGH,
             crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),
@@ -239,6 +241,7 @@ class Recipe:
                 "weights": dict(weights["things"]),
                 "U2SEG.MASKS": self.masks.settings(),
                 "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.MASKS.KEEP_ROUGH": self.keep_rough,
                 "U2SEG.MASKS.CROPS": self.crops,
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,

@@ -266,7 +266,7 @@ def _refine_views(recipe: Recipe, image: np.ndarray, views: Sequence[View]) -> M
     masks, scores = [], []
     for box, coarse in views:
         view = np.ascontiguousarray(box.of(image))
-        refined = refine_masks(build_once(recipe.refine), view, coarse, recipe.min_refined_iou)
+        refined = refine_masks(build_once(recipe.refine), view, coarse, recipe.min_refined_iou, recipe.keep_rough)
         whole = np.zeros((len(refined), *image.shape[:2]), bool)
         whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
         masks.append(whole)
