@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from u2seg.data.targets import Segments
+from u2seg.data.targets import Segments, Targets, derive_targets
 
 if TYPE_CHECKING:
     from detectron2.data.transforms import Augmentation
@@ -33,6 +33,11 @@ class PanopticSample:
     segment_ids: np.ndarray
     """unsigned (H, W), numbered 1..n, 0 for nothing"""
     segments: Segments
+
+    @property
+    def targets(self) -> Targets:
+        """What it teaches."""
+        return derive_targets(self.segment_ids, self.segments)
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:

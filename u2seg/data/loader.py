@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from u2seg.data.mapper import Sample, build_mapper
+from u2seg.data.whole_masks import annotations_by_photo
 from u2seg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -176,13 +177,22 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
-    dicts = [entry for name in names for entry in DatasetCatalog.get(name)]
-    kept = [entry for entry in dicts if entry["segments_info"]]
+    dicts = [entry for name in names for entry in _entries(name, cfg)]
+    kept = [entry for entry in dicts if entry["segments_info"] or entry.get("thing_masks")]
     if not kept:
         raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
     if len(kept) < len(dicts):
         logger.warning("%d of %d photos have no segment and are left out", len(dicts) - len(kept), len(dicts))
     return kept
+
+
+def _entries(name: str, cfg: CfgNode) -> list[Sample]:
+    """Dataset dicts of the dataset ``name``, with ``thing_masks`` where the config takes things from them."""
+    entries: list[Sample] = DatasetCatalog.get(name)
+    if cfg.INPUT.THINGS != "instances":
+        return entries
+    masks = annotations_by_photo(name, cfg)
+    return [entry | {"thing_masks": masks[entry["image_id"]]} for entry in entries]
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
