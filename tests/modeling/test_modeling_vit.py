@@ -11,7 +11,8 @@ from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError, UsageError
 from u2seg.modeling import vit_backbone
-from u2seg.modeling.trunk import Trunk, fingerprint, learning_rate_factor
+from u2seg.modeling.optimizer import build_optimizer
+from u2seg.modeling.trunk import Trunk, fingerprint
 from u2seg.modeling.vit_backbone import build_u2seg_vit_backbone
 from u2seg.pseudo.features.vit import ViTFeatures
 
@@ -143,12 +144,30 @@ def test_facets_leave_what_they_do_not_use_fixed(vit_files):
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+def learning_rates(pyramid, *options):
+    """Of each parameter that learns, by name."""
+    cfg = load_config(options=["SOLVER.BASE_LR", "0.1", "SOLVER.BIAS_LR_FACTOR", "2.0", *options])
+    groups = build_optimizer(cfg, pyramid).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    return {name: rates[id(each)] for name, each in pyramid.named_parameters() if each.requires_grad}
+
+
 def test_learning_rates_decay_from_the_last_block_down(vit_files):
-    factor = learning_rate_factor(backbone(vit_files[0], "MODEL.VIT.FROZEN", "False"), 0.5)
+    rates = learning_rates(backbone(vit_files[0], "MODEL.VIT.FROZEN", "False"), "MODEL.VIT.LR_DECAY", "0.5")
     prefix = "net.network.network."
-    assert [factor(f"{prefix}blocks.{block}.norm1.weight") for block in (2, 1, 0)] == [0.5, 0.25, 0.125]
-    assert factor(f"{prefix}patch_embed.proj.weight") == factor(f"{prefix}pos_embed") == 0.0625
-    assert factor("simfp_2.0.weight") == 1
+    blocks = [rates[f"{prefix}blocks.{block}.mlp.fc1.weight"] for block in (2, 1, 0)]
+    assert blocks == pytest.approx([0.05, 0.025, 0.0125])
+    assert rates[f"{prefix}patch_embed.proj.weight"] == rates[f"{prefix}pos_embed"] == pytest.approx(0.00625)
+    assert rates["simfp_2.0.weight"] == 0.1
+
+
+def test_the_optimizer_is_detectron2s_where_nothing_is_tuned(frozen):
+    from detectron2.solver import build_optimizer as detectron2s
+
+    cfg = load_config(options=["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.WEIGHT_DECAY_BIAS", "0.0"])
+    ours, theirs = build_optimizer(cfg, frozen), detectron2s(cfg, frozen)
+    assert ours.param_groups == theirs.param_groups
+    assert type(ours).__name__ == type(theirs).__name__
 
 
 def test_another_trunk_is_refused(vit_files, frozen, tmp_path):

@@ -175,21 +175,3 @@ def fingerprint(network: nn.Module) -> torch.Tensor:
 
 def _hex(sha256: torch.Tensor) -> str:
     return bytes(sha256.tolist()).hex()[:12]
-
-
-def learning_rate_factor(model: nn.Module, decay: float) -> Callable[[str], float]:
-    """From a parameter's name to the factor of its learning rate: 1 but in a ViT that is tuned.
-
-    There it is ``decay`` for the last block, its square for the one before, and so on down to the embedding of patches
-    (BEiT, ICLR 2022, appendix; as ViTDet uses it).
-    """
-    factors = {}
-    for prefix, part in model.named_modules():
-        if not isinstance(part, ViTBlocks):
-            continue
-        depth = max(request.layer for request in part.requests) + 1
-        for name, _ in part.named_parameters():
-            place = name.removeprefix("network.").split(".")
-            above = depth - int(place[1]) if place[0] == "blocks" else 0 if place[0] == "norm" else depth + 1
-            factors[f"{prefix}.{name}"] = decay**above
-    return lambda name: factors.get(name, 1.0)
