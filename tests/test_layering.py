@@ -52,7 +52,7 @@ LIBRARIES = {
     "evaluation": {"detectron2"},
     "report": {"torch", "detectron2"},
     # What the label factory uses of STEGO.
-    **{f"u2seg.stego.{module}": {"detectron2"} for module in ("segmenter", "checkpoint", "official", "head")},
+    **{f"u2seg.stego.{module}": {"detectron2"} for module in ("segmenter", "head")},
 }
 """Room, or module, to libraries that it may not import."""
 EXCEPTIONS = {

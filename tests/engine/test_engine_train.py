@@ -276,7 +276,7 @@ def main(args, kind):
     try:
         trainer.train()
     except Exception as error:
-        print(f"rank {{comm.get_rank()}}: {{error}}", flush=True)
+        print(f"rank {{comm.get_rank()}}: {{error}}\\n", end="", flush=True)  # one write: the other process prints too
         raise
 
 if __name__ == "__main__":

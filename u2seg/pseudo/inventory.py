@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from u2seg.errors import DataError
-from u2seg.files import file_sha256, write_json
+from u2seg.files import file_sha256, read_checked, write_checked
 from u2seg.images import Photo, PhotoSet
-from u2seg.panoptic import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +42,8 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     that they had, and new ones get the next free ones; a COCO JSON brings ids of its own.
     """
     try:
-        before = read_json_object(file) if file.is_file() else {}
-    except DataError:
+        before = read_checked(file)
+    except (FileNotFoundError, ValueError):
         before = {}
     entries = {photo.name: _examine(photo, before.get(photo.name)) for photo in photos.photos}
     numbered = _number(photos.photos, before) if keep_ids else photos.photos
@@ -58,7 +56,7 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
 
 def save_inventory(file: Path, inventory: Inventory) -> None:
     """Keep the table for the next run."""
-    write_json(file, dict(inventory.table))
+    write_checked(file, dict(inventory.table))
 
 
 def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
