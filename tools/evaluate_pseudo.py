@@ -55,7 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Run the tool."""
     args = parse()
-    from u2seg.errors import UsageError
+    from u2seg.errors import UsageError, printable
     from u2seg.evaluation.labels import LabelPaths, evaluate_labels
     from u2seg.evaluation.matching import DEFAULT_POLICIES, Scoring
     from u2seg.evaluation.report import as_json, render
@@ -78,7 +78,7 @@ def main() -> int:
     )
     scored = LabelPaths(args.pseudo, args.gt, args.gt_dir)
     report = evaluate_labels(scored, scoring, fit_on, args.save_matching, args.picture, args.workers)
-    print(render(report, args.per_class))
+    print(printable(render(report, args.per_class)))
     if args.json:
         with in_words(args.json):
             write_json(args.json, as_json(report))

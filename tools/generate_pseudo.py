@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = generator_class(cfg, photos, args.output).run(stages, args.redo)
     if summary is None:
         return 0
-    print("\n".join([*summary.lines(), f"dataset: {args.output}/panoptic.json"]))
+    print("\n".join([*summary.lines(), *photos.notes(), f"dataset: {args.output}/panoptic.json"]))
     return 1 if args.strict and summary.skipped else 0
 
 

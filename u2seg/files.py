@@ -150,6 +150,11 @@ def claim_directory(path: str | os.PathLike[str], kind: str, option: str = "--ou
     return root
 
 
+def is_output(folder: str | os.PathLike[str]) -> bool:
+    """Whether ``folder`` is an output directory of this package, of any kind and format."""
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in (MARKER, *_OLD_MARKS))
+
+
 def _check_claim(root: Path, kind: str, option: str) -> None:
     advice = f"give {option} a new or an empty directory"
     if any((root / mark).exists() for mark in _OLD_MARKS):

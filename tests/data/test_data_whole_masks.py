@@ -121,6 +121,11 @@ def test_which_masks_are_learnt(labels, options, names):
     assert [mask.tolist() for mask in masks] == [box(name).tolist() for name in names]
 
 
+def test_crowds_are_not_learnt(labels):
+    write_instances(labels, [entry("part", id=1, image_id=1), entry("whole", id=2, image_id=1, iscrowd=1)])
+    assert len(mapped(labels)[0]["instances"]) == 1
+
+
 def test_crowds_are_left_out_and_equal_scores_keep_their_order():
     entries = [entry("part", iscrowd=1), entry("whole", score=0.5), entry("beside", score=0.5)]
     assert select(entries) == entries[1:]

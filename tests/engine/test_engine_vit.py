@@ -54,7 +54,7 @@ def test_it_trains_resumes_and_scores_and_refuses_another_network(vit_options, l
     assert [name for name in state if ".net." in name] == ["backbone.net.fingerprint"]
     assert exit_code([*vit_options, "SOLVER.MAX_ITER", "3"], "--resume") == 0
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
-    score = [*vit_options, "DATASETS.TEST", str(labels), "TEST.MATCHING.SEEDS", "0"]
+    score = [*vit_options, "DATASETS.TEST", str(labels), "TEST.MATCHING.STUFF", "category"]
     assert exit_code(score, "--eval-only", "--resume") == 0
     capsys.readouterr()
     other = ["U2SEG.FEATURES.ARGS.vit.weights", save_network(tmp_path / "other.pth", 1)]

@@ -92,7 +92,10 @@ def test_odd_instances_are_read_or_refused_in_words(backend, tmp_path):
     assert evaluate_labels(paths, scoring)["class_agnostic"]["mask"]["AP"] == pytest.approx(100)
     for change, words in (
         (lambda entry: entry.update(segmentation=[[1, 1, 5, 1, 5, 5]]), "has no run-length code"),
-        (lambda entry: entry.update(score=float("nan")), "annotation 1 of 'photo 000.jpg' has the score nan"),
+        (
+            lambda entry: entry.update(score=float("nan")),
+            "annotation 1 of 'photo 000.jpg' has the 'score' nan",
+        ),
     ):
         edit(pseudo / "instances.json", change)
         with pytest.raises(DataError, match=words):

@@ -228,6 +228,27 @@ def test_missing_photos_and_labels_are_placeholders_and_said(make_dataset, tmp_p
     assert "1 of 3 photos could not be read" in "".join(Page(gallery / "run.html").texts)
 
 
+def test_no_photo_from_outside_the_set_is_shown(make_dataset, tmp_path, caplog):
+    folder = make_dataset(tmp_path / "set")
+    secret = tmp_path / "set" / "secret.jpg"
+    shutil.copy(folder / "photos" / "astronaut.jpg", secret)
+    content = json.loads((folder / "panoptic.json").read_text())
+    content["images"][0]["file_name"], content["images"][1]["file_name"] = "../secret.jpg", str(secret)
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    gallery = write_gallery(folder, workers=1).parent
+    assert "2 of 3 photos could not be read" in caplog.text
+    assert [path.name for path in sorted(gallery.rglob("*_photo.jpg"))] == ["000002_photo.jpg"]
+
+
+def test_a_label_with_ids_that_are_not_listed_is_said(make_dataset, tmp_path, caplog):
+    folder = make_dataset(tmp_path / "set")
+    content = json.loads((folder / "panoptic.json").read_text())
+    content["annotations"][0]["segments_info"].pop()
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    write_gallery(folder, workers=1)
+    assert "1 of 3 photos have labels that could not be read" in caplog.text
+
+
 def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):
     gallery = write_gallery(
         tiny_dataset, tmp_path / "g", predictions_dir=make_dataset(tmp_path / "other"), workers=1

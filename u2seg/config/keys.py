@@ -23,7 +23,9 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.NUM_THINGS": (1, None),
     "U2SEG.NUM_STUFF": (1, 254),
     "U2SEG.INPUT.MAX_PIXELS": (1024, None),
+    "U2SEG.INPUT.MAX_DECODED_PIXELS": (1024, 178_956_970),
     "U2SEG.MASKS.MIN_REFINED_IOU": SHARE,
+    "U2SEG.MASKS.CROPS": SHARE,
     "U2SEG.CLUSTERS.MIN_SCORE": SHARE,
     "U2SEG.CLUSTERS.CROP_SIZE": (16, 4096),
     "U2SEG.STUFF.FIT_IMAGES": (1, None),
@@ -111,6 +113,9 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.INPUT = node()
     # Larger photos are labelled at this many pixels and the labels brought back to their size.
     u2seg.INPUT.MAX_PIXELS = 1_000_000
+    # Photos that claim to be larger still are left out, undecoded. JPEG and JPEG 2000 of more than 32 times MAX_PIXELS
+    # are decoded at a half, a quarter or an eighth of their sides.
+    u2seg.INPUT.MAX_DECODED_PIXELS = 178_956_970
 
     # Frozen features that masks and their embeddings are made of.
     u2seg.FEATURES = _part(node, "vit")
@@ -121,6 +126,10 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MASKS = _part(node, "maskcut")
     # A mask is kept if refinement leaves it this similar (IoU of before and after); 0 keeps all.
     u2seg.MASKS.MIN_REFINED_IOU = 0.5
+
+    # Look for masks in the four corners of the photo too, each this share of its sides (0.6); 0 looks at the whole
+    # alone. Finds more small things and takes about three times as long.
+    u2seg.MASKS.CROPS = 0.0
 
     # From grid to pixels, for masks and stuff.
     u2seg.REFINE = _part(node, "densecrf")

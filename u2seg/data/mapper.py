@@ -19,8 +19,10 @@ from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_pa
 from u2seg.data.targets import number_segments
 from u2seg.data.whole_masks import WholeMasks, copy_paste_whole, transform_masks
 from u2seg.errors import DataError, lookup
+from u2seg.fields import told
 from u2seg.images import read_image
-from u2seg.panoptic import decode_ids, encode_ids, read_ids
+from u2seg.panoptic import LARGEST_ID, decode_ids, encode_ids, read_ids
+from u2seg.panoptic.reading import warn_once
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -111,8 +113,13 @@ class U2SegDatasetMapper:
         transform = self.augmentations(augmented)
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
-        ids, segments = number_segments(decode_ids(augmented.sem_seg), dataset_dict["segments_info"])
-        panoptic = PanopticSample(augmented.image, ids, segments)
+        ids = decode_ids(augmented.sem_seg)
+        numbers, segments = number_segments(ids, dataset_dict["segments_info"])
+        unlisted = ids[(numbers == 0) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
+        if len(unlisted):
+            file = sample["pan_seg_file_name"]
+            warn_once(f"label {file} holds segment id {unlisted[0]}, which is not listed; its pixels are void")
+        panoptic = PanopticSample(augmented.image, numbers, segments)
         if "thing_masks" not in dataset_dict:
             return self._finish(sample, panoptic)
         masks = dataset_dict["thing_masks"]
@@ -156,18 +163,15 @@ def _read_photo(sample: Sample) -> np.ndarray:
         raise DataError(f"photo {file}: {error}") from error
     sample.setdefault("height", image.shape[0])
     sample.setdefault("width", image.shape[1])
-    _check_size(f"photo {file}", image, (sample["height"], sample["width"]), "its dataset says")
+    height, width = image.shape[:2]
+    if (height, width) != (sample["height"], sample["width"]):
+        raise DataError(
+            f"photo {file} has {width} x {height} pixels (width x height), but its dataset says "
+            f"{sample['width']} x {sample['height']}"
+        )
     return image
 
 
 def _read_label(file: str, size: tuple[int, int]) -> np.ndarray:
     """Colours uint8 (H, W, 3) of the panoptic PNG at ``file``, which must be of ``size`` (H, W)."""
-    ids = read_ids(file)
-    _check_size(f"label {file}", ids, size, "its photo has")
-    return encode_ids(ids)
-
-
-def _check_size(name: str, pixels: np.ndarray, size: tuple[int, int], reason: str) -> None:
-    height, width = pixels.shape[:2]
-    if (height, width) != size:
-        raise DataError(f"{name} has {width} x {height} pixels (width x height), but {reason} {size[1]} x {size[0]}")
+    return encode_ids(told("label", read_ids, file, size))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from u2seg.data.augmentation import MAX_OVERLAP
@@ -37,6 +37,19 @@ class WholeMasks:
     """uint8 (H, W, 3)"""
     targets: Targets
     """Masks may overlap, and ``sem_seg`` may say that a pixel of theirs is stuff."""
+
+
+def training_entries(name: str, cfg: CfgNode) -> list[dict[str, Any]]:
+    """Dataset dicts of the registered dataset ``name``, with ``thing_masks`` where ``INPUT.THINGS`` is "instances".
+
+    Raises:
+        UsageError, DataError: as `annotations_by_photo`.
+    """
+    entries: list[dict[str, Any]] = DatasetCatalog.get(name)
+    if cfg.INPUT.THINGS != "instances":
+        return entries
+    masks = annotations_by_photo(name, cfg)
+    return [entry | {"thing_masks": masks[entry["image_id"]]} for entry in entries]
 
 
 def annotations_by_photo(name: str, cfg: CfgNode) -> dict[Any, list[Annotation]]:

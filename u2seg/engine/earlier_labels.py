@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.fields import told, whole
 from u2seg.files import file_sha256
 from u2seg.images import Photo, PhotoSet, enlarge, find_photos
 from u2seg.panoptic import (
@@ -86,6 +87,8 @@ class EarlierLabels:
         if not self.dataset.photos:
             raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
         self.space = self.dataset.label_space()
+        if not all(isinstance(photo.image_id, int) for photo in self.dataset.photos):
+            raise DataError(f"{self.dataset.json_file}: image ids must be whole numbers here, not text")
         instances = read_instances(self.dataset)
         if instances and any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
             instances = None
@@ -95,9 +98,10 @@ class EarlierLabels:
             painted = None if instances is None else tuple(e for e in instances[photo.image_id] if e["segment_id"])
             self.labels[photo.image_id] = PhotoLabel(without_photos, photo, painted)
         run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
-        self.round = int((run.get("self_training") or {}).get("round", 0))
+        earlier = run["self_training"] if isinstance(run.get("self_training"), dict) else {}
+        self.round = told(f"{root / RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
         """0 for the labels of the factory, t for those of the t-th round of self-training."""
-        self.caveats: list[str] = run.get("caveats") or []
+        self.caveats = [str(caveat) for caveat in run["caveats"]] if isinstance(run.get("caveats"), list) else []
         """What its run.json says against calling it unsupervised."""
         files = (root / PANOPTIC_JSON, root / INSTANCES_JSON)
         self.sha256 = {path.name: file_sha256(path) for path in files if path.is_file()}

@@ -82,7 +82,7 @@ def label_round(job: RoundJob) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         with outcome.timed("predict"):
             answers = ask_teacher(load_teacher(job.rule, job.device), [pixels.image for _, pixels in readable])
         for (photo, pixels), answer in zip(readable, answers, strict=True):

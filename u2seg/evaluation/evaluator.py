@@ -31,6 +31,7 @@ from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
+from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -126,7 +127,10 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 return None
         if not images:
             raise DataError(f"the model saw no photo of {self.name}")
+        images.sort(key=lambda image: (isinstance(image.image_id, str), image.image_id))
         comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
+        segments = [segment for image in images for segment in self._photos[image.image_id].segments]
+        warn_of_areas(self.gt.json_file, segments, comparison.table.gt["area"])
         masks = {}
         if comparison.detections is not None:
             masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +18,13 @@ from u2seg.evaluation.detection import class_agnostic_scores
 from u2seg.evaluation.fitting import ways_to_fit
 from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.report import draw_clusters, make_report
-from u2seg.evaluation.runs import encode_masks
 from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, Table, compare_maps
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
+from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.runtime import Progress
 
 PHOTOS_WORTH_WORKERS = 400
@@ -101,9 +100,12 @@ def _compare(
         for table in run_in_order(executor, read_table, pairs, 32 * workers):
             images.append(table)
             progress.advance()
+    table = Table.join(images)
+    for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
+        segments = [segment for pair in pairs for segment in pair[side].segments]
+        warn_of_areas(dataset.json_file, segments, rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
-    comparison = Comparison(Table.join(images), taxonomy, *clusters, scoring)
-    return pairs, left_out, pseudo, comparison
+    return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 
 
 def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair], dict[str, list[str]]]:
@@ -172,23 +174,10 @@ def _masks(pseudo: PanopticDataset, pairs: Sequence[Pair], table: Table) -> tupl
     if instances is None:
         return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
     photos = enumerate(photo for _, photo in pairs)
-    entries = [(index, photo, entry) for index, photo in photos for entry in instances[photo.image_id]]
+    entries = [(index, entry) for index, photo in photos for entry in instances[photo.image_id]]
     rows = np.zeros(len(entries), SEGMENT)
-    rows["image"] = [index for index, _, _ in entries]
-    rows["score"] = [entry["score"] for _, _, entry in entries]
-    rows["code"] = codes = [_checked_code(entry, photo) for _, photo, entry in entries]
+    rows["image"] = [index for index, _ in entries]
+    rows["score"] = [entry["score"] for _, entry in entries]
+    rows["code"] = codes = [entry["segmentation"] for _, entry in entries]
     rows["box"] = coco.toBbox(codes)
     return rows, INSTANCES_JSON
-
-
-def _checked_code(entry: dict[str, Any], photo: LabelledPhoto) -> dict[str, Any]:
-    """The run-length code of an annotation, compressed if it is not."""
-    name = f"{INSTANCES_JSON}: annotation {entry.get('id')} of {photo.file_name!r}"
-    if not math.isfinite(entry["score"]):
-        raise DataError(f"{name} has the score {entry['score']}, which is no number")
-    code = entry.get("segmentation")
-    if not isinstance(code, dict) or not {"size", "counts"} <= code.keys():
-        raise DataError(f"{name} has no run-length code for its mask")
-    if list(code["size"]) != [photo.height, photo.width]:
-        raise DataError(f"{name} is {code['size'][::-1]} pixels, its photo {[photo.width, photo.height]}")
-    return encode_masks(decode_mask(code)[None])[0] if isinstance(code["counts"], list) else code

@@ -88,8 +88,7 @@ def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
 
 
 def join_outputs(images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, scoring: Scoring) -> Comparison:
-    """All photos of a set, in order of their ids; detections and regions only where every photo has them."""
-    images = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
+    """All photos of a set, in their order; detections and regions only where every photo has them."""
     table = Table.join([image.table for image in images])
     heads = [image.regions for image in images if image.regions is not None]
     instances = [image.detections for image in images if image.detections is not None]

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from u2seg.errors import DataError, lookup
-from u2seg.panoptic import Category, PanopticDataset
+from u2seg.panoptic import PanopticDataset
 
 LEVELS = ("category", "supercategory")
-NO_SUPERCATEGORY = ("", "none")
-"""What files say where there is none; some labelling tools write the word."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,22 @@ class Taxonomy:
 
         Raises:
             UsageError: a level is neither.
-            DataError: supercategories are asked for and ``gt`` has none, or it has a class that ``like`` has not.
+            DataError: supercategories are asked for and do not tell the categories of ``gt`` apart, or it has a class
+                that ``like`` has not.
         """
         for level in (things, stuff):
             lookup("level of classes", level, dict.fromkeys(LEVELS))
+        for level, isthing, kind in ((things, True, "things"), (stuff, False, "stuff")):
+            if level == "supercategory":
+                gt.check_supercategories(isthing, f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})")
         number_of = {key: number for number, key in enumerate(like.keys if like else ())}
         class_of = {}
         for category in (*gt.things, *gt.stuff):
-            key = _class_name(category, things if category.isthing else stuff, gt), category.isthing
+            level = things if category.isthing else stuff
+            key = category.name if level == "category" else category.supercategory, category.isthing
             if like and key not in number_of:
                 raise DataError(
                     f"{gt.json_file} has the class {key[0]!r}, which the ground truth to score against has not"
                 )
             class_of[category.id] = number_of.setdefault(key, len(number_of))
         return cls(tuple(number_of), class_of, things, stuff)
-
-
-def _class_name(category: Category, level: str, gt: PanopticDataset) -> str:
-    if level == "category":
-        return category.name
-    if category.supercategory.lower() in NO_SUPERCATEGORY:
-        kind = "things" if category.isthing else "stuff"
-        raise DataError(
-            f"{gt.json_file}: category {category.name!r} has no supercategory; "
-            f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})"
-        )
-    return category.supercategory

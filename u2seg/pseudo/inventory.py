@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,10 +64,12 @@ def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
     """Size, time of change and sha256 of the file of ``photo``."""
     try:
         status = os.stat(photo.path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            return 0, 0, UNREADABLE
         if isinstance(before, list) and before[1:3] == [status.st_size, status.st_mtime_ns] and before[3] != UNREADABLE:
             return status.st_size, status.st_mtime_ns, before[3]
         return status.st_size, status.st_mtime_ns, file_sha256(Path(photo.path))
-    except OSError:
+    except (OSError, ValueError):
         return 0, 0, UNREADABLE  # whoever reads it says why
 
 

@@ -75,7 +75,8 @@ class Ledger:
         """
         current = json.loads(json.dumps(settings))
         again = made_from(REDOABLE[redo]) if redo else set()
-        differing, changes = set(), {}
+        differing: set[str] = set()
+        changes: dict[str, tuple[Any, Any]] = {}
         for product in (name for name in MADE_FROM if name in current and name not in again):
             before = self._noted.get(product, {}).get("settings")
             if before is not None and before != current[product] and self._has_files(product):

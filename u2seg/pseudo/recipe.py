@@ -89,10 +89,12 @@ class Recipe:
     seed: int
     space: LabelSpace
     max_pixels: int
+    max_decoded_pixels: int
     device: str
     features: Part
     masks: Part
     min_refined_iou: float
+    crops: float
     refine: Part
     clusterer: Part
     embedding: str
@@ -119,10 +121,12 @@ class Recipe:
             seed=tree.SEED,
             space=LabelSpace(tree.NUM_THINGS, tree.NUM_STUFF),
             max_pixels=tree.INPUT.MAX_PIXELS,
+            max_decoded_pixels=tree.INPUT.MAX_DECODED_PIXELS,
             device=tree.DEVICE,
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),
             embedding=clusters.EMBEDDING,
@@ -226,6 +230,7 @@ class Recipe:
                 "weights": dict(weights["things"]),
                 "U2SEG.MASKS": self.masks.settings(),
                 "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.MASKS.CROPS": self.crops,
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
                 "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,

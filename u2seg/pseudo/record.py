@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import u2seg
-from u2seg.errors import UsageError
+from u2seg.errors import UsageError, printable
 from u2seg.files import file_sha256, write_bytes, write_json
 from u2seg.images import Photo, PhotoSet
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, RUN_JSON, Entry, write_dataset
@@ -53,7 +53,8 @@ class Summary:
         ]
         if self.skipped:
             lines.append(f"{len(self.skipped)} photos have no label:")
-            lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:MOST_SKIPPED]]
+            shown = list(self.skipped.items())[:MOST_SKIPPED]
+            lines += [f"  {' '.join(printable(name).split())}: {printable(reason)}" for name, reason in shown]
             if len(self.skipped) > MOST_SKIPPED:
                 lines.append(f"  and {len(self.skipped) - MOST_SKIPPED} more, all in {RUN_JSON}")
         return lines
@@ -172,7 +173,7 @@ def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[st
             "root": str(photos.root),
             "given": len(photos),
             "labelled": summary.photos,
-            "files_with_other_endings": photos.ignored,
+            "passed_over": {reason: len(names) for reason, names in sorted(photos.passed_over.items())},
             "named_twice": photos.repeated,
         },
         "skipped": [{"file": name, "reason": reason} for name, reason in summary.skipped.items()],

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.files import file_sha256, write_arrays, write_checked, write_png
-from u2seg.images import Photo, batches, enlarge, read_image, shrink
+from u2seg.images import Photo, batches, enlarge, read_shrunk
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import cluster_ids, embed_masks
 from u2seg.pseudo.features.shared import extract_each
@@ -40,6 +40,7 @@ from u2seg.pseudo.intermediate import (
     write_stuff,
 )
 from u2seg.pseudo.learning import MEAN_CENTRES
+from u2seg.pseudo.masks.crops import View, choose, corner_boxes, whole_box, whole_things
 from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.recipe import Recipe, build_once
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
@@ -123,18 +124,18 @@ class _Pixels:
     """The photo's own height and width."""
 
 
-def read_photos(photos: Sequence[Photo], outcome: Outcome, max_pixels: int) -> list[tuple[Photo, _Pixels]]:
-    """Those of ``photos`` that can be read, at most ``max_pixels`` each; the others are noted in ``outcome``."""
+def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> list[tuple[Photo, _Pixels]]:
+    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``."""
     readable: list[tuple[Photo, _Pixels]] = []
 
     def read(group: Sequence[Photo]) -> None:
         (photo,) = group
         try:
-            image = read_image(photo.path)
+            image, size = read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels)
         except DataError:
             check_folder(os.path.dirname(photo.path))
             raise
-        readable.append((photo, _Pixels(shrink(image, max_pixels), image.shape[:2])))
+        readable.append((photo, _Pixels(image, size)))
 
     with outcome.timed("read"):
         for photo in photos:
@@ -154,7 +155,7 @@ def keep_features(job: Job) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
         with outcome.timed("features"):
             extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
@@ -184,12 +185,12 @@ def label_photos(job: Job) -> Outcome:
             things = any(not job.masks.has(job.keys[photo.id]) for photo in batch)
             stuff = any(not job.stuff.has(job.keys[photo.id]) for photo in batch)
             if things or stuff:
-                outcome.attempt(batch, lambda group, t=things, s=stuff: _label(job, outcome, group, t, s))
+                outcome.attempt(batch, partial(_label, job, outcome, things=things, stuff=stuff))
     return outcome
 
 
-def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, stuff: bool) -> None:
-    readable = read_photos(photos, outcome, job.recipe.max_pixels)
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool, stuff: bool) -> None:
+    readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
         features = _kept_features(job, readable, things, stuff)
         if features is None:
@@ -233,13 +234,44 @@ def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) ->
 
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
     recipe = job.recipe
+    extractor, _ = recipe.extractors(job.device)
+    views = [(whole_box(pixels.image), coarse)]
+    if recipe.crops:
+        views = _add_crops(job, outcome, pixels.image, views)
     with outcome.timed("refine"):
-        masks = refine_masks(build_once(recipe.refine), pixels.image, coarse, recipe.min_refined_iou)
+        masks = _refine_views(recipe, pixels.image, views)
     with outcome.timed("embed"):
-        extractor, _ = recipe.extractors(job.device)
         arguments = recipe.crop_size, recipe.cluster_min_score
         vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
     return MaskRecord(masks, vectors, pixels.size, {})
+
+
+def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View]) -> list[View]:
+    """``views`` and the crops of the photo, each with those of its masks on the grid that are worth keeping."""
+    height, width = image.shape[:2]
+    boxes = corner_boxes(height, width, job.recipe.crops)
+    crops = [np.ascontiguousarray(box.of(image)) for box in boxes]
+    with outcome.timed("features of crops"):
+        extractor, _ = job.recipe.extractors(job.device)
+        features = extractor.extract(crops)
+    with outcome.timed("masks of crops"):
+        masks = _generate(job, crops, features)
+        views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
+        kept = choose(views, height, width)
+    return [(box, masks.take(index)) for (box, masks), index in zip(views, kept, strict=True)]
+
+
+def _refine_views(recipe: Recipe, image: np.ndarray, views: Sequence[View]) -> MaskSet:
+    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view."""
+    masks, scores = [], []
+    for box, coarse in views:
+        view = np.ascontiguousarray(box.of(image))
+        refined = refine_masks(build_once(recipe.refine), view, coarse, recipe.min_refined_iou)
+        whole = np.zeros((len(refined), *image.shape[:2]), bool)
+        whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
+        masks.append(whole)
+        scores.append(refined.scores)
+    return MaskSet(np.concatenate(masks), np.concatenate(scores))
 
 
 def _segment(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray) -> np.ndarray:

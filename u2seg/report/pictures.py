@@ -19,9 +19,11 @@ import numpy as np
 from PIL import Image
 
 from u2seg.errors import DataError
+from u2seg.fields import inside
 from u2seg.files import replacing, write_json
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
+from u2seg.panoptic.agreement import segment_areas
 from u2seg.report.draw import DIMMED, HATCHED, Region, draw_crop, draw_layer, fit
 from u2seg.report.labels import Annotation
 
@@ -114,6 +116,7 @@ class Painter:
         """Write the photo in two sizes; return its pixels uint8 (H, W, 3), or None if it can't be read."""
         path = self.dataset.photo_path(task.photo)
         try:
+            inside(self.dataset.image_root, task.photo.file_name)  # a gallery is shown to others
             picture = Image.fromarray(read_image(path))
         except DataError as error:
             record.problems.append(("photo", str(error) if path.exists() else "not found"))
@@ -132,7 +135,7 @@ class Painter:
 
     def _draw_labels(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
         """Write the layers, and crops where there is a ``photo`` to cut them from."""
-        ids = self.dataset.read_ids(task.photo)
+        ids = read_ids(self.dataset, task.photo)
         shown = [(annotation, annotation.mask(ids)) for annotation in task.annotations]
         record.shares = [round(float(mask.mean()), 6) for _, mask in shown]
         record.void = round(float((ids == 0).mean()), 6)
@@ -151,7 +154,7 @@ class Painter:
         if self.predictions is not None:
             if task.predicted is None:
                 raise DataError("not in the predictions")
-            ids = self.predictions.read_ids(task.predicted)
+            ids = read_ids(self.predictions, task.predicted)
             self._draw_layer(self.predictions, ids, segments_of(task.predicted, ids), PREDICTED, record)
 
     def _draw_layer(
@@ -176,6 +179,17 @@ class Painter:
             write(path)
         record.files.append(name)
         return name
+
+
+def read_ids(dataset: PanopticDataset, photo: LabelledPhoto) -> np.ndarray:
+    """Segment ids int32 (H, W) of ``photo``.
+
+    Raises:
+        DataError: the PNG is missing, broken, of another size than the JSON says, or holds ids that are not listed.
+    """
+    ids = dataset.read_ids(photo)
+    segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
+    return ids
 
 
 def segments_of(photo: LabelledPhoto, ids: np.ndarray) -> list[Masked]:
