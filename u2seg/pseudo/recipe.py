@@ -13,6 +13,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+import u2seg
 from u2seg.config import part_args
 from u2seg.plugins.registry import installed_plugins
 from u2seg.structures import LabelSpace
@@ -198,6 +199,14 @@ class Recipe:
             "stuff segmenter": self.stuff,
         }
         return {role: f"{part.name} from {part.distribution}" for role, part in roles.items()}
+
+    def identity(self, with_weights: bool) -> dict[str, Any]:
+        """What must be the same on every machine that works on a run: versions, plugins and, if asked for, weights."""
+        same: dict[str, Any] = {"u2seg": u2seg.__version__, "plugins": installed_plugins().distributions}
+        for role, extractor in zip(("things", "stuff"), self.extractors("cpu"), strict=True) if with_weights else ():
+            info = getattr(extractor, "info", {})
+            same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
+        return same
 
     def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """For each product of a run, the settings that it depends on beside those of the products it is made from.
