@@ -43,6 +43,10 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.EXECUTOR.SHARD_SIZE": (1, None),
     "U2SEG.EXECUTOR.PHOTO_SECONDS": (1, None),
     "U2SEG.EXECUTOR.MAX_FAILURES": SHARE,
+    "INPUT.INSTANCES.MIN_SCORE": SHARE,
+    "INPUT.INSTANCES.MAX_MASKS": (0, None),
+    "INPUT.INSTANCES.MAX_INSIDE": SHARE,
+    "MODEL.VIT.LR_DECAY": SHARE,
     "STEGO.CROP_RATIO": (0.01, 1),
     "STEGO.MIN_CROP": (1, None),
     "STEGO.NUM_NEIGHBOURS": (1, None),
@@ -52,6 +56,7 @@ BOUNDS: dict[str, Range] = {
     "STEGO.NUM_RANDOM": (1, None),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "INPUT.THINGS": ("panoptic", "instances"),
     "U2SEG.CLUSTERS.EMBEDDING": ("crop", "mean"),
     "U2SEG.MERGE.ORDER": ("area", "score"),
     "STEGO.CENTRING": ("row", "row_keep_mean"),
