@@ -26,6 +26,7 @@ from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.files import file_sha256, write_arrays, write_json, write_png
 from u2seg.images import Photo, batches, enlarge, read_image, shrink
 from u2seg.panoptic import encode_ids, instance_entry
+from u2seg.plugins.blame import at_photo, print_traceback
 from u2seg.pseudo.embeddings import mask_embeddings
 from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.fitted import read_fitted
@@ -39,7 +40,7 @@ from u2seg.pseudo.intermediate import (
     write_masks,
 )
 from u2seg.pseudo.merge import merge_segments
-from u2seg.pseudo.recipe import Recipe, build_once
+from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.runtime import bounded_threads, worker_device
 from u2seg.structures import LabelSpace, MaskSet
@@ -77,14 +78,16 @@ class Outcome:
         """
         try:
             work(photos)
-        except (UsageError, PluginError, OSError):
+        except PluginError as error:
+            raise at_photo(error, photos[0].name) from error
+        except (UsageError, OSError):
             raise
         except (Exception, SystemExit) as error:  # what breaks on a photo must not cost the others their labels
             if len(photos) > 1:
                 for photo in photos:
                     self.attempt([photo], work)
                 return
-            logger.debug("%s", photos[0].name, exc_info=True)
+            print_traceback(photos[0].name)
             self.failures[photos[0].id] = (
                 str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
             )
@@ -223,7 +226,7 @@ def _kept_features(
 
 
 def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) -> list[MaskSet]:
-    generator = build_once(job.recipe.masks, device=job.device)
+    generator = job.recipe.mask_generator(job.device)
     if len(images) > 1 and hasattr(generator, "generate_batch"):
         return generator.generate_batch(images, features)
     return [generator.generate(image, feature) for image, feature in zip(images, features, strict=True)]
@@ -232,7 +235,7 @@ def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) ->
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
     recipe = job.recipe
     with outcome.timed("refine"):
-        masks = refine_masks(build_once(recipe.refine), pixels.image, coarse, recipe.min_refined_iou)
+        masks = refine_masks(recipe.refiners(job.device)[0], pixels.image, coarse, recipe.min_refined_iou)
     with outcome.timed("embed"):
         extractor, _ = recipe.extractors(job.device)
         vectors = mask_embeddings(recipe.embedding, extractor, pixels.image, features, masks.masks, recipe.crop_size)
@@ -244,7 +247,7 @@ def _segment(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray) 
         segmenter = _fitted_segmenter(job.recipe, job.device, str(job.root), job.stuff.fingerprint)
         classes = segmenter.segment(pixels.image, features)
     with outcome.timed("refine stuff"):
-        return refine_stuff(build_once(job.recipe.stuff_refine), pixels.image, classes)
+        return refine_stuff(job.recipe.refiners(job.device)[1], pixels.image, classes)
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from u2seg.errors import UsageError
 from u2seg.files import write_arrays
 from u2seg.images import find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
-from u2seg.pseudo.recipe import Part, build_once
+from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import Progress
 from u2seg.stego.cache import PLACES, CropCache, crop
 
@@ -39,7 +39,9 @@ COSINES = 1 << 26
 
 def frozen_network(cfg: CfgNode) -> FeatureExtractor:
     """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``; the same object on every call."""
-    return build_once(Part.from_config("feature extractor", cfg.U2SEG.FEATURES), device=cfg.MODEL.DEVICE)
+    return build_once(
+        Part.from_config("feature extractor", cfg.U2SEG.FEATURES), device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED
+    )
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class CodeStuff:
     @property
     def _extractor(self) -> FeatureExtractor:
         """An extractor of the features that `segment` is given; the same object on every call in this process."""
-        from u2seg.pseudo.recipe import Part, build_once
+        from u2seg.pseudo.parts import Part, build_once
 
         return build_once(Part.from_config("feature extractor", self.node), device=self.device)
 
