@@ -76,6 +76,7 @@ def test_photos_that_take_workers_down_are_put_aside_and_the_rest_is_labelled(ph
     assert "exit code 3" in reasons["b101.png"]
     assert "SIGSEGV" in reasons["b102.png"]
     assert "SystemExit" in reasons["b103.png"]
+    assert all("mask generator 'faulty' of faults 1.0" in reason for reason in reasons.values())
     assert run["photos"]["labelled"] == 3
 
 

@@ -1,8 +1,8 @@
 """The label factory with parts that count, fail and run out of memory."""
 
 import json
-import shutil
 import re
+import shutil
 import types
 
 import numpy as np

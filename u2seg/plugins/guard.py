@@ -24,6 +24,7 @@ from u2seg.plugins.rules import (
     check_refined,
     require,
 )
+from u2seg.runtime import at_work
 
 MOST_REFUSED = 3
 """Photos that a part may give bad values for before it is given up, if it has never given good ones."""
@@ -91,7 +92,8 @@ class GuardedPart:
     def _named(self, raised: list[BaseException], method: str = "") -> Iterator[None]:
         """Name what the block raises, unless it came out of what the part was given and is in ``raised``."""
         try:
-            yield
+            with at_work(self._title):
+                yield
         except BrokenRuleError as error:
             text = f"{self._title} breaks its contract: {error}"
             self._refused += 1
