@@ -12,7 +12,6 @@ EXTRAS = {
     # The refiner that the paper uses; builds with a C++ compiler on Python 3.10 to 3.12.
     "crf": ["pydensecrf2>=1.1"],
     # k-means for millions of masks.
-    "faiss": ["faiss-cpu>=1.9"],
     # Label generation on a cluster.
     "dask": ["dask[distributed]>=2024.8"],
     # COCO scores some 20 times faster, to the same last digit.

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-ensure_environment detectron2,faiss,dask,fast,video,dev
+ensure_environment detectron2,dask,fast,video,dev
 exec python -m pytest "$@"

@@ -1,21 +1,14 @@
-"""Both clusterers keep the contract."""
+"""The clusterer keeps the contract."""
 
 import pytest
 
 from u2seg.plugins import checks
-from u2seg.pseudo.clusters import FaissKMeans, KMeans
-
-
-def faiss(**args):
-    pytest.importorskip("faiss", reason="the extra faiss is not installed")
-    return FaissKMeans(**args)
-
+from u2seg.pseudo.clusters import KMeans
 
 CLUSTERERS = {
     "kmeans": KMeans,
     "kmeans-plain": lambda **args: KMeans(normalise=False, **args),
     "kmeans-mini": lambda **args: KMeans(mini_batch=True, **args),
-    "faiss": faiss,
 }
 
 

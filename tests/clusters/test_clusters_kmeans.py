@@ -1,7 +1,5 @@
 """k-means: scikit-learn's result, seeds, threads, empty clusters, and errors in words."""
 
-import builtins
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,16 +9,11 @@ from threadpoolctl import threadpool_limits
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo import clusters
 from u2seg.pseudo.centres import count_distinct, fill_empty, nearest_centre, unit_length
-from u2seg.pseudo.clusters import FaissKMeans, KMeans
+from u2seg.pseudo.clusters import KMeans
 
 
 def embeddings(count=400, dim=16, seed=0):
     return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
-
-
-def faiss(**args):
-    pytest.importorskip("faiss", reason="the extra faiss is not installed")
-    return FaissKMeans(**args)
 
 
 def test_without_normalising_it_is_scikit_learns():
@@ -40,7 +33,7 @@ def test_normalising_forgets_length():
     assert (one == other).mean() > 0.99
 
 
-@pytest.mark.parametrize("make", [KMeans, lambda **args: KMeans(mini_batch=True, **args), faiss])
+@pytest.mark.parametrize("make", [KMeans, lambda **args: KMeans(mini_batch=True, **args)])
 def test_same_seed_same_ids_whatever_the_threads(make):
     X = embeddings(3000, 32)
     found = []
@@ -52,10 +45,9 @@ def test_same_seed_same_ids_whatever_the_threads(make):
     assert not np.array_equal(found[0], make(n_clusters=20, random_state=6).fit(X).cluster_centers_)
 
 
-@pytest.mark.parametrize("make", [KMeans, faiss])
-def test_every_vector_its_own_cluster(make):
+def test_every_vector_its_own_cluster():
     X = embeddings(12)
-    assert sorted(make(n_clusters=12, random_state=0).fit(X).predict(X)) == list(range(12))
+    assert sorted(KMeans(n_clusters=12, random_state=0).fit(X).predict(X)) == list(range(12))
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,8 +113,8 @@ def test_wrong_arguments_are_named(args):
 def test_saved_centres_give_new_photos_the_same_ids():
     X, new = embeddings(), embeddings(50, seed=9)
     model = KMeans(n_clusters=6, random_state=1).fit(X)
-    for other in (KMeans(n_clusters=6, random_state=2, normalise=False), faiss(n_clusters=6)):
-        assert np.array_equal(other.load_state(model.state()).predict(new), model.predict(new))
+    other = KMeans(n_clusters=6, random_state=2, normalise=False)
+    assert np.array_equal(other.load_state(model.state()).predict(new), model.predict(new))
     with pytest.raises(UsageError, match=r"6.*7"):
         KMeans(n_clusters=7).load_state(model.state())
     with pytest.raises(DataError, match=r"8 channels.*16"):
@@ -140,16 +132,3 @@ def test_auto_takes_mini_batches_when_the_set_is_large(monkeypatch):
     monkeypatch.setattr(clusters, "MINI_BATCH_WORK", 1000)
     KMeans(n_clusters=3).fit(embeddings())
     assert used == ["KMeans", "MiniBatchKMeans"]
-
-
-def test_missing_faiss_names_the_way_out(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "faiss":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"u2seg\[faiss\].*kmeans"):
-        FaissKMeans(n_clusters=2)

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import sample_features, sample_image
-from u2seg.pseudo.embeddings import crop_embeddings, crop_image, mask_embeddings, mean_colour, mean_embeddings
+from u2seg.pseudo.embeddings import (
+    cluster_ids,
+    crop_embeddings,
+    crop_image,
+    embed_masks,
+    mask_embeddings,
+    mean_colour,
+    mean_embeddings,
+)
+from u2seg.structures import MaskSet
 
 
 class Colours:
@@ -111,3 +120,36 @@ def test_inputs_stay_as_they_were():
         mask_embeddings(kind, ColoursWithEmbed(), image, features, masks, 8)
     for before, after in zip(copies, (image, features, masks), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+class MaskNamer:
+    """A clusterer whose cluster is the first channel of a vector."""
+
+    def predict(self, vectors):
+        return np.round(vectors[:, 0]).astype(np.int64)
+
+
+def test_only_sure_and_best_masks_have_a_crop_and_the_others_the_most_similar_means():
+    image = np.zeros((16, 16, 3), np.uint8)
+    features = np.zeros((2, 4, 4), np.float32)
+    features[0, :2], features[1, 2:] = 1, 1
+    masks = np.zeros((6, 16, 16), bool)
+    masks[:3, :8], masks[3:, 8:] = True, True
+    scores = np.float32([0.9, 0.1, 0.2, 0.8, 0.3, 0.7])
+
+    class Extractor:
+        dim = 2
+
+        def embed(self, crops):
+            return np.eye(2, dtype=np.float32)[[0] * len(crops)]
+
+    vectors = embed_masks("crop", Extractor(), image, features, MaskSet(masks, scores), 8, min_score=0.5)
+    assert vectors.embedded.tolist() == [0, 3, 5]
+    assert vectors.vectors.shape == (3, 2)
+    assert np.allclose(vectors.means, [[1, 0]] * 3 + [[0, 1]] * 3)
+    assert cluster_ids(vectors, MaskNamer(), np.float32([[0, 1], [1, 0]])).tolist() == [1, 1, 1, 1, 0, 1]
+    few = embed_masks("crop", Extractor(), image, features, MaskSet(masks, scores), 8, min_score=0.95)
+    assert few.embedded.tolist() == [0, 3, 5]
+    every = embed_masks("crop", Extractor(), image, features, MaskSet(masks, scores), 8, min_score=0.0)
+    assert every.embedded.tolist() == list(range(6))
+    assert every.means.shape == (6, 0)

@@ -193,3 +193,12 @@ def test_extractors_know_each_other_through_their_guards():
 
 def test_a_clusterer_needs_no_centres():
     assert guard(Clusterer()).fit(FEATURES[:, :, 0]).predict(FEATURES[:, :, 0]).dtype == np.int64
+
+
+def test_no_part_is_asked_about_nothing():
+    assert guard(broken(Extractor, embed=lambda self, images: np.stack(images))).embed([]).size == 0
+
+    def refuses(self, X):
+        raise ValueError("Found array with 0 sample(s)")
+
+    assert guard(broken(Clusterer, predict=refuses)).predict(np.zeros((0, 3), np.float32)).dtype == np.int64

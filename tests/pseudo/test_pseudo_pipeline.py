@@ -14,7 +14,7 @@ from u2seg.config import fill, get_pseudo_cfg
 from u2seg.errors import DataError, UsageError
 from u2seg.images import find_photos
 from u2seg.plugins import registry
-from u2seg.pseudo.pipeline import U2SegGenerator, worth_learning
+from u2seg.pseudo.pipeline import U2SegGenerator
 
 CALLS = []
 
@@ -236,10 +236,3 @@ def test_no_masks_at_all_is_one_line(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(Quarters, "generate", lambda self, image, features: MaskSet.empty(*features.shape[1:]))
     with pytest.raises(DataError, match="no masks were found"):
         make(photos, tmp_path / "out")
-
-
-def test_clusters_are_learnt_from_masks_of_enough_score():
-    vectors, scores = np.eye(6, dtype=np.float32), np.repeat(np.float32([0.5, 0.1]), 3)
-    assert worth_learning(vectors, scores, 2, 0.3).tolist() == [True] * 3 + [False] * 3
-    assert worth_learning(vectors, scores, 2, 0.0).all()
-    assert worth_learning(vectors, scores, 4, 0.3).all()

@@ -126,7 +126,8 @@ def _add_label_keys(cfg: CfgNode) -> None:
     # Vector of a mask: "crop" (the masked crop's own embedding, as the paper; one more pass of the network for each),
     # or "mean" of the features inside it (costs nothing, and names worse: docs/research/masks.md).
     u2seg.CLUSTERS.EMBEDDING = "crop"
-    # Masks with a lower score take no part in learning the clusters, unless too few were left; they get the nearest.
+    # Masks with a lower score, but for the three best of each photo, get no crop vector and take no part in learning
+    # the clusters; they get the cluster whose masks have the most similar mean features.
     u2seg.CLUSTERS.MIN_SCORE = 0.0
     # Side in pixels of that crop.
     u2seg.CLUSTERS.CROP_SIZE = 224

@@ -248,5 +248,5 @@ def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Se
         "clusters": np.concatenate([answer.clusters[kept], clusters[stay]]),
         "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
     }
-    write_masks(job.masks.path(key), MaskRecord(masks, np.zeros((len(masks), 0), np.float32), size, extra))
+    write_masks(job.masks.path(key), MaskRecord(masks, None, size, extra))
     write_png(job.stuff.path(key), merge_stuff(answer.stuff, answer.confidence, stuff, rule.stuff_score))

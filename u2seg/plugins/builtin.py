@@ -25,9 +25,9 @@ def u2seg_mask_generators() -> Factories:
 
 @hookimpl
 def u2seg_clusterers() -> Factories:
-    from u2seg.pseudo.clusters import FaissKMeans, KMeans
+    from u2seg.pseudo.clusters import KMeans
 
-    return {"kmeans": KMeans, "faiss_kmeans": FaissKMeans}
+    return {"kmeans": KMeans}
 
 
 @hookimpl

@@ -26,7 +26,10 @@ class FeatureExtractor(Protocol):
     """Pixels of the network's input per cell of the grid."""
 
     def extract(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Finite features float32 (D, h, w) of each image uint8 (H, W, 3) RGB, whatever else is in the call."""
+        """Finite features float32 (D, h, w) of each of one or more images uint8 (H, W, 3) RGB.
+
+        Those of an image do not depend on what else is in the call.
+        """
         ...
 
 
@@ -98,7 +101,7 @@ class Clusterer(Protocol):
         ...
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Cluster ids int64 (M,) in [0, K) of embeddings float32 (M, D); some ids may be no one's."""
+        """Cluster ids int64 (M,) in [0, K) of embeddings float32 (M, D), M >= 1; some ids may be no one's."""
         ...
 
     def state(self) -> dict[str, np.ndarray]:

@@ -28,6 +28,12 @@ from u2seg.runtime import at_work
 
 MOST_REFUSED = 3
 """Photos that a part may give bad values for before it is given up, if it has never given good ones."""
+FOR_NOTHING: dict[str, Any] = {
+    "extract": [],
+    "embed": np.zeros((0, 0), np.float32),
+    "predict": np.zeros(0, np.int64),
+}
+"""What is given for no images or no vectors: most libraries can't take an empty array, so no part is asked."""
 
 
 class GuardedPart:
@@ -61,6 +67,8 @@ class GuardedPart:
         return functools.partial(self._call, name) if name in RULES else value
 
     def _call(self, name: str, *args: Any) -> Any:
+        if name in FOR_NOTHING and not len(args[0]):
+            return FOR_NOTHING[name].copy()
         raised: list[BaseException] = []
         own = [_remember(arg, raised) if isinstance(arg, Iterator) else _unguarded(arg) for arg in args]
         with self._named(raised, name):

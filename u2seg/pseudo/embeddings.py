@@ -1,21 +1,78 @@
 """One vector for each mask, for the clustering of masks into pseudo-classes.
 
+Crops cost a pass of the network each, so only masks that clusters are learnt from, and the best of each photo, have
+one; the others are named by the mean of the features inside them, which costs nothing.
+
 Shapes: ``H, W`` image pixels; ``h, w`` feature grid; ``D`` channels of a feature; ``E`` channels of a crop's embedding;
-``N`` masks; ``s`` pixels per side of a crop.
+``N`` masks of a photo, ``n`` of them with a vector; ``s`` pixels per side of a crop; ``K`` clusters.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from u2seg.errors import DataError, lookup
 from u2seg.pseudo.centres import unit_length
 
+if TYPE_CHECKING:
+    from u2seg.structures import MaskSet
+
 KINDS = ("crop", "mean")
 MARGIN = 0.1
 """Added on each side of a mask's box, share of the box's longer side."""
+BEST = 3
+"""Masks of a photo that have a crop's vector whatever their scores, so that small sets can be clustered."""
+
+
+class MaskVectors(NamedTuple):
+    """What masks are named by."""
+
+    vectors: np.ndarray
+    """float32 (n, E), rows of length 1"""
+    embedded: np.ndarray
+    """int64 (n,), the masks that they are of, ascending"""
+    means: np.ndarray
+    """float32 (N, D), mean features, rows of length 1; (N, 0) where all masks of all photos have a vector"""
+
+
+def embed_masks(
+    kind: str,
+    extractor: Any,
+    image: np.ndarray,
+    features: np.ndarray,
+    masks: MaskSet,
+    crop_size: int,
+    min_score: float,
+) -> MaskVectors:
+    """Vectors of those of ``masks`` bool (N, H, W) with a score of ``min_score`` or more, and of the `BEST`.
+
+    Arguments and errors as of `mask_embeddings`.
+    """
+    if kind == "mean" or min_score <= 0:
+        chosen, means = np.arange(len(masks)), np.zeros((len(masks), 0), np.float32)
+    else:
+        order = np.argsort(-masks.scores, kind="stable")
+        chosen = np.sort(order[: max(BEST, int((masks.scores >= min_score).sum()))])
+        means = mean_embeddings(features, masks.masks)
+    vectors = mask_embeddings(kind, extractor, image, features, masks.masks[chosen], crop_size)
+    return MaskVectors(vectors, chosen, means)
+
+
+def cluster_ids(masks: MaskVectors, clusterer: Any, centres: np.ndarray) -> np.ndarray:
+    """Cluster int64 (N,) of each mask of a photo.
+
+    Args:
+        masks: what they are named by.
+        clusterer: the `Clusterer`, which names those with a vector.
+        centres: float32 (K, D), mean of the mean features in each cluster, for those without: the most like it.
+    """
+    if not masks.means.shape[1]:
+        return np.asarray(clusterer.predict(masks.vectors), np.int64)
+    ids = (masks.means @ centres.T).argmax(axis=1)
+    ids[masks.embedded] = clusterer.predict(masks.vectors)
+    return ids
 
 
 def mask_embeddings(

@@ -3,8 +3,7 @@
 ``stages/<product>/<fingerprint>/<first two digits of the key>/<key>.<ending>``: a file that exists was made with what
 its product depends on today, from the photo as it is today. A damaged one is deleted, and so made again.
 
-Shapes: ``H, W`` pixels at which a photo is labelled (its own size, or smaller); ``N`` masks; ``E`` channels of a
-vector.
+Shapes: ``H, W`` pixels at which a photo is labelled (its own size, or smaller); ``N`` masks.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from u2seg.errors import DataError
 from u2seg.files import file_sha256, replacing, write_arrays
+from u2seg.pseudo.embeddings import MaskVectors
 from u2seg.structures import MaskSet
 
 ENDINGS = {"features": ".npz", "masks": ".npz", "stuff": ".png", "merge": ".json"}
@@ -89,8 +89,8 @@ class MaskRecord:
 
     masks: MaskSet
     """bool (N, H, W)"""
-    vectors: np.ndarray
-    """float32 (N, E), for clustering"""
+    vectors: MaskVectors | None
+    """For clustering; None where the generator names masks itself."""
     photo_size: tuple[int, int]
     """The photo's own height and width, pixels."""
     extra: Mapping[str, np.ndarray]
@@ -108,7 +108,7 @@ def write_masks(path: Path, record: MaskRecord) -> None:
         "mask_size": np.array(masks.shape[1:]),
         "counts": np.array([code["counts"] for code in codes], dtype=bytes),
         "scores": record.masks.scores,
-        "vectors": record.vectors.astype(np.float32),
+        **(record.vectors._asdict() if record.vectors else {}),
         **record.extra,
     }
     write_arrays(path, arrays)
@@ -126,7 +126,8 @@ def read_masks(path: Path) -> MaskRecord:
         arrays = read_arrays(path)
         height, width = arrays.pop("mask_size").tolist()
         codes = [{"size": [height, width], "counts": counts} for counts in arrays.pop("counts").tolist()]
-        scores, vectors = arrays.pop("scores"), arrays.pop("vectors")
+        scores = arrays.pop("scores")
+        vectors = MaskVectors(*map(arrays.pop, MaskVectors._fields)) if "vectors" in arrays else None
         size = tuple(arrays.pop("photo_size").tolist())
         if not codes:
             return MaskRecord(MaskSet.empty(height, width), vectors, size, arrays)

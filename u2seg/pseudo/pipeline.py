@@ -4,7 +4,7 @@ Stages: ``fit`` (the stuff segmenter, on a sample), ``label`` (masks, their vect
 of the network), ``cluster`` (pseudo-classes over the set), ``merge`` (the panoptic labels). What is on disk and current
 is kept; a run that was stopped resumes.
 
-Shapes: ``M`` masks of all photos; ``E`` channels of a vector.
+Shapes: ``D, h, w`` features.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from u2seg.config import plain
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import UsageError
 from u2seg.images import PhotoSet, find_photos
-from u2seg.pseudo.centres import count_distinct
 from u2seg.pseudo.fitted import reuse_fitted
-from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, read_arrays
+from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
+from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
@@ -135,27 +135,30 @@ class U2SegGenerator:
         """Learn the clusters of all masks; whether that had to be done."""
         if run.fitted("cluster") is not None:
             return False
-        vectors, scores = self._vectors(run)
-        if not len(vectors):
-            raise DataError("no masks were found in any photo, so there is nothing to cluster")
-        clusterer = self.recipe.build_clusterer()
+        clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
         with bounded_threads(self.recipe.executor.threads):
             if self.recipe.reuse:
-                clusterer.load_state(self._reuse("cluster"))
+                state = self._reuse("cluster")
+                clusterer.load_state({name: array for name, array in state.items() if name != MEAN_CENTRES})
             else:
-                clusterer.fit(
-                    vectors[worth_learning(vectors, scores, clusterer.n_clusters, self.recipe.cluster_min_score)]
-                )
-            state = clusterer.state()
+                sample = self._sample(run)
+                ids = clusterer.fit(sample.vectors).predict(sample.vectors)
+                state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
         run.keep_fitted("cluster", state, self.recipe.vector_settings(self.weights))
         return True
 
-    def _vectors(self, run: LabelRun) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors float32 (M, E) and scores float32 (M,) of all masks; damaged files are made again first."""
-        masks = run.files("masks")
+    def _sample(self, run: LabelRun) -> Sample:
+        """Masks to learn clusters from; damaged files are made again first."""
+        masks, keys = run.files("masks"), run.inventory.keys
         while True:
             try:
-                return read_vectors(masks, [run.inventory.keys[photo.id] for photo in run.labelled()])
+                return sample_masks(
+                    masks,
+                    [keys[photo.id] for photo in run.labelled()],
+                    self.recipe.space.num_things,
+                    self.recipe.cluster_min_score,
+                    self.recipe.seed,
+                )
             except DamagedFileError as error:
                 logger.warning("%s", error)
                 self._label(run)
@@ -175,33 +178,6 @@ class U2SegGenerator:
             "parts": self.recipe.distributions(),
             "weights": self.weights,
         }
-
-
-def read_vectors(masks: Intermediate, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors float32 (M, E) and scores float32 (M,) of the masks of the photos with ``keys``.
-
-    Raises:
-        DamagedFileError: a file is damaged.
-    """
-    records = [read_arrays(masks.path(key), "vectors", "scores") for key in keys]
-    vectors = [record["vectors"] for record in records if len(record["vectors"])]
-    scores = [np.zeros(0, np.float32), *(record["scores"] for record in records)]
-    return (np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)), np.concatenate(scores)
-
-
-def worth_learning(vectors: np.ndarray, scores: np.ndarray, count: int, min_score: float) -> np.ndarray:
-    """bool (M,): masks that ``count`` clusters are learnt from: those of enough score, or all if these are too few."""
-    sure: np.ndarray = scores >= min_score
-    if sure.all() or count_distinct(vectors[sure], count) >= count:
-        return sure
-    logger.warning(
-        "clusters: learnt from all %d masks, since only %d reach U2SEG.CLUSTERS.MIN_SCORE %g, too few for %d clusters",
-        len(sure),
-        sure.sum(),
-        min_score,
-        count,
-    )
-    return np.ones_like(sure)
 
 
 def generator_table() -> list[dict[str, str]]:

@@ -207,6 +207,7 @@ class Recipe:
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
                 "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
+                "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
             },
             "stuff": {
                 **common,
@@ -216,7 +217,6 @@ class Recipe:
             },
             "cluster": {
                 "U2SEG.CLUSTERS": self.clusterer.settings(),
-                "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
                 "U2SEG.CLUSTERS.REUSE": self.reuse,
                 "U2SEG.NUM_THINGS": self.space.num_things,
                 "U2SEG.SEED": self.seed,

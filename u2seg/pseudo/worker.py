@@ -27,7 +27,7 @@ from u2seg.files import file_sha256, write_arrays, write_json, write_png
 from u2seg.images import Photo, batches, enlarge, read_image, shrink
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.plugins.blame import at_photo, print_traceback
-from u2seg.pseudo.embeddings import mask_embeddings
+from u2seg.pseudo.embeddings import cluster_ids, embed_masks
 from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.fitted import read_fitted
 from u2seg.pseudo.intermediate import (
@@ -39,6 +39,7 @@ from u2seg.pseudo.intermediate import (
     read_stuff,
     write_masks,
 )
+from u2seg.pseudo.learning import MEAN_CENTRES
 from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
@@ -238,7 +239,8 @@ def _refine_and_embed(job: Job, outcome: Outcome, pixels: _Pixels, features: np.
         masks = refine_masks(recipe.refiners(job.device)[0], pixels.image, coarse, recipe.min_refined_iou)
     with outcome.timed("embed"):
         extractor, _ = recipe.extractors(job.device)
-        vectors = mask_embeddings(recipe.embedding, extractor, pixels.image, features, masks.masks, recipe.crop_size)
+        arguments = recipe.crop_size, recipe.cluster_min_score
+        vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
     return MaskRecord(masks, vectors, pixels.size, {})
 
 
@@ -257,9 +259,11 @@ def _fitted_segmenter(recipe: Recipe, device: str, root: str, fingerprint: str) 
 
 
 @lru_cache(maxsize=1)
-def _fitted_clusterer(recipe: Recipe, root: str, fingerprint: str) -> Any:
-    """The clusterer with what was learnt; ``fingerprint`` tells one set of clusters from the next."""
-    return recipe.build_clusterer().load_state(read_fitted(Path(root) / "clusters.npz").state)
+def _fitted_clusterer(recipe: Recipe, root: str, fingerprint: str) -> tuple[Any, np.ndarray]:
+    """The clusterer with what was learnt, and centres of mean features; ``fingerprint`` tells one set from the next."""
+    state = read_fitted(Path(root) / "clusters.npz").state
+    centres = state.pop(MEAN_CENTRES)
+    return recipe.build_clusterer().load_state(state), centres
 
 
 def merge_photos(job: Job) -> Outcome:
@@ -274,9 +278,10 @@ def merge_photos(job: Job) -> Outcome:
         except DamagedFileError:
             outcome.damaged.append(key)
             return
-        clusters = record.extra.get("clusters")
-        if clusters is None:
-            clusters = _fitted_clusterer(job.recipe, str(job.root), job.merge.fingerprint).predict(record.vectors)
+        clusters = record.extra.get("clusters", np.zeros(0, np.int64))
+        if record.vectors is not None:
+            learnt = _fitted_clusterer(job.recipe, str(job.root), job.merge.fingerprint)
+            clusters = cluster_ids(record.vectors, *learnt)
         ids, entry = merge_photo(job.recipe, record, clusters, stuff)
         png = job.merge.path(key, ".png")
         write_png(png, encode_ids(ids))
