@@ -80,4 +80,4 @@ def segment(image, size, level, space):
     clusters = np.minimum((shares * space.num_things).astype(np.int64), space.num_things - 1)
     stuff = np.minimum(brightness / level * space.num_stuff, space.num_stuff - 1).astype(np.uint8)
     things = MaskSet(masks, np.ones(count, np.float32))
-    return MaskRecord(things, np.zeros((count, 0), np.float32), size, {"clusters": clusters}), stuff
+    return MaskRecord(things, None, size, {"clusters": clusters}), stuff
