@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from u2seg.data.convert import convert_panoptic
+from u2seg.panoptic import LabelledPhoto
 from u2seg.runtime import run_tool
 
 
-def photo_name(image: dict[str, Any]) -> str:
-    """``frankfurt/frankfurt_000000_000294_leftImg8bit.png`` of the entry with id ``frankfurt_000000_000294``."""
-    city = str(image["id"]).split("_")[0]
-    return f"{city}/{image['id']}_leftImg8bit.png"
+def photo_name(photo: LabelledPhoto) -> str:
+    """``frankfurt/frankfurt_000000_000294_leftImg8bit.png`` of the photo with id ``frankfurt_000000_000294``."""
+    city = str(photo.image_id).split("_")[0]
+    return f"{city}/{photo.image_id}_leftImg8bit.png"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -137,3 +138,40 @@ def test_a_run_that_is_told_to_stop_ends_with_its_workers(photos, options, tmp_p
     assert "Traceback" not in stderr
     for path in started.iterdir():
         until(lambda pid=int(path.name): not is_alive(pid))
+
+
+def test_damage_is_found_and_mended(photos, options, tmp_path):
+    output = tmp_path / "out"
+    assert generate(photos, output, *options).returncode == 0
+    whole = result(output)
+    assert generate(photos, output, "--verify").stdout == "all files are whole\n"
+    png, other = sorted((output / "panoptic").rglob("*.png"))[:2]
+    content = bytearray(png.read_bytes())
+    content[len(content) // 2] ^= 1
+    png.write_bytes(content)
+    other.unlink()
+    (output / "instances.json").write_text("[]")
+    told = generate(photos, output, "--verify")
+    assert told.returncode == 1
+    for path in (png, other, output / "instances.json"):
+        assert f"{path.relative_to(output).as_posix()}: " in told.stdout
+    assert generate(photos, output, *options).returncode == 0
+    assert result(output) == whole
+    assert generate(photos, output, "--verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_flipped_bytes_in_any_file_are_harmless(photos, options, tmp_path):
+    """60 flips, one at a time, in finished and intermediate files: the next run makes the same bytes again."""
+    output = tmp_path / "out"
+    assert generate(photos, output, *options).returncode == 0
+    whole, clock = result(output), random.Random(0)
+    for number in range(60):
+        files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.stat().st_size]
+        path = clock.choice([path for path in files if path.name not in (".u2seg.json", "run.json", "lock")])
+        content = bytearray(path.read_bytes())
+        content[clock.randrange(len(content))] ^= 1 << clock.randrange(8)
+        path.write_bytes(content)
+        again = generate(photos, output, *options)
+        assert again.returncode == 0, (number, path, again.stderr)
+        assert result(output) == whole, (number, path)

@@ -121,7 +121,7 @@ def test_a_folder_is_searched_below_and_counts_the_rest(tmp_path):
     assert [photo.name for photo in found.photos] == ["b.jpg", "b/one photo.jpg", "ä/日本.png"]
     assert [photo.id for photo in found.photos] == [1, 2, 3]
     assert [photo.label for photo in found.photos] == ["b.png", "b/one photo.png", "ä/日本.png"]
-    assert found.ignored == 1
+    assert found.passed_over == {"ending": ("notes.txt",)}
 
 
 def test_labels_never_collide(tmp_path):

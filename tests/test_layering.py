@@ -14,15 +14,16 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-GROUND = {"errors", "structures", "config"}
+GROUND = {"errors", "structures", "config", "fields"}
 TOOLS = GROUND | {"files", "images", "panoptic", "runtime", "executors", "jobs"}
 LABELS = TOOLS | {"plugins", "pseudo"}
 ROOMS = {
     "errors": set(),
     "structures": {"errors"},
     "config": {"errors"},
+    "fields": {"errors"},
     "files": GROUND,
-    "images": GROUND,
+    "images": GROUND | {"files"},
     "panoptic": GROUND | {"files"},
     "runtime": GROUND,
     "executors": GROUND | {"runtime"},
@@ -41,6 +42,7 @@ LIBRARIES = {
     "errors": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "structures": {"torch", "detectron2", "scipy", "pluggy"},
     "config": {"torch", "detectron2", "scipy", "pluggy"},
+    "fields": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "files": {"torch", "detectron2", "scipy"},
     "images": {"torch", "detectron2", "scipy"},
     "panoptic": {"torch", "detectron2", "scipy"},
@@ -52,7 +54,7 @@ LIBRARIES = {
     "evaluation": {"detectron2"},
     "report": {"torch", "detectron2"},
     # What the label factory uses of STEGO.
-    **{f"u2seg.stego.{module}": {"detectron2"} for module in ("segmenter", "checkpoint", "official", "head")},
+    **{f"u2seg.stego.{module}": {"detectron2"} for module in ("segmenter", "head")},
 }
 """Room, or module, to libraries that it may not import."""
 EXCEPTIONS = {

@@ -18,6 +18,8 @@ from u2seg.panoptic import (
     read_panoptic,
     write_dataset,
 )
+from u2seg.panoptic.agreement import segment_areas, warn_of_areas
+from u2seg.panoptic.instances import count_runs
 from u2seg.structures import LabelSpace
 
 SPACE = LabelSpace(2, 1)
@@ -47,6 +49,11 @@ def change(root, edit):
     content = json.loads((root / "panoptic.json").read_text())
     edit(content)
     (root / "panoptic.json").write_text(json.dumps(content))
+
+
+def add_photo(content, file_name="c.jpg", label="c.png", id=8):
+    content["images"].append({**content["images"][0], "id": id, "file_name": file_name})
+    content["annotations"].append({"image_id": id, "file_name": label, "segments_info": []})
 
 
 def test_what_was_written_is_read(dataset):
@@ -90,6 +97,24 @@ def test_a_byte_order_mark_and_flags_as_text_are_welcome(dataset):
         (lambda c: c["annotations"][0]["segments_info"][0].update(id=2**40), "not from 1 to"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), "no COCO panoptic JSON"),
         (lambda c: c["images"][0].pop("file_name"), "no 'file_name'"),
+        (lambda c: add_photo(c, file_name="a/b.jpg"), "the photo 'a/b.jpg' is given twice"),
+        (lambda c: add_photo(c, file_name="a\\b.jpg"), "the photo 'a/b.jpg' is given twice"),
+        (lambda c: add_photo(c, label="a/b.png"), "the label 'a/b.png' is given twice"),
+        (lambda c: add_photo(c, id="7"), "image id 7 is given twice"),
+        (lambda c: (add_photo(c), [a.update(id=5) for a in c["annotations"]]), "annotation id 5 is given twice"),
+        (lambda c: c["categories"][1].update(name=c["categories"][0]["name"]), "category 'thing_1' is given twice"),
+        (lambda c: c["categories"][0].update(color=[300, 0, 0]), "'color' 300, not from 0 to 255"),
+        (lambda c: c["categories"][0].update(color="#ff0000"), "'#ff0000', not three numbers"),
+        (lambda c: c["categories"][0].update(isthing="maybe"), "'isthing' 'maybe', not 0 or 1"),
+        (lambda c: c["categories"][0].update(id=2**80), "category 'thing_1' has the 'id' 12"),
+        (lambda c: c["images"][0].update(id=float("inf")), "entry 0 of 'images' has the 'id' inf"),
+        (lambda c: c["images"][0].update(height=None), "image id 7 has null for 'height'"),
+        (lambda c: c["annotations"].append(3), "3 as entry 1 of 'annotations', not an object"),
+        (lambda c: c["annotations"][0].update(segments_info={}), "image id 7 has no list 'segments_info'"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(score=float("nan")), "segment 1 of a/b.jpg .* nan"),
+        (lambda c: c["annotations"][0].update(file_name="../../a.png"), r"image id 7: .* leads out of"),
+        (lambda c: c["annotations"][0].update(file_name="/a.png"), r"image id 7: .* leads out of"),
+        (lambda c: c.update(info=["x"]), "its 'info' is a list"),
     ],
 )
 def test_contradictions_are_one_line(dataset, edit, words):
@@ -133,3 +158,115 @@ def test_other_numberings_have_no_label_space(dataset):
     change(root, lambda content: content["annotations"][0]["segments_info"][1].update(category_id=9))
     with pytest.raises(DataError, match="not numbered"):
         read_panoptic(root).label_space()
+
+
+def test_every_spelling_of_a_value_is_the_same(dataset):
+    root, _ = dataset
+    plain = read_panoptic(root)
+
+    def spell(content):
+        content["images"][0].update(id="7", height="4", width=6.0, file_name="a\\b.jpg")
+        content["annotations"][0].update(image_id=7.0, file_name="a\\b.png")
+        for segment in content["annotations"][0]["segments_info"]:
+            segment.update(id=str(segment["id"]), isthing=str(bool(segment["isthing"])), iscrowd=None)
+        for category in content["categories"]:
+            category.update(id=str(category["id"]), isthing=str(category["isthing"]))
+
+    change(root, spell)
+    change(root, lambda content: content["annotations"][0]["segments_info"][0].update(score="0.5"))
+    file = root / "panoptic.json"
+    file.write_bytes(file.read_text().encode("utf-16"))
+    assert read_panoptic(root) == plain
+    instances = json.loads((root / "instances.json").read_text())
+    instances["annotations"][0].update(image_id="7", category_id="2", score="0.5", area=None, bbox=None)
+    (root / "instances.json").write_text(json.dumps(instances))
+    (instance,) = read_instances(read_panoptic(root))[7]
+    assert (instance["category_id"], instance["score"], instance["area"]) == (2, 0.5, 12)
+
+
+def test_names_of_classes_can_be_printed(dataset):
+    root, _ = dataset
+    change(root, lambda content: content["categories"][0].update(name="a\x1b[31m\ud800"))
+    assert read_panoptic(root).categories[0].name == "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}"
+
+
+def test_images_without_annotation_are_counted(dataset, caplog):
+    root, _ = dataset
+    change(root, lambda content: content["images"].append({"id": 9}))
+    read_panoptic(root)
+    assert "1 of 2 images have no annotation and are left out" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["images", "", "panoptic"])  # the last is called as the JSON file
+def test_photos_are_found_where_the_file_says_nothing(dataset, folder):
+    root, _ = dataset
+    change(root, lambda content: content["info"].clear())
+    write_png(root / folder / "a" / "b.jpg", np.zeros((4, 6, 3), np.uint8))
+    found = read_panoptic(root)
+    assert found.photo_path(found.photos[0]) == root / folder / "a" / "b.jpg"
+
+
+def test_areas_are_compared_and_the_png_counts(dataset, caplog):
+    root, ids = dataset
+    change(root, lambda content: [s.update(area=12) for s in content["annotations"][0]["segments_info"]])
+    (photo,) = read_panoptic(root).photos
+    areas = segment_areas(ids, [1, 70000, 3], "a.png")
+    assert areas.tolist() == [12, 8, 0]
+    warn_of_areas(root, [*photo.segments, photo.segments[0]], areas)
+    assert "'area' of 2 of 3 segments disagrees with the PNG" in caplog.text
+    assert "1 of 3 segments have no pixel in the PNG" in caplog.text
+    with pytest.raises(DataError, match=r"a\.png holds segment id 70000, which the JSON does not list$"):
+        segment_areas(ids, [1], "a.png")
+    with pytest.raises(DataError, match="none of its ids is listed"):
+        segment_areas(ids, [256], "a.png")
+
+
+@pytest.mark.parametrize("names", [("none", "x"), ("Default", "x"), ("", "x"), ("x", "x")])
+def test_supercategories_that_tell_nothing_apart(dataset, names):
+    root, _ = dataset
+    names = (*names, "stuff")
+    change(root, lambda content: [c.update(supercategory=names[c["id"] - 1]) for c in content["categories"]])
+    with pytest.raises(DataError, match=r"supercategory.*; do this"):
+        read_panoptic(root).check_supercategories(True, "do this")
+    read_panoptic(root).check_supercategories(False, "do this")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 31), (480, 640)])
+def test_codes_are_those_of_pycocotools(shape):
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(shape[0])
+    for density in (0, 0.001, 0.5, 1):
+        mask = rng.random(shape) < density
+        code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert np.array_equal(decode_mask(code), mask)
+        runs = count_runs({"size": list(shape), "counts": code["counts"].decode()})
+        assert np.array_equal(decode_mask({"size": list(shape), "counts": runs.tolist()}), mask)
+
+
+@pytest.mark.parametrize("counts", ["", "zz", "P2P2P2", b"\xff", "é", [1], [-1, 25], [[1]], None, 7, [2**70]], ids=str)
+def test_damaged_codes_are_refused(dataset, counts):
+    root, _ = dataset
+    code = {"size": [4, 6], "counts": counts}
+    with pytest.raises(DataError, match="run-length code"):
+        decode_mask(code)
+    if isinstance(counts, bytes):
+        return
+    content = json.loads((root / "instances.json").read_text())
+    content["annotations"][0].update(id=3, segmentation=code)
+    (root / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"instances\.json: annotation 3 of 'a/b\.jpg' has .*run-length code"):
+        read_instances(read_panoptic(root))
+
+
+def test_a_code_of_another_size_is_not_decoded(dataset):
+    root, _ = dataset
+    content = json.loads((root / "instances.json").read_text())
+    content["annotations"][0].update(segmentation={"size": [10**6, 10**6], "counts": [10**12]})
+    (root / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"is 1000000 x 1000000 pixels .* its photo 6 x 4"):
+        read_instances(read_panoptic(root))
+    content["annotations"] *= 2
+    (root / "instances.json").write_text(json.dumps({"annotations": [{**a, "id": 1} for a in content["annotations"]]}))
+    with pytest.raises(DataError, match="annotation id 1 is given twice"):
+        read_instances(read_panoptic(root))

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     from u2seg.engine.predictor import Predictor
 
     film = demo.film_path(args.video_input, args.output) if args.video_input else None
-    photos = find_photos(args.input, option="--input") if args.input else None
+    photos = find_photos(args.input, option="--input", output=args.output or "") if args.input else None
     pictures = demo.picture_paths(photos, args.output) if photos else {}
     predictor = Predictor.from_config(
         args.config_file,
@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     count, output = len(photos) - len(failures), pictures[photos.photos[0].id] if len(pictures) == 1 else args.output
     places = " and ".join(str(place) for place in (output, args.save_panoptic) if place)
     print(f"segmented {count} photo{'' if count == 1 else 's'}, see {places}")
+    for note in photos.notes():
+        print(note, file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(photos)} photos could not be read", file=sys.stderr)
     return 1 if failures else 0

@@ -31,18 +31,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pseudo", type=Path, required=True, metavar="DIR", help="output of tools/generate_pseudo.py")
     add("--gt", type=Path, required=True, metavar="JSON", help="human labels in COCO panoptic format")
     add("--gt-dir", type=Path, required=True, metavar="DIR", help="the PNGs of --gt")
-    add(
-        "--policies",
-        metavar="A,B",
-        help=f"of {', '.join(POLICIES)} (default: all but the last)",
-    )
+    add("--policies", metavar="A,B", help=f"of {', '.join(POLICIES)} (default: all but the last)")
     add("--gt-things", default="category", metavar="LEVEL", help="category (default) or supercategory")
-    add(
-        "--gt-stuff",
-        default="supercategory",
-        metavar="LEVEL",
-        help="supercategory (default, as the paper), or category",
-    )
+    add("--gt-stuff", default="supercategory", metavar="LEVEL", help="supercategory (default) or category")
     add("--fit-on", type=Path, metavar="DIR", help="fit the matching on these pseudo labels (same clusters) instead")
     add("--fit-gt", type=Path, metavar="JSON", help="human labels of --fit-on (default: --gt)")
     add("--fit-gt-dir", type=Path, metavar="DIR", help="the PNGs of --fit-gt (default: --gt-dir)")
@@ -57,22 +48,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--coco-library", metavar="NAME", help="hotcoco or pycocotools (default: hotcoco where installed)")
     add("--paper-box-iou", type=float, default=0.7, help="u2seg_paper: least box IoU of a vote (default: %(default)s)")
     add("--paper-score", type=float, default=0.6, help="u2seg_paper: least score of a vote (default: %(default)s)")
-    add(
-        "--paper-stuff-iou",
-        type=float,
-        default=0.15,
-        help="u2seg_paper: the same for stuff masks (default: %(default)s)",
-    )
+    add("--paper-stuff-iou", type=float, default=0.15, help="u2seg_paper: least IoU of stuff (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def main() -> int:
     """Run the tool."""
     args = parse()
-    from u2seg.errors import UsageError
-    from u2seg.evaluation.fitting import Scoring
+    from u2seg.errors import UsageError, printable
     from u2seg.evaluation.labels import LabelPaths, evaluate_labels
-    from u2seg.evaluation.matching import DEFAULT_POLICIES, VoteThresholds
+    from u2seg.evaluation.matching import DEFAULT_POLICIES, Scoring
     from u2seg.evaluation.report import as_json, render
     from u2seg.files import in_words, write_json
 
@@ -83,7 +68,9 @@ def main() -> int:
         policies=args.policies.split(",") if args.policies else DEFAULT_POLICIES,
         things=args.gt_things,
         stuff=args.gt_stuff,
-        thresholds=VoteThresholds(args.paper_box_iou, args.paper_score, args.paper_stuff_iou),
+        box_iou=args.paper_box_iou,
+        score=args.paper_score,
+        stuff_iou=args.paper_stuff_iou,
         matching=args.matching,
         folds=args.folds,
         seeds=args.seeds,
@@ -91,7 +78,7 @@ def main() -> int:
     )
     scored = LabelPaths(args.pseudo, args.gt, args.gt_dir)
     report = evaluate_labels(scored, scoring, fit_on, args.save_matching, args.picture, args.workers)
-    print(render(report, args.per_class))
+    print(printable(render(report, args.per_class)))
     if args.json:
         with in_words(args.json):
             write_json(args.json, as_json(report))

@@ -4,6 +4,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from u2seg.runtime import run_tool
 
@@ -55,6 +56,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--strict", action="store_true", help="exit with code 1 if any photo has no label")
     parser.add_argument(
+        "--verify", action="store_true", help="only check the finished dataset in --output against its SHA256SUMS"
+    )
+    parser.add_argument(
         "--list-plugins",
         action="store_true",
         help="show every part that U2SEG.*.NAME, and every label generator that U2SEG.GENERATOR can name, and stop",
@@ -104,6 +108,17 @@ def list_plugins(as_json: bool) -> None:
     print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *problems]))
 
 
+def verify(output: Path) -> int:
+    """Say which files of a finished dataset are damaged; the exit code."""
+    from u2seg.pseudo.record import damaged_files
+
+    damaged = damaged_files(output)
+    for name, reason in damaged.items():
+        print(f"{name}: {reason}")
+    print(f"{len(damaged)} damaged files; run the command that made them again" if damaged else "all files are whole")
+    return 1 if damaged else 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the tool."""
     args = parse(argv)
@@ -114,6 +129,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if not args.output and not args.check_plugin:
         raise UsageError("--output is missing; see --help")
+    if args.verify:
+        return verify(Path(args.output))
     from u2seg.config import check_bounds, fill, get_pseudo_cfg
     from u2seg.plugins.registry import add_plugin_config
     from u2seg.pseudo.ledger import REDOABLE, STAGES
@@ -139,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = generator_class(cfg, photos, args.output).run(stages, args.redo)
     if summary is None:
         return 0
-    print("\n".join([*summary.lines(), f"dataset: {args.output}/panoptic.json"]))
+    print("\n".join([*summary.lines(), *photos.notes(), f"dataset: {args.output}/panoptic.json"]))
     return 1 if args.strict and summary.skipped else 0
 
 

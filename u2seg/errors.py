@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys, and what stands for bytes that are no UTF-8."""
 
 
 class U2SegError(Exception):
@@ -24,6 +27,11 @@ class DataError(U2SegError, ValueError):
 
 class PluginError(U2SegError):
     """A plugin is broken, or two plugins contradict each other."""
+
+
+def printable(text: str) -> str:
+    """``text`` with a replacement sign for what must not reach a terminal; line ends and tabs stay."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def closest(name: str, allowed: Iterable[str]) -> str:

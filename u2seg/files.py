@@ -35,6 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.exists():
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # so that a power failure leaves the old file or the new one, and no empty one
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # where the disk is the trouble, it must not hide what went wrong first
@@ -76,6 +78,25 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1).encode("ascii"))
 
 
+def write_checked(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON under a line with its sha256, for `read_checked`."""
+    content = json.dumps(value).encode("ascii")
+    write_bytes(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_checked(path: Path) -> Any:
+    """Read what `write_checked` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it can't be read.
+    """
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError(f"{path} has changed since it was written")
+    return json.loads(content)
+
+
 def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
     """Write ``{**head, **lists}`` as JSON, taking the entries of ``lists`` one at a time."""
     with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as text:
@@ -90,10 +111,10 @@ def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, It
         text.write("}\n")
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
     """Write an ``.npz``; the same bytes for the same arrays."""
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
+    (np.savez_compressed if compress else np.savez)(content, allow_pickle=False, **arrays)
     write_bytes(path, content.getvalue())
 
 
@@ -127,6 +148,11 @@ def claim_directory(path: str | os.PathLike[str], kind: str, option: str = "--ou
     except OSError as error:
         raise UsageError(f"{option} {str(root)!r} can't be written: {error.strerror}") from error
     return root
+
+
+def is_output(folder: str | os.PathLike[str]) -> bool:
+    """Whether ``folder`` is an output directory of this package, of any kind and format."""
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in (MARKER, *_OLD_MARKS))
 
 
 def _check_claim(root: Path, kind: str, option: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from u2seg.errors import U2SegError, UsageError
+from u2seg.errors import U2SegError, UsageError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,11 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
     logging.getLogger("u2seg").setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
+    make_record = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_printable_record)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names need not be in the terminal's encoding
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(handler)
@@ -175,6 +181,7 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     try:
         return _call(main, resume)
     finally:
+        logging.setLogRecordFactory(make_record)
         if _in_main_thread():
             signal.signal(signal.SIGTERM, before)
         # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
@@ -219,9 +226,17 @@ def _call(main: Callable[[], int | None], resume: str) -> int:
         return _complain(remote[1] if remote else str(error), 2)
 
 
+def _printable_record(name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:
+    """A record of this package keeps the control characters of file names from the terminal."""
+    record = logging.LogRecord(name, *args, **kwargs)
+    if name.startswith("u2seg"):
+        record.msg, record.args = printable(record.getMessage()), ()
+    return record
+
+
 def _complain(message: str, code: int) -> int:
     if os.environ.get(DEBUG_VARIABLE) == "1":
         logging.getLogger(__name__).exception("traceback, since %s is set", DEBUG_VARIABLE)
     name = os.path.basename(sys.argv[0])
-    sys.stderr.write(f"{name}: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{name}: error: {printable(' '.join(message.split()))}\n")
     return code

@@ -264,7 +264,9 @@ def run(args, folder):
 
     from u2seg.evaluation.detection import _library, default_backend
     from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-    from u2seg.evaluation.fitting import Scoring
+    from u2seg.evaluation.fitting import Fit, score_policy
+    from u2seg.evaluation.matching import Scoring
+    from u2seg.evaluation.outputs import join_outputs
     from u2seg.structures import LabelSpace
 
     _library(default_backend())
@@ -297,14 +299,14 @@ def run(args, folder):
             one.process([{"image_id": label.image_id}], [output])
     held = megabytes() - before
     with ours.timed("match and score, one policy"):
-        figures = one.report(one.compare(one._images), class_agnostic=False).policies[0].figures
+        comparison = join_outputs(one._images, space, one.taxonomy, one.scoring)
+        figures = score_policy(Fit(comparison), "one_to_one", 0)["figures"]
     everything = evaluator(["many_to_one", "one_to_one", "one_to_one_then_majority", "u2seg_paper"], 3)
     everything._images = one._images
     more = Parts()
     with more.timed("four policies, each with 3 runs of the chance control; masks without classes"):
         everything.evaluate()
 
-    comparison = one.compare(one._images)
     of_cluster = comparison.matched("one_to_one", comparison.cluster)
     category_of = {index: category for category, index in one.taxonomy.class_of.items()}
     truth = json.dumps(coco_truth(one))

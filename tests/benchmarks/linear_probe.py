@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from u2seg.config import part_args
 from u2seg.engine.config import load_config
+from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import read_panoptic
 from u2seg.plugins.registry import installed_plugins
-from u2seg.stego.checkpoint import read_checkpoint
-from u2seg.stego.evaluation import count_overlap, read_classes, semantic_scores, supercategories
+from u2seg.stego.evaluation import SUPERCATEGORIES, count_overlap, read_classes, semantic_scores
+from u2seg.stego.head import read_checkpoint
 from u2seg.structures import STUFF_VOID
 
 
@@ -71,11 +72,11 @@ def main(options):
     offer = installed_plugins().offer("stuff segmenter", trained.method)
     segmenter = offer.build({"checkpoint": args.checkpoint}, {"num_classes": len(trained.centres)})
     labels = read_panoptic(args.labels)
-    class_of = supercategories(labels)
+    taxonomy = Taxonomy.of(labels, *SUPERCATEGORIES)
     codes, truths = [], []
     for photo in labels.photos:
         image = read_image(labels.photo_path(photo))
         codes.append(segmenter.codes(image, extractor.extract([image])[0]))
-        truths.append(read_classes(labels, photo, class_of))
-    scores = linear_scores(codes, truths, len(set(class_of.values())))
+        truths.append(read_classes(labels, photo, taxonomy))
+    scores = linear_scores(codes, truths, len(taxonomy))
     print(", ".join(f"{name} {value:.1f}" for name, value in scores.items()))

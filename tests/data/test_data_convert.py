@@ -16,7 +16,7 @@ from u2seg.data.convert import convert_panoptic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
 from u2seg.errors import UsageError
 from u2seg.files import claim_directory
-from u2seg.panoptic import read_ids
+from u2seg.panoptic import Category, read_ids, read_panoptic
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
@@ -36,10 +36,11 @@ def run_script(name, options, monkeypatch):
 
 
 def test_numbers():
-    kept, ids = number_categories(CATEGORIES, merge_stuff=False)
+    categories = [Category(color=(0, 0, 0), **{**entry, "isthing": bool(entry["isthing"])}) for entry in CATEGORIES]
+    kept, ids = number_categories(categories, merge_stuff=False)
     assert [(c["id"], c["name"]) for c in kept] == [(1, "cat"), (2, "dog"), (3, "tree"), (4, "grass"), (5, "sky")]
     assert ids == {1: 1, 5: 2, 90: 3, 93: 4, 94: 5}
-    merged, ids = number_categories(CATEGORIES, merge_stuff=True)
+    merged, ids = number_categories(categories, merge_stuff=True)
     assert [(c["id"], c["name"]) for c in merged] == [(1, "cat"), (2, "dog"), (3, "plant"), (4, "sky")]
     assert ids == {1: 1, 5: 2, 90: 3, 93: 3, 94: 4}
 
@@ -160,3 +161,94 @@ def test_cityscapes_script(coco, tmp_path, monkeypatch):
     for entry in DatasetCatalog.get(register_pseudo_dataset(tmp_path / "out")):
         assert Path(entry["file_name"]).is_file()
         assert Path(entry["pan_seg_file_name"]).is_file()
+
+
+def edit(coco, change):
+    file = coco / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def convert(coco, output, *options):
+    return ["--coco", str(coco), "--output", str(output), *options], output / "panoptic.json"
+
+
+def test_pngs_in_subfolders_and_stale_areas(coco, tmp_path, monkeypatch, caplog):
+    pngs = coco / "annotations" / "panoptic_val2017"
+    (pngs / "cam0").mkdir()
+    (pngs / "1.png").rename(pngs / "cam0" / "1.png")
+
+    def change(content):
+        content["annotations"][0]["file_name"] = "cam0\\1.png"
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment.update(area=1, bbox=[0, 0, 1, 1])
+        content["annotations"][1]["segments_info"].append({"id": 900, "category_id": 5})
+        content["info"]["panoptic_root"] = "elsewhere"
+
+    edit(coco, change)
+    for options in ([], ["--supercategories"]):
+        arguments, file = convert(coco, tmp_path / f"out{len(options)}", *options)
+        assert run_script("prepare_coco.py", arguments, monkeypatch) == 0
+        dataset = read_panoptic(file)
+        for photo in dataset.photos:
+            ids = dataset.read_ids(photo)
+            assert [s.stated_area for s in photo.segments] == [(ids == s.id).sum() for s in photo.segments]
+        assert (tmp_path / "out1" / "panoptic" / "cam0" / "1.png").is_file() == bool(options)
+    assert re.search(r"'area' of \d+ of \d+ segments disagrees with the PNG", caplog.text)
+    assert "1 of" in caplog.text
+    assert "have no pixel in the PNG" in caplog.text
+
+
+def reverse_channels(coco):
+    for path in (coco / "annotations" / "panoptic_val2017").iterdir():
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1]).save(path)
+
+
+def to_grey(coco):
+    for path in (coco / "annotations" / "panoptic_val2017").iterdir():
+        Image.open(path).convert("L").save(path)
+
+
+def change_segment(**values):
+    return lambda coco: edit(coco, lambda content: content["annotations"][0]["segments_info"][0].update(values))
+
+
+def all_of_one_supercategory(name):
+    return lambda coco: edit(coco, lambda content: [c.update(supercategory=name) for c in content["categories"]])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (reverse_channels, "1.png holds segment id 65536, which the JSON does not list; none of its ids is listed"),
+        (to_grey, "its mode is L, not RGB"),
+        (change_segment(id=0), "segment 0 of 1.png has the 'id' 0, not from 1"),
+        (change_segment(id=77), "which the JSON does not list"),
+        (change_segment(category_id=999), "segment 1 of 1.png has category_id 999, not in 'categories'"),
+        (lambda coco: edit(coco, lambda c: c["annotations"][0].update(file_name="../../../x.png")), "leads out of"),
+        (lambda coco: edit(coco, lambda c: c["annotations"][0].update(file_name="/tmp/x.png")), "leads out of"),
+        (all_of_one_supercategory("none"), "has no supercategory; leave --supercategories out"),
+        (all_of_one_supercategory("Default"), "has no supercategory; leave --supercategories out"),
+        (all_of_one_supercategory("x"), "have the one supercategory 'x'; leave --supercategories out"),
+        (lambda coco: edit(coco, lambda content: content["images"][1].update(id=1)), "image id 1 is given twice"),
+        (lambda coco: edit(coco, lambda content: content.update(categories=None)), "no list 'categories'"),
+    ],
+)
+def test_contradictions_are_one_line(coco, tmp_path, monkeypatch, capsys, damage, words):
+    before = sorted(tmp_path.rglob("*.png"))
+    damage(coco)
+    arguments, file = convert(coco, tmp_path / "deep" / "out", "--supercategories")
+    assert run_script("prepare_coco.py", arguments, monkeypatch) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not file.exists()
+    outside = [path for path in sorted(tmp_path.rglob("*.png")) if not path.is_relative_to(file.parent)]
+    assert outside == before
+
+
+def test_photos_that_are_not_there_are_counted(coco, tmp_path, monkeypatch, caplog):
+    (coco / "val2017" / "1.png").unlink()
+    arguments, _ = convert(coco, tmp_path / "out")
+    assert run_script("prepare_coco.py", arguments, monkeypatch) == 0
+    assert re.search(r"1 of 3 photos are not in .*val2017, such as '1\.png'", caplog.text)

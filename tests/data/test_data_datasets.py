@@ -161,3 +161,9 @@ def test_bad_annotation_is_named(dataset):
     write_json(dataset, content)
     with pytest.raises(DataError, match=r"segment 1 of 2.png has category_id 99"):
         DatasetCatalog.get(register_pseudo_dataset(dataset))
+
+
+def test_an_empty_set_is_nothing_to_test_on(dataset):
+    write_json(dataset, read_json(dataset) | {"images": [], "annotations": []})
+    with pytest.raises(DataError, match=r"DATASETS.TEST: .*labels has no photo with a label"):
+        register_datasets(load_config(options=["DATASETS.TEST", str(dataset)]))

@@ -1,10 +1,13 @@
 """Batches depend on the seed and the step, and on nothing else."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from synthetic_panoptic import read_json, write_dataset, write_json
 
 from u2seg.data.datasets import register_datasets
@@ -135,8 +138,6 @@ def test_making_an_iterator_draws_nothing_from_the_models_generator(cfg):
 
 
 def test_photos_without_segments_are_left_out(cfg, caplog):
-    from pathlib import Path
-
     root = Path(cfg.DATASETS.TRAIN[0].removeprefix("pseudo://"))
     content = read_json(root)
     content["annotations"][0]["segments_info"] = []
@@ -168,3 +169,54 @@ def test_bad_settings(cfg, key, value, words):
     cfg.merge_from_list([key, value])
     with pytest.raises(UsageError, match=words):
         build_train_loader(cfg)
+
+
+def repaint(cfg, function):
+    for path in sorted((Path(cfg.DATASETS.TRAIN[0].removeprefix("pseudo://")) / "panoptic").iterdir()):
+        Image.fromarray(function(np.asarray(Image.open(path)))).save(path)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda rgb: rgb[..., ::-1], r"1\.png holds segment id 65536, .* none of its ids is listed"),
+        (lambda rgb: rgb[..., 0], "its mode is L, not RGB"),
+        (
+            lambda rgb: np.where(rgb == 1, np.uint8(99), rgb),
+            r"1\.png holds segment id 99, which the JSON does not list",
+        ),
+        (lambda rgb: rgb * np.uint8(0), r"\d+ of \d+ segments of 4 photos have no pixel in their PNG, so nothing"),
+    ],
+)
+def test_labels_that_the_list_does_not_know_stop_training(cfg, function, words):
+    repaint(cfg, function)
+    with pytest.raises(DataError, match=words):
+        build_train_loader(cfg)
+
+
+def test_segments_without_a_pixel_are_counted(cfg, caplog):
+    repaint(cfg, lambda rgb: rgb * (rgb != 1))
+    build_train_loader(cfg)
+    assert re.search(r"4 of \d+ segments of 4 photos have no pixel in their PNG", caplog.text)
+
+
+def test_training_stops_where_the_first_batches_hold_no_labelled_pixel(cfg):
+    def mapper(entry):
+        return {"sem_seg": torch.full((2, 2), 255)}
+
+    with pytest.raises(DataError, match="first 20 batches hold no labelled pixel"):
+        list(itertools.islice(build_seeded_loader([{}] * 5, mapper, cfg), 30))
+
+    def labelled_later(entry):
+        return {"sem_seg": torch.full((2, 2), 255 if entry["later"] else 1)}
+
+    dicts = [{"later": index > 0} for index in range(10)]
+    assert len(list(itertools.islice(build_seeded_loader(dicts, labelled_later, cfg), 30))) == 30
+
+
+def test_a_failing_mapper_names_the_photo(cfg):
+    def mapper(entry):
+        raise ZeroDivisionError("division by zero")
+
+    with pytest.raises(DataError, match=r"photo a\.jpg: ZeroDivisionError: division by zero"):
+        next(iter(build_seeded_loader([{"file_name": "a.jpg"}], mapper, cfg)))

@@ -183,3 +183,27 @@ def test_damaged_or_wrong_label_is_named(dicts):
         file.write(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match=r"1\.png can't be read"):
         mapper()(dicts[0])
+
+
+def test_an_unlisted_segment_is_void_and_said(dicts, caplog):
+    entry = {**dicts[0], "segments_info": dicts[0]["segments_info"][1:]}
+    image, colours = arrays(dicts[0])
+    check(mapper("INPUT.RANDOM_FLIP", "none")(entry), naive(entry, image, colours))
+    number = dicts[0]["segments_info"][0]["id"]
+    assert f"1.png holds segment id {number}, which is not listed; its pixels are void" in caplog.text
+
+
+def test_pad_of_a_crop_is_no_unlisted_segment(dicts, caplog):
+    jitter = ["INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "128"]
+    use = mapper(*jitter, "INPUT.LARGE_SCALE_JITTER.MAX_SCALE", "0.2")
+    assert (use(dicts[0])["sem_seg"] == 255).any()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("size", [(2, 2200), (2200, 2)])
+def test_a_strip_keeps_a_pixel_of_its_shorter_side(tmp_path, size):
+    root = write_dataset(tmp_path / "labels", photos=1, height=size[0], width=size[1], things=0)
+    (entry,) = DatasetCatalog.get(register_pseudo_dataset(root))
+    jitter = ["INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "64"]
+    assert mapper(*jitter)(entry)["image"].shape == (3, 64, 64)
+    assert min(mapper("INPUT.MAX_SIZE_TRAIN", "100")(entry)["image"].shape[1:]) == 1

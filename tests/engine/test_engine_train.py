@@ -215,7 +215,14 @@ def test_resume_scores_the_last_checkpoint(options, labels, tmp_path):
     cfg = setup([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume")
     assert cfg.MODEL.WEIGHTS == last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "model_0000001.pth")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
-    assert exit_code([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume") == 0
+    test = [
+        *options,
+        "DATASETS.TEST",
+        str(labels),
+        "TEST.MATCHING.STUFF",
+        "category",
+    ]  # all stuff has one supercategory
+    assert exit_code(test, "--eval-only", "--resume") == 0
 
 
 def test_nothing_of_the_users_is_overwritten(options, labels, tmp_path, capsys):
@@ -276,7 +283,7 @@ def main(args, kind):
     try:
         trainer.train()
     except Exception as error:
-        print(f"rank {{comm.get_rank()}}: {{error}}", flush=True)
+        print(f"rank {{comm.get_rank()}}: {{error}}\\n", end="", flush=True)  # one write: the other process prints too
         raise
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def infos(labels):
 def compare(truth, pseudo, things="category", stuff="supercategory"):
     """A Comparison straight from memory."""
     from u2seg.evaluation.comparison import Comparison
-    from u2seg.evaluation.matching import VoteThresholds
-    from u2seg.evaluation.tables import SetTable, compare_maps
+    from u2seg.evaluation.matching import Scoring
+    from u2seg.evaluation.tables import Table, compare_maps
     from u2seg.evaluation.taxonomy import Taxonomy
     from u2seg.panoptic import Category, PanopticDataset
 
@@ -202,9 +202,9 @@ def compare(truth, pseudo, things="category", stuff="supercategory"):
         sets.append(PanopticDataset(Path("memory"), Path(), Path(), tuple(known), ()))
     gt, guess = sets
     columns = (truth.maps, pseudo.maps, infos(truth), infos(pseudo))
-    table = SetTable.join([compare_maps(*photo) for photo in zip(*columns, strict=True)])
+    table = Table.join([compare_maps(*photo) for photo in zip(*columns, strict=True)])
     clusters = np.array([category.id for category in (*guess.things, *guess.stuff)])
-    return Comparison(table, Taxonomy.of(gt, things, stuff), clusters, len(guess.things), VoteThresholds())
+    return Comparison(table, Taxonomy.of(gt, things, stuff), clusters, len(guess.things), Scoring())
 
 
 def fit_itself(comparison):

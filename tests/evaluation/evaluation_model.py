@@ -14,8 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from u2seg.evaluation.evaluator import HungarianPanopticEvaluator
-from u2seg.evaluation.fitting import Scoring
-from u2seg.evaluation.matching import RULES
+from u2seg.evaluation.matching import RULES, Scoring
+from u2seg.evaluation.outputs import join_outputs
 
 
 def semantic_map(ids, info, space, rng):
@@ -76,6 +76,11 @@ def evaluator(folder, space, **options):
         output_dir=output_dir,
         distributed=distributed,
     )
+
+
+def compare_outputs(run):
+    """What the evaluator ``run`` scores after its pass."""
+    return join_outputs(run._images, run.space, run.taxonomy, run.scoring)
 
 
 def read_semantic(file, dtype):

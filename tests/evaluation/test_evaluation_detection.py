@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from u2seg.errors import UsageError
-from u2seg.evaluation.detection import BRIEF, DetectionSet, default_backend, detection_scores
+from u2seg.evaluation.detection import BRIEF, default_backend, detection_scores
 
 SIZE = (200, 220)
 
@@ -41,22 +41,22 @@ def objects(seed, photos=12):
             if mask.any():
                 found.append(entry(mask, image, score=round(float(rng.random()), 1)))
     sizes = [{"id": image, "width": SIZE[1], "height": SIZE[0]} for image in range(photos)]
-    return DetectionSet(sizes, truth, found)
+    return sizes, truth, found
 
 
-def pycocotools_stats(given, kind):
+def pycocotools_stats(images, truth, detections, kind):
     """The twelve figures of pycocotools' own summary."""
     gt = COCO()
     gt.dataset = {
         "info": {},
-        "images": list(given.images),
+        "images": images,
         "categories": [{"id": 1, "name": "object"}],
-        "annotations": [{**e, "id": i} for i, e in enumerate(given.truth, start=1)],
+        "annotations": [{**e, "id": i} for i, e in enumerate(truth, start=1)],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         gt.createIndex()
         keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
-        found = gt.loadRes([{key: e[key] for key in keys} for e in given.detections])
+        found = gt.loadRes([{key: e[key] for key in keys} for e in detections])
         evaluator = COCOeval(gt, found, kind)
         evaluator.evaluate()
         evaluator.accumulate()
@@ -78,40 +78,41 @@ NAMES += ("AR@100_small", "AR@100_medium", "AR@100_large")
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_figures_equal_pycocotools_to_the_last_digit(kind, backend):
     given = objects(0)
-    expected = pycocotools_stats(given, kind)
-    found = detection_scores(given, kind, backend)
+    expected = pycocotools_stats(*given, kind)
+    found = detection_scores(*given, kind, backend)
     assert 10 < found["AP"] < 90
     assert [found[name] for name in NAMES] == pytest.approx((100 * expected).tolist(), rel=0, abs=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_brief_figures_are_those_of_the_whole_summary(kind, backend):
-    given = objects(3)
-    crowded = [{**given.detections[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
+    images, truth, detections = objects(3)
+    crowded = [{**detections[0], "score": 0.001 * number} for number in range(130)]  # over the limit of 100
     mixed = [
         [{**entry, "category_id": 1 + number % 3} for number, entry in enumerate(part)]
-        for part in (given.truth, [*given.detections, *crowded])
+        for part in (truth, [*detections, *crowded])
     ]
-    given = DetectionSet(given.images, *mixed)
-    whole, brief = (detection_scores(given, kind, backend, brief=brief) for brief in (False, True))
+    whole, brief = (detection_scores(images, *mixed, kind, backend, brief=brief) for brief in (False, True))
     assert tuple(brief) == BRIEF
     assert brief == {name: whole[name] for name in BRIEF}
 
 
 def test_recall50_by_hand():
-    given = objects(1, photos=3)
-    perfect = [{**e, "score": 1.0} for e in given.truth if not e["iscrowd"]]
-    half = DetectionSet(given.images, given.truth, perfect[::2])
-    assert detection_scores(half)["recall50"] == pytest.approx(100 * len(perfect[::2]) / len(perfect))
+    images, truth, _ = objects(1, photos=3)
+    perfect = [{**e, "score": 1.0} for e in truth if not e["iscrowd"]]
+    assert detection_scores(images, truth, perfect[::2])["recall50"] == pytest.approx(
+        100 * len(perfect[::2]) / len(perfect)
+    )
 
 
 def test_nothing_found_scores_zero_and_nothing_there_is_undefined():
-    given = objects(2, photos=2)
-    assert set(detection_scores(DetectionSet(given.images, given.truth, [])).values()) == {0.0}
-    assert np.isnan(list(detection_scores(DetectionSet(given.images, [], [])).values())).all()
+    images, truth, detections = objects(2, photos=2)
+    assert set(detection_scores(images, truth, []).values()) == {0.0}
+    for found in ([], detections):
+        assert np.isnan(list(detection_scores(images, [], found).values())).all()
 
 
 def test_unknown_library_is_refused():
     assert default_backend() in ("hotcoco", "pycocotools")
     with pytest.raises(UsageError, match="Did you mean 'hotcoco'"):
-        detection_scores(objects(0, photos=1), backend="hotcocoa")
+        detection_scores(*objects(0, photos=1), backend="hotcocoa")

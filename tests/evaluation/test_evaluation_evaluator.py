@@ -7,7 +7,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import launch
 from evaluation_data import permuted, random_pseudo, random_truth
-from evaluation_model import evaluator, model_outputs, oracle_figures
+from evaluation_model import compare_outputs, evaluator, model_outputs, oracle_figures
 
 from u2seg.engine.config import get_cfg
 from u2seg.errors import DataError, UsageError
@@ -92,11 +92,11 @@ def test_shuffled_segments_follow_their_detections(truth, tmp_path):
     space = LabelSpace(5, 4)
     run = evaluator(tmp_path, space)
     run.process(*model_outputs(random_pseudo(np.random.default_rng(2), truth), space, extra=2))
-    comparison = run.compare(run._images)
+    comparison = compare_outputs(run)
     count = len(comparison.table.pred)
     things = np.flatnonzero(comparison.table.pred["isthing"])
     for cluster in (comparison.cluster, comparison.shuffled(0)):
-        assert np.array_equal(cluster[things], cluster[count + comparison.table.pred["origin"][things]])
+        assert np.array_equal(cluster[things], cluster[comparison.table.pred["origin"][things]])
     assert sorted(comparison.cluster[count:]) == sorted(comparison.shuffled(0)[count:])
 
 

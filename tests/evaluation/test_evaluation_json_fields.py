@@ -8,9 +8,8 @@ from evaluation_data import permuted, random_truth, write_pseudo
 from evaluation_model import evaluator, model_outputs
 
 from u2seg.errors import DataError
-from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.labels import LabelPaths, evaluate_labels
-from u2seg.evaluation.matching import RULES
+from u2seg.evaluation.matching import RULES, Scoring
 from u2seg.structures import LabelSpace
 
 
@@ -66,11 +65,12 @@ def test_perfect_labels_score_100(edited, tmp_path):
         edit(tmp_path / "pseudo" / name, change)
     paths = LabelPaths(tmp_path / "pseudo", tmp_path / "gt.json", tmp_path / "gt")
     report = evaluate_labels(paths, Scoring(list(RULES), stuff="category", seeds=2))
-    for scores in report.policies:
-        assert list(scores.figures.values()) == pytest.approx([100] * len(scores.figures)), scores.policy
-        assert max(scores.control_mean.values()) <= 100
+    for scores in report["policies"]:
+        figures = scores["figures"]
+        assert list(figures.values()) == pytest.approx([100] * len(figures)), scores["policy"]
+        assert max(scores["control_mean"].values()) <= 100
     for kind in ("mask", "box"):
-        assert report.class_agnostic[kind]["AP"] == pytest.approx(100)
+        assert report["class_agnostic"][kind]["AP"] == pytest.approx(100)
 
 
 def uncompressed(entry):
@@ -89,10 +89,13 @@ def test_odd_instances_are_read_or_refused_in_words(backend, tmp_path):
     pseudo = write_pseudo(permuted(truth, np.random.default_rng(0)), tmp_path / "pseudo", instances=True)
     paths, scoring = LabelPaths(pseudo, tmp_path / "gt.json", tmp_path / "gt"), Scoring(seeds=0, backend=backend)
     edit(pseudo / "instances.json", uncompressed)
-    assert evaluate_labels(paths, scoring).class_agnostic["mask"]["AP"] == pytest.approx(100)
+    assert evaluate_labels(paths, scoring)["class_agnostic"]["mask"]["AP"] == pytest.approx(100)
     for change, words in (
         (lambda entry: entry.update(segmentation=[[1, 1, 5, 1, 5, 5]]), "has no run-length code"),
-        (lambda entry: entry.update(score=float("nan")), "annotation 1 of 'photo 000.jpg' has the score nan"),
+        (
+            lambda entry: entry.update(score=float("nan")),
+            "annotation 1 of 'photo 000.jpg' has the 'score' nan",
+        ),
     ):
         edit(pseudo / "instances.json", change)
         with pytest.raises(DataError, match=words):

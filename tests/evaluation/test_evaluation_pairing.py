@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from u2seg.errors import DataError
-from u2seg.evaluation.pairing import pair_images
+from u2seg.evaluation.labels import pair_images
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 
 
@@ -13,9 +13,9 @@ def dataset(*names):
 
 
 def pair(first, second):
-    pairing = pair_images(dataset(*first), dataset(*second))
-    names = [(gt.file_name, pseudo.file_name) for gt, pseudo in pairing.pairs]
-    return names, list(pairing.only_gt), list(pairing.only_pseudo)
+    pairs, left_out = pair_images(dataset(*first), dataset(*second))
+    names = [(gt.file_name, pseudo.file_name) for gt, pseudo in pairs]
+    return names, left_out["only_gt"], left_out["only_pseudo"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from evaluation_data import Labels, permuted, write_pseudo
 
-from u2seg.evaluation.fitting import Scoring
 from u2seg.evaluation.labels import LabelPaths, evaluate_labels
+from u2seg.evaluation.matching import Scoring
 from u2seg.panoptic import read_ids
 
 pytestmark = pytest.mark.data
@@ -34,13 +34,13 @@ def test_permuted_human_labels_score_100_everywhere(human, tmp_path):
     labels, gt, gt_dir = human
     pseudo = write_pseudo(permuted(labels, np.random.default_rng(0)), tmp_path / "pseudo", instances=True)
     report = evaluate_labels(LabelPaths(pseudo, gt, gt_dir), Scoring(stuff="category", seeds=2))
-    assert report.photos["scored"] == PHOTOS
-    assert report.class_agnostic["mask"]["AP"] == pytest.approx(100)
-    assert report.class_agnostic["box"]["AR@100"] == pytest.approx(100)
-    assert report.class_agnostic["one_class"]["PQ_th"] == pytest.approx(100)
-    for scores in report.policies:
-        assert list(scores.figures.values()) == pytest.approx([100] * len(scores.figures))
-        assert scores.control_mean["PQ"] < 40
+    assert report["photos"]["scored"] == PHOTOS
+    assert report["class_agnostic"]["mask"]["AP"] == pytest.approx(100)
+    assert report["class_agnostic"]["box"]["AR@100"] == pytest.approx(100)
+    assert report["class_agnostic"]["one_class"]["PQ_th"] == pytest.approx(100)
+    for scores in report["policies"]:
+        assert list(scores["figures"].values()) == pytest.approx([100] * len(scores["figures"]))
+        assert scores["control_mean"]["PQ"] < 40
 
 
 def test_moved_human_labels_equal_panopticapi(human, tmp_path, capsys):
@@ -73,10 +73,8 @@ def test_moved_human_labels_equal_panopticapi(human, tmp_path, capsys):
     (tmp_path / "moved.json").write_text(json.dumps(by_hand))
     expected = pq_compute(str(gt), str(tmp_path / "moved.json"), str(gt_dir), str(pseudo / "panoptic"))
     capsys.readouterr()
-    (scores,) = report.policies
-    assert 20 < scores.figures["PQ"] < 95
+    figures = report["policies"][0]["figures"]
+    assert 20 < figures["PQ"] < 95
     for suffix, key in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for name in ("pq", "sq", "rq"):
-            assert scores.figures[f"{name.upper()}{suffix}"] == pytest.approx(
-                100 * expected[key][name], rel=0, abs=1e-9
-            )
+            assert figures[f"{name.upper()}{suffix}"] == pytest.approx(100 * expected[key][name], rel=0, abs=1e-9)

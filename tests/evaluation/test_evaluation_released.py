@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from evaluation_data import compare, random_pseudo, random_truth
-from evaluation_model import evaluator, model_outputs, oracle_figures
+from evaluation_model import compare_outputs, evaluator, model_outputs, oracle_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from u2seg.evaluation.matching import MANY_TO_ONE, U2SEG_PAPER
-from u2seg.evaluation.outputs import _largest_channel
 from u2seg.evaluation.quality import renamed_in_place
 from u2seg.evaluation.tables import VOID
 from u2seg.structures import LabelSpace
@@ -102,7 +100,7 @@ def test_only_the_papers_policy_has_the_heads_figures(case):
 
 def test_shuffled_stuff_segments_follow_the_heads_regions(case):
     run = case[3]
-    comparison = run.compare(run._images)
+    comparison = compare_outputs(run)
     regions, segments = comparison.regions.pred, comparison.table.pred
     start = comparison.starts[1]
     shuffled = comparison.shuffled(0)
@@ -135,9 +133,3 @@ def test_stuff_segments_of_one_class_stay_several_in_the_papers_pq():
     stuff = int((classes != VOID).sum())
     assert (several.tp + several.fp).sum() > (joined.tp + joined.fp).sum()
     assert (several.tp + several.fp)[-1] <= stuff
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_the_heads_map_is_the_first_largest_channel(dtype):
-    scores = torch.randint(0, 4, (6, 9, 11), generator=torch.Generator().manual_seed(0)).to(dtype)
-    assert np.array_equal(_largest_channel(scores), scores.float().numpy().argmax(axis=0))

@@ -187,7 +187,7 @@ FAULTS = {
     wrong_kind: "disagree on 'isthing'",
     strangers: "no photo of",
     no_supercategory: "category 'grass' has no supercategory; use --gt-stuff category",
-    bad_instances: "is no COCO instances JSON: KeyError 'category_id'",
+    bad_instances: "annotation None of 'photo 000.jpg' has no 'category_id'",
 }
 
 

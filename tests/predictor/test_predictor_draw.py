@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 from predictor_model import make_photo
 
-from u2seg.engine.names import ClassNames
-from u2seg.engine.results import Instances, make_prediction
-from u2seg.engine.visualization import save_picture
+from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, save_picture
 from u2seg.errors import UsageError
+from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace, category_color
 
 
@@ -26,9 +25,10 @@ def drawn():
     photo = make_photo(60, 90)
     ids = np.zeros((60, 90), np.int32)
     ids[:, :30], ids[:, 60:] = 1, 2
-    categories, scores = np.array([2, 5, 3]), np.array([0.9, 0.8, 0.7], np.float32)
     names = ClassNames(LabelSpace(4, 2), {2: "car"})
-    return make_prediction(photo, ids, categories, scores, empty_instances(60, 90), names)
+    measured = measure_segments(ids, [0, 2, 5, 3], [0, 0.9, 0.8, 0.7], names.space)
+    segments = tuple(PredictedSegment(**vars(segment), name=names[segment.category_id]) for segment in measured)
+    return Prediction(photo, ids, segments, empty_instances(60, 90), names)
 
 
 def test_segments_take_their_class_colour_and_the_rest_stays(drawn):
@@ -53,10 +53,8 @@ def test_segments_without_a_pixel_are_left_out(drawn):
 
 def test_nothing_found_is_the_photo():
     photo = make_photo(20, 30)
-    none = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    found = make_prediction(
-        photo, np.zeros((20, 30), np.int32), *none, empty_instances(20, 30), ClassNames(LabelSpace(1, 1))
-    )
+    ids, names = np.zeros((20, 30), np.int32), ClassNames(LabelSpace(1, 1))
+    found = Prediction(photo, ids, (), empty_instances(20, 30), names)
     np.testing.assert_array_equal(found.draw(), photo)
     assert repr(found) == "Prediction(30 x 20 pixels; segments: none)"
 

@@ -9,9 +9,8 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
 
-from u2seg.engine.config import load_config
+from u2seg.engine.config import load_config, set_confidence
 from u2seg.engine.predictor import Predictor
-from u2seg.engine.trained import set_confidence
 from u2seg.errors import DataError, UsageError
 from u2seg.structures import PanopticLabel
 
@@ -37,7 +36,7 @@ def test_the_result_keeps_its_contract(predictor, photo):
     PanopticLabel(found.panoptic, found.segments)  # raises where segments and map disagree
     assert found.panoptic.dtype == np.int32
     assert found.panoptic.shape == photo.shape[:2]
-    probabilities = torch.softmax(predictor.predict_raw(photo)["sem_seg"], 0).numpy()
+    probabilities = torch.softmax(predictor.predict([photo])[0]["sem_seg"], 0).numpy()
     for segment in found.segments:
         mask = found.panoptic == segment.id
         rows, columns = np.nonzero(mask)
@@ -86,7 +85,7 @@ def test_a_photo_may_have_any_size(predictor, size):
     [
         (np.zeros((4, 4), np.uint8), r"not uint8 \(4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), "not float32"),
-        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((0, 4, 3), np.uint8), r"with a pixel at least, not uint8 \(0, 4, 3\)"),
         ("nowhere.jpg", "photo nowhere.jpg: can't be read"),
         (None, "not NoneType"),
     ],
@@ -159,9 +158,9 @@ def test_configs_that_can_not_segment_are_refused(tiny):
         make("MODEL.MASK_ON", "False")
     with pytest.raises(UsageError, match="'gpu' is no device"):
         make(device="gpu")
-    with pytest.raises(UsageError, match=r"INPUT\.FORMAT 'L' is no order of channels"):
+    with pytest.raises(UsageError, match=r"no INPUT\.FORMAT named 'L'"):
         make("INPUT.FORMAT", "L")
-    with pytest.raises(UsageError, match="between 0 and 1, not 50"):
+    with pytest.raises(UsageError, match="confidence threshold must be a number from 0 to 1, not 50"):
         make(confidence=50)
 
 

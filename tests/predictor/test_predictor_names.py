@@ -3,7 +3,7 @@
 import pytest
 from predictor_model import save_matching
 
-from u2seg.engine.names import ClassNames, names_from_matching
+from u2seg.engine.results import ClassNames, names_from_matching
 from u2seg.errors import DataError, UsageError
 from u2seg.structures import LabelSpace, category_color
 

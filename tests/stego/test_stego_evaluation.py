@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from u2seg.errors import DataError
+from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.panoptic import read_panoptic
-from u2seg.stego.evaluation import cluster_scores, count_overlap, read_classes, score_segmenter, supercategories
+from u2seg.stego.evaluation import SUPERCATEGORIES, cluster_scores, count_overlap, read_classes, score_segmenter
 
 COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 
@@ -63,7 +64,7 @@ def test_permuted_truth_scores_100(dataset):
 
 
 def test_void_pixels_do_not_count(dataset):
-    truth = read_classes(dataset, dataset.photos[0], supercategories(dataset))
+    truth = read_classes(dataset, dataset.photos[0], Taxonomy.of(dataset, *SUPERCATEGORIES))
     assert (truth == 255).sum() == 16
     table = count_overlap(np.zeros((16, 24), np.uint8), truth, 3, 3)
     assert table.sum() == 16 * 23
@@ -76,8 +77,8 @@ def test_categories_without_supercategory_are_told(dataset, tmp_path):
     content = json.loads((tmp_path / "panoptic.json").read_text())
     del content["categories"][0]["supercategory"]
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="needs labelled photos, and categories with supercategories"):
-        supercategories(read_panoptic(tmp_path))
+    with pytest.raises(DataError, match="category 'c0' has no supercategory"):
+        score_segmenter(Colours(), Colours(), None, read_panoptic(tmp_path))
 
 
 def test_scores_are_those_of_an_obvious_count():

@@ -9,8 +9,7 @@ from torch.nn.functional import normalize
 
 from u2seg.errors import UsageError
 from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
-from u2seg.stego.loss import TERMS
-from u2seg.stego.shifts import choose_shifts
+from u2seg.stego.loss import TERMS, choose_shifts
 
 
 def blobs(count=4, each=50, dim=8, noise=0.05):

@@ -23,6 +23,7 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.NUM_THINGS": (1, None),
     "U2SEG.NUM_STUFF": (1, 254),
     "U2SEG.INPUT.MAX_PIXELS": (1024, None),
+    "U2SEG.INPUT.MAX_DECODED_PIXELS": (1024, 178_956_970),
     "U2SEG.MASKS.MIN_REFINED_IOU": SHARE,
     "U2SEG.CLUSTERS.MIN_SCORE": SHARE,
     "U2SEG.CLUSTERS.CROP_SIZE": (16, 4096),
@@ -48,7 +49,6 @@ BOUNDS: dict[str, Range] = {
     "STEGO.DROPOUT": SHARE,
     "STEGO.POINTS": (1, None),
     "STEGO.NUM_RANDOM": (1, None),
-    "STEGO.PLOT_PERIOD": (0, None),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "U2SEG.CLUSTERS.EMBEDDING": ("crop", "mean"),
@@ -107,6 +107,9 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.INPUT = node()
     # Larger photos are labelled at this many pixels and the labels brought back to their size.
     u2seg.INPUT.MAX_PIXELS = 1_000_000
+    # Photos that claim to be larger still are left out, undecoded. JPEG and JPEG 2000 of more than 32 times MAX_PIXELS
+    # are decoded at a half, a quarter or an eighth of their sides.
+    u2seg.INPUT.MAX_DECODED_PIXELS = 178_956_970
 
     # Frozen features that masks and their embeddings are made of.
     u2seg.FEATURES = _part(node, "vit")

@@ -121,5 +121,3 @@ def add_stego_keys(cfg: CfgNode) -> None:
     stego.SHIFTS.RANDOM = 0.66
     # Take the shifts from the features instead, without labels (docs/stuff.md).
     stego.CHOOSE_SHIFTS = False
-    # Steps between histograms of the similarities in TensorBoard; 0 is never.
-    stego.PLOT_PERIOD = 500

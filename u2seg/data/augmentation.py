@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from detectron2.data import transforms as T  # noqa: N812
+from detectron2.data.detection_utils import build_augmentation
 from PIL import Image
 
 from u2seg.data.targets import Segments
 
 if TYPE_CHECKING:
-    from detectron2.data.transforms import Augmentation
     from fvcore.common.config import CfgNode
 
 MAX_OVERLAP = 0.5
@@ -35,18 +36,31 @@ class PanopticSample:
     segments: Segments
 
 
-def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
-    """The augmentations of ``cfg.INPUT``: large-scale jitter or several sizes, cropping, flips."""
-    import detectron2.data.transforms as T  # noqa: N812
-    from detectron2.data.detection_utils import build_augmentation
+class Resize(T.Augmentation):
+    """A resize of Detectron2's that leaves a strip of a photo, 200 times as long as high, one pixel of height."""
 
+    def __init__(self, resize: T.Augmentation) -> None:
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for ``image`` uint8 (H, W, 3)."""
+        transform = self.resize.get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(transform.new_h, 1), max(transform.new_w, 1)
+        return transform
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """The augmentations of ``cfg.INPUT``: large-scale jitter or several sizes, cropping, flips."""
     chain = build_augmentation(cfg, is_train)
+    chain[0] = Resize(chain[0])
     if not is_train:
         return chain
     jitter = cfg.INPUT.LARGE_SCALE_JITTER
     if jitter.ENABLED:
         size = jitter.SIZE
-        resize = T.ResizeScale(jitter.MIN_SCALE, jitter.MAX_SCALE, size, size)
+        resize = Resize(T.ResizeScale(jitter.MIN_SCALE, jitter.MAX_SCALE, size, size))
         return [resize, T.FixedSizeCrop((size, size)), *chain[1:]]
     if cfg.INPUT.CROP.ENABLED:
         chain.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))

@@ -1,26 +1,40 @@
 """Human panoptic labels of COCO and Cityscapes as dataset directories of this project.
 
 The files stay where they are: the directory gets a ``panoptic.json`` whose categories are numbered things 1..K, stuff
-K+1..K+S, and which says where photos and PNGs lie. Only where stuff classes are merged into supercategories (the
-paper's 80 + 15) are PNGs written anew, since segments of one photo become one.
+K+1..K+S, and which says where photos and PNGs lie; areas and boxes are measured in the PNGs. Only where stuff classes
+are merged into supercategories (the paper's 80 + 15) are PNGs written anew, since segments of one photo become one.
 
-Shapes: ``H, W`` image pixels.
+Shapes: ``H, W`` image pixels; ``n`` segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from u2seg.data.targets import number_segments
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import UsageError
+from u2seg.fields import inside
 from u2seg.files import claim_directory, write_png
-from u2seg.panoptic import Entry, encode_ids, instance_entry, read_ids, read_json_object, write_dataset
+from u2seg.panoptic import (
+    Category,
+    Entry,
+    LabelledPhoto,
+    PanopticDataset,
+    SegmentInfo,
+    encode_ids,
+    read_panoptic,
+    write_dataset,
+)
+from u2seg.panoptic.agreement import segment_areas, warn_of_areas
 
-Record = dict[str, Any]
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -31,8 +45,8 @@ def convert_panoptic(
     output: Path,
     *,
     merge_stuff: bool = False,
-    photo_name: Callable[[Record], str] = lambda image: image["file_name"],
-    progress: Progress = lambda entries: entries,
+    photo_name: Callable[[LabelledPhoto], str] = lambda photo: photo.file_name,
+    progress: Progress = lambda photos: photos,
 ) -> None:
     """Write the dataset directory ``output``.
 
@@ -42,72 +56,96 @@ def convert_panoptic(
         image_root: its photos.
         output: a directory that is new, empty, or the output of an earlier conversion.
         merge_stuff: one stuff class for each supercategory.
-        photo_name: path below ``image_root`` of an entry of ``images``.
-        progress: wraps the loop over the labels, as tqdm does.
+        photo_name: path below ``image_root`` of a photo.
+        progress: wraps the loop over the photos, as tqdm does.
 
     Raises:
         UsageError: a path does not exist, or ``output`` holds other files.
-        DataError: ``source`` is no panoptic JSON, or a label is damaged.
+        DataError: ``source`` is no panoptic JSON, a label is damaged, or they contradict each other.
     """
     for path in (source, panoptic_root, image_root):
         if not path.exists():
             raise UsageError(f"{path} does not exist")
-    content = read_json_object(source)
+    dataset = read_panoptic(source, panoptic_root, image_root)
+    if merge_stuff:
+        dataset.check_supercategories(False, "leave --supercategories out")
     root = claim_directory(output, "converted labels")
-    info = {**(content.get("info") or {}), "image_root": str(image_root.resolve())}
-    if not merge_stuff:
-        info["panoptic_root"] = str(panoptic_root.resolve())
-    try:
-        categories, new_ids = number_categories(content["categories"], merge_stuff)
-        images = {image["id"]: {**image, "file_name": photo_name(image)} for image in content["images"]}
-        things = {category["id"] for category in categories if category["isthing"]}
-        entries = []
-        for annotation in progress(content["annotations"]):
-            name, segments = annotation["file_name"], _renumber(annotation["segments_info"], new_ids)
-            if merge_stuff:
-                merged, segments = _merge(read_ids(panoptic_root / name), segments, things)
-                write_png(root / "panoptic" / name, encode_ids(merged))
-            entries.append(Entry(images[annotation["image_id"]], name, segments))
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{source} is no COCO panoptic JSON: it misses {error}") from error
-    write_dataset(root, info, categories, lambda: entries, instances=False)
+    roots = {"image_root": str(image_root.resolve()), "panoptic_root": str(panoptic_root.resolve())}
+    if merge_stuff:
+        roots["panoptic_root"] = "panoptic"
+    categories, new_ids = number_categories(dataset.categories, merge_stuff)
+    entries, measured = [], []
+    for photo in progress(dataset.photos):
+        segments, areas = _convert_label(dataset, photo, new_ids, root / "panoptic" if merge_stuff else None)
+        measured += areas
+        image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
+        entries.append(Entry(image, photo.label, segments))
+    warn_of_areas(source, [segment for photo in dataset.photos for segment in photo.segments], measured)
+    missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
+    if missing:
+        logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
+    write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
 
 
-def number_categories(categories: Iterable[Record], merge_stuff: bool) -> tuple[list[Record], dict[int, int]]:
+def _convert_label(
+    dataset: PanopticDataset, photo: LabelledPhoto, new_ids: dict[int, int], merged_root: Path | None
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """``segments_info`` of one photo, its PNG written below ``merged_root`` if its stuff is to be merged.
+
+    Also the pixels of each segment as it was.
+    """
+    ids = dataset.read_ids(photo)
+    areas = segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo)).tolist()
+    visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
+    ids, segments = regroup(ids, visible, new_ids, merge_stuff=merged_root is not None)
+    if merged_root is not None:
+        write_png(inside(merged_root, photo.label), encode_ids(ids))
+    return segments, areas
+
+
+def number_categories(categories: Iterable[Category], merge_stuff: bool) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """Categories numbered things 1..K, stuff K+1..K+S, each kind in its old order, and old ids to new ones."""
-    ordered = sorted(categories, key=lambda category: (not category["isthing"], category["id"]))
-    numbered: dict[tuple[Any, str], Record] = {}
+    numbered: dict[tuple[bool, str], dict[str, Any]] = {}
     new_ids = {}
-    for category in ordered:
-        merged = merge_stuff and not category["isthing"]
-        name = category["supercategory"] if merged else category["name"]
-        # a thing and a stuff class may share a name
-        key = (category["isthing"], name)
+    for category in sorted(categories, key=lambda category: (not category.isthing, category.id)):
+        name = category.supercategory if merge_stuff and not category.isthing else category.name
+        key = (category.isthing, name)  # a thing and a stuff class may share a name
         if key not in numbered:
-            numbered[key] = {**category, "name": name, "id": len(numbered) + 1}
-        new_ids[category["id"]] = numbered[key]["id"]
+            entry = {"supercategory": category.supercategory, "isthing": int(category.isthing)}
+            numbered[key] = {"id": len(numbered) + 1, "name": name, **entry, "color": list(category.color)}
+        new_ids[category.id] = numbered[key]["id"]
     return list(numbered.values()), new_ids
 
 
-def _renumber(segments: list[Record], new_ids: dict[int, int]) -> list[Record]:
-    return [{**segment, "category_id": new_ids[segment["category_id"]]} for segment in segments]
+def regroup(
+    ids: np.ndarray, segments: Sequence[SegmentInfo], new_ids: dict[int, int], merge_stuff: bool
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Give a label the new category ids and, if asked to, one segment for each stuff class.
 
+    Args:
+        ids: int32 (H, W).
+        segments: those that have a pixel, n.
+        new_ids: old category ids to new ones.
+        merge_stuff: number segments anew, one for each stuff class.
 
-def _merge(ids: np.ndarray, segments: list[Record], things: set[int]) -> tuple[np.ndarray, list[Record]]:
-    """Segment ids int64 (H, W) with one segment for each stuff class, and its segments, from ``ids`` int32 (H, W)."""
-    segments = sorted(segments, key=lambda segment: segment["id"])
+    Returns:
+        Segment ids, and ``segments_info`` with areas and boxes in pixels.
+    """
+    ordered = sorted(segments, key=lambda segment: segment.id)
     groups: dict[tuple[int, int], list[int]] = {}
-    for row, segment in enumerate(segments):
-        category = segment["category_id"]
-        groups.setdefault((row if category in things else -1, category), []).append(row)
-    group_of_segment = np.zeros(len(segments) + 1, np.int64)
+    for row, segment in enumerate(ordered):
+        merged = merge_stuff and not segment.isthing
+        groups.setdefault((-1 if merged else row, new_ids[segment.category_id]), []).append(row)
+    group_of_segment = np.zeros(len(ordered) + 1, np.int32)
     for number, rows in enumerate(groups.values(), start=1):
         group_of_segment[np.array(rows) + 1] = number
-    merged = group_of_segment[number_segments(ids, [{**segment, "isthing": False} for segment in segments])[0]]
-    merged_segments = []
-    for number, rows in enumerate(groups.values(), start=1):
-        first = segments[rows[0]]
-        measured = instance_entry(merged == number, first["category_id"], score=1.0)
-        if measured is not None:
-            merged_segments.append({**first, "id": number, "area": measured["area"], "bbox": measured["bbox"]})
-    return merged, merged_segments
+    listed = [{"id": s.id, "category_id": s.category_id, "isthing": False} for s in ordered]
+    numbers = group_of_segment[number_segments(ids, listed)[0]]
+    areas, places = np.bincount(numbers.ravel()), find_objects(numbers)
+    entries = []
+    for number, ((_, category), rows) in enumerate(groups.items(), start=1):
+        first, (y, x) = ordered[rows[0]], places[number - 1]
+        entry = {"id": number if merge_stuff else first.id, "category_id": category, "iscrowd": int(first.iscrowd)}
+        box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
+        entries.append({**entry, "area": int(areas[number]), "bbox": box})
+    return numbers if merge_stuff else ids, entries

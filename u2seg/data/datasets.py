@@ -92,6 +92,7 @@ def _metadata(dataset: PanopticDataset) -> dict[str, Any]:
     things, stuff = _contiguous_ids(dataset)
     return {
         "evaluator_type": EVALUATOR_TYPE,
+        "num_photos": len(dataset.photos),
         "label_space": LabelSpace(len(things), len(stuff)),
         "panoptic_json": str(dataset.json_file),
         "panoptic_root": str(dataset.panoptic_root),
@@ -117,9 +118,13 @@ def register_datasets(cfg: CfgNode, train: bool = True) -> None:
 
     Raises:
         UsageError: an entry is neither a registered dataset nor a dataset's directory, or can't be trained on.
+        DataError: a set to test on is empty.
     """
     cfg.DATASETS.TRAIN = tuple(_resolve("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN) if train else ()
     cfg.DATASETS.TEST = tuple(_resolve("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
+    for name in cfg.DATASETS.TEST:
+        if MetadataCatalog.get(name).get("num_photos") == 0:
+            raise DataError(f"DATASETS.TEST: {name} has no photo with a label")
     for name in cfg.DATASETS.TRAIN:
         if "label_space" not in MetadataCatalog.get(name).as_dict():
             raise UsageError(

@@ -21,12 +21,20 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from u2seg.data.mapper import Sample, build_mapper
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, U2SegError, UsageError
+from u2seg.panoptic import read_ids
+from u2seg.panoptic.agreement import segment_areas
+from u2seg.structures import STUFF_VOID
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
+
+LABELS_TO_CHECK = 200
+"""That are compared with the JSON before training: a second or so."""
+BATCHES_WITHOUT_LABELS = 20
+"""At the start, from which on training stops."""
 
 Draw = tuple[int, int]
 """Index of a photo, and its place in the stream of all photos drawn."""
@@ -97,8 +105,14 @@ class MappedDataset(Dataset[tuple[int, Sample]]):
 
     def __getitem__(self, draw: Draw) -> tuple[int, Sample]:
         index, place = draw
-        with seeded(self.sampler.seed, place):
-            return place, self.mapper(self.dicts[index])
+        entry = self.dicts[index]
+        try:
+            with seeded(self.sampler.seed, place):
+                return place, self.mapper(entry)
+        except U2SegError:
+            raise
+        except Exception as error:  # a mapper or an augmentation may be a plugin's
+            raise DataError(f"photo {entry.get('file_name')}: {type(error).__name__}: {error}") from error
 
     def collate(self, draws: list[tuple[int, Sample]]) -> list[Sample]:
         """The samples of one batch, mixed by the mapper if it does that."""
@@ -128,7 +142,14 @@ class TrainLoader:
         self.loader, self.sampler, self.mapper = loader, sampler, mapper
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        return iter(self.loader)
+        unlabelled: int | None = 0
+        for batch in self.loader:
+            if unlabelled is not None:
+                empty = all(bool((sample["sem_seg"] == STUFF_VOID).all()) for sample in batch if "sem_seg" in sample)
+                unlabelled = unlabelled + 1 if empty and "sem_seg" in batch[0] else None
+            if unlabelled == BATCHES_WITHOUT_LABELS:
+                raise DataError(f"the first {unlabelled} batches hold no labelled pixel, so nothing can be learnt")
+            yield batch
 
 
 def build_seeded_loader(
@@ -171,7 +192,7 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
 
     Raises:
         UsageError: no training set is named.
-        DataError: nothing is left.
+        DataError: nothing is left, or labels and their list contradict each other.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
@@ -182,7 +203,27 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
         raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
     if len(kept) < len(dicts):
         logger.warning("%d of %d photos have no segment and are left out", len(dicts) - len(kept), len(dicts))
+    check_labels(kept)
     return kept
+
+
+def check_labels(dicts: Sequence[Sample], count: int = LABELS_TO_CHECK) -> None:
+    """Compare some ``count`` PNGs, evenly spread over ``dicts``, with what is listed of them.
+
+    Raises:
+        DataError: a PNG is damaged or holds ids that are not listed, or no listed segment has a pixel.
+    """
+    listed = empty = 0
+    for entry in [entry for entry in dicts if "pan_seg_file_name" in entry][:: -(-len(dicts) // count)]:
+        file, segments = entry["pan_seg_file_name"], [segment["id"] for segment in entry["segments_info"]]
+        areas = segment_areas(read_ids(file), segments, file)
+        listed += len(areas)
+        empty += int((areas == 0).sum())
+    if empty:
+        of_all = f"{empty} of {listed} segments of {min(count, len(dicts))} photos have no pixel in their PNG"
+        if empty == listed:
+            raise DataError(f"{of_all}, so nothing can be learnt")
+        logger.warning("%s", of_all)
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:

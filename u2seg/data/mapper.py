@@ -18,8 +18,10 @@ from detectron2.utils.registry import Registry
 from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
 from u2seg.data.targets import derive_targets, number_segments
 from u2seg.errors import DataError, lookup
+from u2seg.fields import told
 from u2seg.images import read_image
-from u2seg.panoptic import decode_ids, encode_ids, read_ids
+from u2seg.panoptic import LARGEST_ID, decode_ids, encode_ids, read_ids
+from u2seg.panoptic.reading import warn_once
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -105,8 +107,13 @@ class U2SegDatasetMapper:
         self.augmentations(augmented)
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
-        ids, segments = number_segments(decode_ids(augmented.sem_seg), dataset_dict["segments_info"])
-        return self._finish(sample, PanopticSample(augmented.image, ids, segments))
+        ids = decode_ids(augmented.sem_seg)
+        numbers, segments = number_segments(ids, dataset_dict["segments_info"])
+        unlisted = ids[(numbers == 0) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
+        if len(unlisted):
+            file = sample["pan_seg_file_name"]
+            warn_once(f"label {file} holds segment id {unlisted[0]}, which is not listed; its pixels are void")
+        return self._finish(sample, PanopticSample(augmented.image, numbers, segments))
 
     def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
@@ -145,18 +152,15 @@ def _read_photo(sample: Sample) -> np.ndarray:
         raise DataError(f"photo {file}: {error}") from error
     sample.setdefault("height", image.shape[0])
     sample.setdefault("width", image.shape[1])
-    _check_size(f"photo {file}", image, (sample["height"], sample["width"]), "its dataset says")
+    height, width = image.shape[:2]
+    if (height, width) != (sample["height"], sample["width"]):
+        raise DataError(
+            f"photo {file} has {width} x {height} pixels (width x height), but its dataset says "
+            f"{sample['width']} x {sample['height']}"
+        )
     return image
 
 
 def _read_label(file: str, size: tuple[int, int]) -> np.ndarray:
     """Colours uint8 (H, W, 3) of the panoptic PNG at ``file``, which must be of ``size`` (H, W)."""
-    ids = read_ids(file)
-    _check_size(f"label {file}", ids, size, "its photo has")
-    return encode_ids(ids)
-
-
-def _check_size(name: str, pixels: np.ndarray, size: tuple[int, int], reason: str) -> None:
-    height, width = pixels.shape[:2]
-    if (height, width) != size:
-        raise DataError(f"{name} has {width} x {height} pixels (width x height), but {reason} {size[1]} x {size[0]}")
+    return encode_ids(told("label", read_ids, file, size))

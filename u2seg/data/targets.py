@@ -66,8 +66,12 @@ def number_segments(segment_ids: np.ndarray, info: Iterable[Mapping[str, Any]]) 
         number_of_id[old] = np.arange(1, count + 1)
         numbers = number_of_id[np.minimum(segment_ids, old[-1] + 1)]
     else:
-        place = np.searchsorted(old, segment_ids)
-        numbers = np.where(np.append(old, -1)[place] == segment_ids, place + 1, 0).astype(dtype)
+        # large ids, as COCO's: a segment is some hundred runs of pixels, each looked up once
+        flat = segment_ids.ravel()
+        starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+        place = np.searchsorted(old, flat[starts])
+        of_run = np.where(np.append(old, -1)[place] == flat[starts], place + 1, 0).astype(dtype)
+        numbers = np.repeat(of_run, np.diff(starts, append=flat.size)).reshape(segment_ids.shape)
     return numbers, Segments(table[:, 1], table[:, 2] > 0, table[:, 3] > 0)
 
 

@@ -1,19 +1,175 @@
-"""Checkpoints: written whole or not at all, read safely, refused in words."""
+"""Checkpoints and weights: named by URI, read safely, refused in words, written whole or not at all.
+
+============================ ======================================================================
+``MODEL.WEIGHTS``            what it is
+============================ ======================================================================
+``""``                       none: random weights
+``dino://resnet50``          the official DINO ResNet-50 backbone, from the hub
+``detectron2://``, http(s)   a file of Detectron2's model zoo, or of anyone's
+a path                       ``.pkl`` of Detectron2; ``.pth`` of Detectron2, U2Seg, DINO or torchvision
+============================ ======================================================================
+"""
 
 from __future__ import annotations
 
+import argparse
+import pickle
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 
-from u2seg.engine.weights import class_counts, local_file, read_checkpoint
-from u2seg.errors import DataError
+from u2seg.errors import DataError, UsageError, lookup
 from u2seg.files import in_words, replacing
 
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+DINO_URLS = {"resnet50": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"}
 LAST = "last_checkpoint"
 """File of an output directory that names its newest checkpoint."""
+
+_ARRAY_PARTS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+}
+
+
+def local_file(uri: str) -> Path:
+    """The file that ``uri`` names, downloaded into iopath's cache if need be.
+
+    Raises:
+        UsageError: there is none.
+    """
+    scheme, _, name = uri.partition("://")
+    if not name and not Path(uri).is_file():
+        raise UsageError(f"weights {uri!r} do not exist (MODEL.WEIGHTS takes a file, a URI, or '' for none)")
+    url = lookup("DINO backbone", name, DINO_URLS) if scheme == "dino" else uri
+    try:
+        return Path(PathManager.get_local_path(url))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"weights {uri!r} can't be had from {url}: {reason}; download the file elsewhere and give its path"
+        ) from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a file of weights as ``{"model": {name: tensor}, ...}`` with Detectron2's names.
+
+    Only tensors, arrays and plain values are read; a file that asks for anything else is refused.
+
+    Raises:
+        UsageError: it can't be opened.
+        DataError: it is damaged, holds code, or holds no weights.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115  closed below; what can't be opened is not damaged
+    except OSError as error:
+        raise UsageError(f"weights {path} can't be read: {error.strerror}") from error
+    read = _read_pickle if str(path).endswith(".pkl") else _read_torch
+    try:
+        with file:
+            checkpoint = read(file)
+    except Exception as error:  # half a file raises nearly anything
+        # torch's own words advise to run what the file carries
+        asked = re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error))
+        reason = f"it asks for {asked[1]}, which is no tensor" if asked else type(error).__name__
+        raise DataError(f"weights {path} are damaged or no checkpoint: {reason}") from error
+    state = checkpoint["model"]
+    kinds = (np.ndarray, torch.Tensor)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, kinds) for value in state.values()):
+        raise DataError(f"weights {path} hold no table of tensors")
+    return checkpoint
+
+
+def _read_torch(file: BinaryIO) -> dict[str, Any]:
+    """A checkpoint of Detectron2's, or the weights under ``teacher`` (DINO), ``state_dict``, or at the top."""
+    # DINO's full checkpoints keep the command line, and some of Detectron2's a numpy number.
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray
+    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}
+    allowed = [argparse.Namespace, np.dtype, np.ndarray, *kinds, multiarray.scalar, multiarray._reconstruct]
+    with torch.serialization.safe_globals(allowed):
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    key = next((key for key in ("model", "teacher", "state_dict") if isinstance(content.get(key), dict)), "")
+    rest = content if key == "model" else {}
+    return {**rest, "model": to_detectron2(content[key] if key else content)}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles arrays and plain containers, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"unsupported class {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_pickle(file: BinaryIO) -> dict[str, Any]:
+    """A Detectron2 ``.pkl``; one of Detectron's or Caffe2's is marked as such."""
+    content = _ArrayUnpickler(file, encoding="latin1").load()
+    if "model" in content:
+        return {"matching_heuristics": True, **content}
+    weights = content.get("blobs", content)
+    state = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+    return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def to_detectron2(state: dict[str, Any]) -> dict[str, Any]:
+    """Rename a ResNet of torchvision's or DINO's to Detectron2's FPN backbone; anything else is returned as it is.
+
+    So ``layer1.0.bn2.weight`` becomes ``backbone.bottom_up.res2.0.conv2.norm.weight``.
+    """
+    state = {re.sub(r"^(module\.)?(backbone\.)?(?=(conv1|bn1|layer\d|fc)\.)", "", k): v for k, v in state.items()}
+    if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys():
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(("conv1.", "bn1.", "layer")) and not key.endswith("num_batches_tracked"):
+            name = re.sub(r"^(?=conv1|bn1)", "stem.", key)
+            name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+            name = re.sub(r"bn(\d)", r"conv\1.norm", name)
+            name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+            renamed[f"backbone.bottom_up.{name}"] = value
+    return renamed
+
+
+def class_counts(state: dict[str, Any]) -> tuple[int, int]:
+    """Thing classes, and semantic classes ("a thing" included), that a model's weights are made for; 0 for unknown."""
+    things = semantic = 0
+    for key, value in state.items():
+        if re.fullmatch(r"roi_heads\.box_predictor(\.\d+)?\.cls_score\.weight", key):
+            things = int(value.shape[0]) - 1
+        elif key == "sem_seg_head.predictor.weight":
+            semantic = int(value.shape[0])
+    return things, semantic
+
+
+def class_counts_from_weights(cfg: CfgNode) -> None:
+    """Fill class counts that neither config nor dataset told from ``MODEL.WEIGHTS``.
+
+    Raises:
+        UsageError: it does not tell either.
+    """
+    nodes = cfg.MODEL.ROI_HEADS, cfg.MODEL.SEM_SEG_HEAD
+    if all(node.NUM_CLASSES for node in nodes):
+        return
+    uri = cfg.MODEL.WEIGHTS
+    counts = class_counts(read_checkpoint(local_file(uri))["model"]) if uri else (0, 0)
+    for node, count in zip(nodes, counts, strict=True):
+        node.NUM_CLASSES = node.NUM_CLASSES or count
+    if not all(node.NUM_CLASSES for node in nodes):
+        raise UsageError(
+            "the number of classes is unknown: name a training set (DATASETS.TRAIN), trained weights (MODEL.WEIGHTS), "
+            "or set MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        )
 
 
 def last_checkpoint(directory: str | Path) -> str:
@@ -23,7 +179,7 @@ def last_checkpoint(directory: str | Path) -> str:
 
 
 class U2SegCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with the URIs of `u2seg.engine.weights` and errors that a user can act on."""
+    """Detectron2's checkpointer, with the URIs above and errors that a user can act on."""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model, and the named ``checkpointables`` (all if None), from a file or URI; "" loads nothing.
@@ -32,13 +188,7 @@ class U2SegCheckpointer(DetectionCheckpointer):
             UsageError: there is no such file.
             DataError: it is damaged, made for other class counts, or for another model altogether.
         """
-        self._source = path
-        if not path:
-            return super().load(path, checkpointables)
-        try:
-            return super().load(str(local_file(path)), checkpointables)
-        finally:
-            self._parsed_url_during_load = None
+        return super().load(str(local_file(path)) if path else path, checkpointables)
 
     def load_trained(self, path: str) -> None:
         """Load the model from ``path``, which must have every tensor of it.
@@ -46,36 +196,31 @@ class U2SegCheckpointer(DetectionCheckpointer):
         Raises:
             DataError: one is missing or of another shape; or as `load`.
         """
-        self._all_tensors = True
-        self.load(path, checkpointables=[])
-
-    _all_tensors = False
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename)
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        own = self.model.state_dict()
-        theirs, ours = class_counts(checkpoint["model"]), class_counts(own)
-        for count, expected, kind in zip(theirs, ours, ("thing classes", "semantic classes"), strict=True):
-            if count and expected and count != expected:
-                raise DataError(
-                    f"weights {self._source!r} are made for {count} {kind}, but the model has {expected}, "
-                    "as its dataset or config says"
-                )
-        if not checkpoint.get("matching_heuristics") and not own.keys() & checkpoint["model"].keys():
-            some = ", ".join(list(checkpoint["model"])[:3])
-            raise DataError(f"weights {self._source!r} have no tensor that this model has; theirs begin with {some}")
-        incompatible = super()._load_model(checkpoint)
+        incompatible = self._load_model(self._load_file(str(local_file(path))))
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         unfit = [*incompatible.missing_keys, *misshapen]
-        if self._all_tensors and unfit:
+        if unfit:
             what = "is of another shape" if unfit[0] in misshapen else "is missing"
             raise DataError(
-                f"weights {self._source!r} are no trained model of this config: {unfit[0]} {what} "
-                f"({len(unfit)} of {len(own)} tensors do not fit)"
+                f"weights {path!r} are no trained model of this config: {unfit[0]} {what} "
+                f"({len(unfit)} of {len(self.model.state_dict())} tensors do not fit)"
             )
-        return incompatible
+        self._log_incompatible_keys(incompatible)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        checkpoint = read_checkpoint(filename)
+        state, own = checkpoint["model"], self.model.state_dict()
+        kinds = ("thing classes", "semantic classes")
+        for count, expected, kind in zip(class_counts(state), class_counts(own), kinds, strict=True):
+            if count and expected and count != expected:
+                raise DataError(
+                    f"weights {filename!r} are made for {count} {kind}, but the model has {expected}, as its dataset "
+                    "or config says"
+                )
+        if not checkpoint.get("matching_heuristics") and not own.keys() & state.keys():
+            some = ", ".join(list(state)[:3])
+            raise DataError(f"weights {filename!r} have no tensor that this model has; theirs begin with {some}")
+        return checkpoint
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth``, whole or not at all, then point ``last_checkpoint`` at it.

@@ -9,7 +9,9 @@ import torch
 from fvcore.common.config import CfgNode
 
 from u2seg.config import add_u2seg_config, check_bounds, fill
-from u2seg.plugins.registry import add_plugin_config
+from u2seg.engine.checkpoint import class_counts_from_weights
+from u2seg.errors import UsageError, lookup, within
+from u2seg.plugins.registry import add_plugin_config, register_detectron2
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,44 @@ def load_config(config_file: str = "", options: Sequence[str] = ()) -> CfgNode:
     fill(cfg, config_file, options)
     check_bounds(cfg)
     return cfg
+
+
+def set_confidence(cfg: CfgNode, confidence: float) -> None:
+    """Set the three keys of Detectron2's demo that hold the smallest score, in [0, 1], of a thing."""
+    within("the confidence threshold", confidence, 0, 1)
+    for node in (cfg.MODEL.RETINANET, cfg.MODEL.ROI_HEADS):
+        node.SCORE_THRESH_TEST = float(confidence)
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = float(confidence)
+
+
+def prediction_config(cfg: CfgNode) -> CfgNode:
+    """A frozen copy of ``cfg`` with every key of this project, fit for this machine, its class counts known.
+
+    Raises:
+        UsageError: it describes no model that can segment here.
+    """
+    register_detectron2()
+    full = get_cfg()
+    try:
+        full.merge_from_other_cfg(cfg)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UsageError(f"config: {error.args[0] if error.args else error}") from error
+    if not full.MODEL.WEIGHTS:
+        raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
+    if not full.MODEL.MASK_ON:
+        raise UsageError("MODEL.MASK_ON is False: a model without masks can't segment; set it to True")
+    lookup("INPUT.FORMAT", full.INPUT.FORMAT, dict.fromkeys(("RGB", "BGR")))
+    try:
+        torch.device(full.MODEL.DEVICE)
+        fit_to_devices(full, world_size=1, has_gpu=torch.cuda.is_available(), training=False)
+        torch.empty(0, device=full.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UsageError(
+            f"MODEL.DEVICE {full.MODEL.DEVICE!r} is no device of this machine; use cpu, cuda or cuda:N"
+        ) from error
+    class_counts_from_weights(full)
+    full.freeze()
+    return full
 
 
 def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool = True) -> None:

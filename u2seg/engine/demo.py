@@ -60,49 +60,18 @@ def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
     return paths
 
 
-class PredictedDataset:
-    """Predictions in the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py."""
-
-    def __init__(self, directory: str) -> None:
-        """Claim ``directory``, in which predictions of an earlier run are replaced.
-
-        Raises:
-            UsageError: it holds something else, or can't be written.
-        """
-        self.root = claim_directory(directory, "predictions", "--save-panoptic")
-        self.entries: list[Entry] = []
-
-    def add(self, photo: Photo, prediction: Prediction) -> None:
-        """Write the PNG of ``photo`` and keep what the JSON files say of it."""
-        if not self.entries:  # from here on the files of an earlier run do not describe the PNGs
-            for name in (PANOPTIC_JSON, INSTANCES_JSON):
-                (self.root / name).unlink(missing_ok=True)
-        write_png(self.root / "panoptic" / photo.label, encode_ids(prediction.panoptic))
-        height, width = prediction.panoptic.shape
-        image = {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
-        things = prediction.instances
-        instances = map(instance_entry, things.masks, things.category_ids.tolist(), things.scores.tolist())
-        segments = [segment.to_coco() for segment in prediction.segments]
-        self.entries.append(Entry(image, photo.label, segments, [entry for entry in instances if entry is not None]))
-
-    def finish(self, predictor: Predictor, image_root: Path) -> None:
-        """Write the JSON files of what was added; names of photos are below ``image_root``."""
-        if self.entries:
-            description = f"predictions of {predictor.cfg.MODEL.WEIGHTS} by u2seg {u2seg.__version__}"
-            info = {"description": description, "image_root": str(image_root)}
-            write_dataset(self.root, info, predictor.names.categories(), lambda: self.entries)
-
-
 def segment_photos(
     predictor: Predictor, photos: PhotoSet, pictures: Mapping[int, Path], panoptic: str = ""
 ) -> dict[str, str]:
     """Segment photos; write pictures, a dataset of the predictions, or both.
 
+    The dataset has the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py.
+
     Args:
         predictor: the model.
         photos: the photos.
         pictures: where the pictures go, by photo id.
-        panoptic: folder of the dataset, "" for none.
+        panoptic: folder of the dataset, in which that of an earlier run is replaced; "" for none.
 
     Returns:
         Path of each photo that could not be read to the reason; these are left out.
@@ -110,28 +79,51 @@ def segment_photos(
     Raises:
         U2SegError: nothing can be read or written.
     """
-    dataset = PredictedDataset(panoptic) if panoptic else None
+    root = claim_directory(panoptic, "predictions", "--save-panoptic") if panoptic else None
+    entries: list[Entry] = []
     failures: dict[str, str] = {}
     try:
-        with Progress("segment", len(photos)) as progress:
-            for photo in photos.photos:
-                try:
-                    prediction = predictor(photo.path)
-                except DataError as error:
-                    failures[photo.path] = str(error)
-                    logger.warning("left out: %s", error)
-                else:
-                    if dataset is not None:
-                        dataset.add(photo, prediction)
-                    if photo.id in pictures:
-                        prediction.save(pictures[photo.id])
-                progress.advance()
-    finally:
-        if dataset is not None:
-            dataset.finish(predictor, photos.root)
+        for photo, prediction in _predict_each(predictor, photos, failures):
+            if root is not None:
+                entries.append(_write_label(root, photo, prediction, is_first=not entries))
+            if photo.id in pictures:
+                prediction.save(pictures[photo.id])
+    finally:  # an interrupted run leaves a dataset of what it has done
+        if root is not None and entries:
+            description = f"predictions of {predictor.cfg.MODEL.WEIGHTS} by u2seg {u2seg.__version__}"
+            info = {"description": description, "image_root": str(photos.root)}
+            write_dataset(root, info, predictor.names.categories(), lambda: entries)
     if len(failures) == len(photos):
         raise DataError(f"no photo could be read, {len(photos)} in all: {next(iter(failures.values()))}")
     return failures
+
+
+def _predict_each(
+    predictor: Predictor, photos: PhotoSet, failures: dict[str, str]
+) -> Iterator[tuple[Photo, Prediction]]:
+    """Each photo that can be read, and its prediction; paths of the others go to ``failures``, with the reason."""
+    with Progress("segment", len(photos)) as progress:
+        for photo in photos.photos:
+            try:
+                yield photo, predictor(photo.path)
+            except DataError as error:
+                failures[photo.path] = str(error)
+                logger.warning("left out: %s", error)
+            progress.advance()
+
+
+def _write_label(root: Path, photo: Photo, prediction: Prediction, is_first: bool) -> Entry:
+    """Write the PNG of ``photo`` and return what the JSON files will say of it; empty instances are left out."""
+    if is_first:  # from here on the JSON files of an earlier run do not describe the PNGs
+        for name in (PANOPTIC_JSON, INSTANCES_JSON):
+            (root / name).unlink(missing_ok=True)
+    write_png(root / "panoptic" / photo.label, encode_ids(prediction.panoptic))
+    height, width = prediction.panoptic.shape
+    image = {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
+    things = prediction.instances
+    instances = map(instance_entry, things.masks, things.category_ids.tolist(), things.scores.tolist())
+    segments = [segment.to_coco() for segment in prediction.segments]
+    return Entry(image, photo.label, segments, [instance for instance in instances if instance is not None])
 
 
 def film_path(source: str, output: str) -> Path:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
+from u2seg.fields import told, whole
 from u2seg.files import file_sha256
-from u2seg.images import Photo, PhotoSet, enlarge
+from u2seg.images import Photo, PhotoSet, enlarge, find_photos
 from u2seg.panoptic import (
     INSTANCES_JSON,
     PANOPTIC_JSON,
@@ -36,8 +36,7 @@ KEY = "U2SEG.SELF_TRAINING.LABELS"
 class PhotoLabel:
     """The label of one photo."""
 
-    dataset: PanopticDataset
-    """Without the other photos, since a label travels to workers."""
+    dataset: PanopticDataset  # Without the other photos, since a label travels to workers
     photo: LabelledPhoto
     painted: tuple[Mapping[str, Any], ...] | None
     """Annotations of the things that the PNG shows, whole; None where only the PNG tells."""
@@ -71,19 +70,27 @@ class PhotoLabel:
 class EarlierLabels:
     """A dataset of tools/generate_pseudo.py."""
 
-    def __init__(self, root: Path) -> None:
-        """Read the JSON files of ``root``.
+    def __init__(self, directory: str) -> None:
+        """Read the JSON files of ``directory``.
 
         Raises:
+            UsageError: there are none.
             DataError: they are damaged, empty, or of classes that this package does not number.
         """
+        root = Path(directory).expanduser().absolute()
+        if not directory or not (root / PANOPTIC_JSON).is_file():
+            raise UsageError(
+                f"{KEY} {directory!r} holds no {PANOPTIC_JSON}: name the directory of the labels that the model was "
+                "trained on, as tools/generate_pseudo.py makes it"
+            )
         self.dataset = read_panoptic(root)
         if not self.dataset.photos:
             raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
         self.space = self.dataset.label_space()
+        if not all(isinstance(photo.image_id, int) for photo in self.dataset.photos):
+            raise DataError(f"{self.dataset.json_file}: image ids must be whole numbers here, not text")
         instances = read_instances(self.dataset)
-        every = [entry for entries in (instances or {}).values() for entry in entries]
-        if instances is not None and any(entry["segment_id"] is None for entry in every):
+        if instances and any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
             instances = None
         without_photos = replace(self.dataset, photos=())
         self.labels: dict[Any, PhotoLabel] = {}
@@ -91,56 +98,39 @@ class EarlierLabels:
             painted = None if instances is None else tuple(e for e in instances[photo.image_id] if e["segment_id"])
             self.labels[photo.image_id] = PhotoLabel(without_photos, photo, painted)
         run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
-        self.round = int((run.get("self_training") or {}).get("round", 0))
+        earlier = run["self_training"] if isinstance(run.get("self_training"), dict) else {}
+        self.round = told(f"{root / RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
         """0 for the labels of the factory, t for those of the t-th round of self-training."""
-        self.caveats: list[str] = run.get("caveats") or []
+        self.caveats = [str(caveat) for caveat in run["caveats"]] if isinstance(run.get("caveats"), list) else []
         """What its run.json says against calling it unsupervised."""
         files = (root / PANOPTIC_JSON, root / INSTANCES_JSON)
         self.sha256 = {path.name: file_sha256(path) for path in files if path.is_file()}
 
-    def photo_set(self, image_root: str | None = None) -> PhotoSet:
-        """Every photo that has a label; ``image_root`` says where they lie now, if they have moved."""
-        base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
-        photos = [
-            Photo(int(photo.image_id), photo.file_name, str(base / photo.file_name), photo.label)
-            for photo in self.dataset.photos
-        ]
-        return PhotoSet(base, tuple(sorted(photos, key=lambda photo: photo.id)), numbered=True)
+    def photo_set(self, images: str | None = None, image_root: str | None = None) -> PhotoSet:
+        """The photos that have a label, with the ids and label names of these labels.
 
-    def choose(self, photos: PhotoSet) -> PhotoSet:
-        """``photos`` with the ids and label names that they have here.
+        Args:
+            images: which of them, as for `find_photos`; all by default.
+            image_root: where they lie now, if they have moved.
 
         Raises:
-            UsageError: a photo is not among these.
+            UsageError: ``images`` names a photo that has no label.
         """
-        known = {photo.name: photo for photo in self.photo_set().photos}
-        strange = [photo.name for photo in photos.photos if photo.name not in known]
+        base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
+        labelled: dict[str, Photo] = {}
+        for photo in sorted(self.dataset.photos, key=lambda photo: int(photo.image_id)):
+            name = photo.file_name
+            labelled[name] = Photo(int(photo.image_id), name, str(base / name), photo.label)
+        if not images:
+            return PhotoSet(base, tuple(labelled.values()), numbered=True)
+        chosen = find_photos(images, image_root)
+        paths = {photo.name: photo.path for photo in chosen.photos}
+        strange = [name for name in paths if name not in labelled]
         if strange:
             raise UsageError(
-                f"{len(strange)} of the {len(photos)} photos are not in {KEY} {str(self.dataset.root)!r}, such as "
+                f"{len(strange)} of the {len(chosen)} photos are not in {KEY} {str(self.dataset.root)!r}, such as "
                 f"{strange[0]!r}; leave --images out to use its photos, or give --image-root the folder that "
-                f"names like {next(iter(known))!r} are relative to"
+                f"names like {next(iter(labelled))!r} are relative to"
             )
-        chosen = [replace(known[photo.name], path=photo.path) for photo in photos.photos]
-        return replace(photos, photos=tuple(sorted(chosen, key=lambda photo: photo.id)), numbered=True)
-
-
-def read_earlier_labels(directory: str) -> EarlierLabels:
-    """Read a dataset of tools/generate_pseudo.py; a second call does not read it again unless it has changed.
-
-    Raises:
-        UsageError: there is none.
-        DataError: as `EarlierLabels`.
-    """
-    if not directory:
-        raise UsageError(f"{KEY} is empty: name the directory of the labels that the model was trained on")
-    root = Path(directory).expanduser().absolute()
-    if not (root / PANOPTIC_JSON).is_file():
-        raise UsageError(f"{KEY} {directory!r} holds no {PANOPTIC_JSON}; tools/generate_pseudo.py makes one")
-    state = (root / PANOPTIC_JSON).stat()
-    return _read(root, (state.st_mtime_ns, state.st_size))
-
-
-@lru_cache(maxsize=1)
-def _read(root: Path, version: tuple[int, int]) -> EarlierLabels:
-    return EarlierLabels(root)
+        kept = tuple(replace(photo, path=paths[name]) for name, photo in labelled.items() if name in paths)
+        return replace(chosen, photos=kept, numbered=True)

@@ -1,31 +1,43 @@
 """A trained model, ready for photos: `Predictor`, and the classes of Detectron2's demo over it.
 
-Shapes: ``H, W`` photo pixels.
+Shapes: ``H, W`` photo pixels; ``h, w`` pixels the network sees.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from detectron2.data import transforms as T  # noqa: N812
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.utils.visualizer import ColorMode
+from PIL import Image
 
-from u2seg.engine.names import ClassNames, names_from_matching
-from u2seg.engine.results import Instances, Prediction, make_prediction
-from u2seg.engine.trained import ImageLike, TrainedModel, load_image
-from u2seg.engine.visualization import save_picture
+from u2seg.engine.checkpoint import U2SegCheckpointer
+from u2seg.engine.config import load_config, prediction_config, set_confidence
+from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, names_from_matching
+from u2seg.errors import DataError, lookup
+from u2seg.images import read_image
+from u2seg.pseudo.merge import measure_segments
+from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
     import cv2
     from fvcore.common.config import CfgNode
 
+ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+"""A path, uint8 (H, W, 3) RGB, or a Pillow image."""
 
-class Predictor(TrainedModel):
-    """Segments one photo per call.
+
+class Predictor:
+    """A panoptic model with all of its weights, in evaluation mode; segments one photo per call.
 
     ::
 
@@ -38,15 +50,53 @@ class Predictor(TrainedModel):
         """Build the model of ``cfg`` and load its weights.
 
         Args:
-            cfg: as for `TrainedModel`.
+            cfg: Detectron2's with or without the keys of this project; it is not changed.
             matching: file of ``--save-matching``, to call classes by what they were matched to; else by their ids.
             policy: which matching of that file, see `names_from_matching`.
 
         Raises:
             U2SegError: config, weights or matching can't be used.
         """
-        super().__init__(cfg)
+        self.cfg = prediction_config(cfg)
+        self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
+        classes = {name: kind for name, kind in META_ARCH_REGISTRY if isinstance(kind, type)}
+        panoptic = {name: kind for name, kind in classes.items() if issubclass(kind, PanopticFPN)}
+        lookup("panoptic model (MODEL.META_ARCHITECTURE)", self.cfg.MODEL.META_ARCHITECTURE, panoptic)
+        self.model = build_model(self.cfg).eval()
+        U2SegCheckpointer(self.model).load_trained(self.cfg.MODEL.WEIGHTS)
         self.names = names_from_matching(matching, self.space, policy) if matching else ClassNames(self.space)
+
+    @classmethod
+    def from_config(
+        cls,
+        config_file: str | os.PathLike[str],
+        weights: str | os.PathLike[str] = "",
+        *,
+        confidence: float | None = None,
+        device: str = "auto",
+        opts: Sequence[str] = (),
+        **names: Any,
+    ) -> Predictor:
+        """Build the model of a YAML file.
+
+        Args:
+            config_file: such as ``configs/COCO-PanopticSegmentation/u2seg_eval_300.yaml``.
+            weights: in place of the config's ``MODEL.WEIGHTS``.
+            confidence: smallest score in [0, 1] of a thing that is shown; by default what the config says.
+            device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+            opts: ``KEY VALUE KEY VALUE ...`` over the YAML's.
+            names: ``matching`` and ``policy``, as for the constructor.
+
+        Raises:
+            U2SegError: one of these can't be used.
+        """
+        cfg = load_config(str(config_file), opts)
+        cfg.MODEL.WEIGHTS = str(weights) or cfg.MODEL.WEIGHTS
+        if device != "auto":
+            cfg.MODEL.DEVICE = device
+        if confidence is not None:
+            set_confidence(cfg, confidence)
+        return cls(cfg, **names)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Segment one photo.
@@ -55,11 +105,25 @@ class Predictor(TrainedModel):
             DataError: it can't be read, or is no image.
         """
         pixels = load_image(image)
-        return self.to_prediction(pixels, self.predict_raw(pixels))
+        return self.to_prediction(pixels, self.predict([pixels])[0])
 
-    def predict_raw(self, image: np.ndarray) -> dict[str, Any]:
-        """Detectron2's own result for ``image`` uint8 (H, W, 3) RGB: ``instances``, ``sem_seg``, ``panoptic_seg``."""
-        return self.predict([load_image(image)])[0]
+    def predict(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Detectron2's ``instances``, ``sem_seg`` and ``panoptic_seg`` for each of a batch, uint8 (H, W, 3) RGB."""
+        batch = [
+            {"image": self._to_network(image), "height": image.shape[0], "width": image.shape[1]} for image in images
+        ]
+        with torch.no_grad():
+            return self.model(batch) if batch else []
+
+    def _to_network(self, image: np.ndarray) -> torch.Tensor:
+        """``image`` uint8 (H, W, 3) RGB as the network takes it: float32 (3, h, w), 0..255, in its channel order."""
+        node, (height, width) = self.cfg.INPUT, image.shape[:2]
+        if node.FORMAT == "BGR":
+            image = image[:, :, ::-1]
+        if node.MIN_SIZE_TEST:
+            h, w = T.ResizeShortestEdge.get_output_shape(height, width, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
+            image = T.ResizeTransform(height, width, max(h, 1), max(w, 1)).apply_image(image)  # a strip's h may be 0
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))
 
     def to_prediction(self, image: np.ndarray, raw: dict[str, Any]) -> Prediction:
         """Detectron2's result ``raw`` for ``image`` uint8 (H, W, 3) RGB, as plain arrays."""
@@ -74,7 +138,7 @@ class Predictor(TrainedModel):
         )
         panoptic, info = raw["panoptic_seg"]
         probabilities = raw["sem_seg"].softmax(dim=0)
-        categories, scores = [], []
+        categories, scores = [0], [0.0]  # of id 0, void
         for segment in info:
             label = segment["category_id"]
             if segment["isthing"]:
@@ -84,7 +148,29 @@ class Predictor(TrainedModel):
                 categories.append(self.space.stuff_category(label - 1))
                 scores.append(float(probabilities[label][panoptic == segment["id"]].mean()))
         ids = panoptic.cpu().numpy().astype(np.int32)
-        return make_prediction(image, ids, categories, scores, instances, self.names)
+        segments = measure_segments(ids, categories, scores, self.space)
+        named = tuple(PredictedSegment(**vars(segment), name=self.names[segment.category_id]) for segment in segments)
+        return Prediction(image, ids, named, instances, self.names)
+
+
+def load_image(image: ImageLike) -> np.ndarray:
+    """``image`` as uint8 (H, W, 3) RGB, turned as its EXIF says if it is a file.
+
+    Raises:
+        DataError: it can't be read, or is no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return read_image(image)
+        except DataError as error:
+            raise DataError(f"photo {os.fspath(image)}: {error}") from error
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image must be uint8 (H, W, 3), a path or a Pillow image, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(f"an image must be uint8 (H, W, 3) with a pixel at least, not {image.dtype} {image.shape}")
+    return image
 
 
 class BGRPredictor(DefaultPredictor):
@@ -100,24 +186,7 @@ class BGRPredictor(DefaultPredictor):
 
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
         """Segment ``original_image`` uint8 (H, W, 3) BGR: ``instances``, ``sem_seg``, ``panoptic_seg``."""
-        return self._predictor.predict_raw(load_image(original_image)[:, :, ::-1])
-
-
-class VisualizedOutput:
-    """A drawn photo, with the methods of what Detectron2's visualizers return."""
-
-    def __init__(self, picture: np.ndarray) -> None:
-        """Hold ``picture``, uint8 (H, W, 3) RGB."""
-        self._picture = picture
-        self.height, self.width = picture.shape[:2]
-
-    def get_image(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB."""
-        return self._picture
-
-    def save(self, filepath: str | os.PathLike[str]) -> None:
-        """Write it, as `save_picture` does."""
-        save_picture(self._picture, filepath)
+        return self._predictor.predict([load_image(original_image)[:, :, ::-1]])[0]
 
 
 class VisualizationDemo:
@@ -141,11 +210,11 @@ class VisualizationDemo:
         self.predictor = BGRPredictor(self._predictor)
         self.metadata, self.instance_mode = self.predictor.metadata, instance_mode
 
-    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisualizedOutput]:
+    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], Prediction]:
         """Segment ``image`` uint8 (H, W, 3) BGR: Detectron2's predictions, and the picture to look at or save."""
-        predictions = self.predictor(image)
-        prediction = self._predictor.to_prediction(np.ascontiguousarray(image[:, :, ::-1]), predictions)
-        return predictions, VisualizedOutput(prediction.draw(grey=self.instance_mode == ColorMode.IMAGE_BW))
+        raw = self.predictor(image)
+        prediction = self._predictor.to_prediction(np.ascontiguousarray(image[:, :, ::-1]), raw)
+        return raw, replace(prediction, grey=self.instance_mode == ColorMode.IMAGE_BW)
 
     def run_on_video(self, video: cv2.VideoCapture) -> Iterator[np.ndarray]:
         """Segmented frames of ``video``, uint8 (H, W, 3) BGR as OpenCV's."""

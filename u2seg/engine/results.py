@@ -1,24 +1,97 @@
-"""What a model says about one photo, as plain arrays.
+"""What a model says about one photo: as plain arrays, by the names of its classes, and as a picture.
 
 Shapes: ``H, W`` photo pixels; ``n`` segments, which share no pixel; ``N`` instances, which may overlap.
-Category ids: things 1..K, stuff K+1..K+S.
+``K`` thing classes, ``S`` stuff classes; category ids 1..K and K+1..K+S, as everywhere in files.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
+from PIL import Image, ImageDraw, ImageFont
 
-from u2seg.engine.names import ClassNames
-from u2seg.engine.visualization import draw_segments, save_picture
-from u2seg.structures import Segment
+from u2seg.errors import DataError, UsageError, lookup
+from u2seg.evaluation.matching import MANY_TO_ONE
+from u2seg.evaluation.saved import read_matching
+from u2seg.files import in_words, replacing
+from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
+from u2seg.structures import LabelSpace, Segment, category_color
+
+MARK_FACE = 11
+"""Size in pixels of the face that `draw_layer` reckons with."""
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names and colours of the classes of one model."""
+
+    space: LabelSpace
+    known: Mapping[int, str] = field(default_factory=dict)
+    """Names by category id; a class that has none is called by its id."""
+
+    def __getitem__(self, category_id: int) -> str:
+        return self.known.get(int(category_id), str(int(category_id)))
+
+    def color(self, category_id: int) -> tuple[int, int, int]:
+        """RGB, 0..255; one colour for all classes of one name and kind."""
+        red, green, blue = category_color(self._first_of_name[self[category_id], self.space.is_thing(category_id)])
+        return red, green, blue
+
+    @cached_property
+    def _first_of_name(self) -> dict[tuple[str, bool], int]:
+        """Smallest category id of each name, for things (True) and stuff (False)."""
+        ids = range(self.space.num_things + self.space.num_stuff, 0, -1)
+        return {(self[index], self.space.is_thing(index)): index for index in ids}
+
+    def categories(self) -> list[dict[str, Any]]:
+        """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn."""
+        return [
+            {**entry, "name": self.known.get(entry["id"], entry["name"]), "color": list(self.color(entry["id"]))}
+            for entry in self.space.categories()
+        ]
+
+    def metadata(self) -> dict[str, Any]:
+        """What Detectron2's visualizers read, in its contiguous ids: things from 0, stuff from 1."""
+        ids = range(1, self.space.num_things + self.space.num_stuff + 1)
+        things, stuff = ids[: self.space.num_things], ids[self.space.num_things :]
+        return {
+            "thing_classes": [self[index] for index in things],
+            "thing_colors": [list(self.color(index)) for index in things],
+            "stuff_classes": ["things", *(self[index] for index in stuff)],
+            "stuff_colors": [[255, 255, 255], *(list(self.color(index)) for index in stuff)],
+        }
+
+
+def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy: str = "") -> ClassNames:
+    """Names of the classes that clusters were matched to, from a file of ``--save-matching``.
+
+    Args:
+        path: the file.
+        space: K and S of the model.
+        policy: which of the file's matchings; by default ``many_to_one``, or else the first.
+
+    Raises:
+        UsageError: there is no such file, or no such policy in it.
+        DataError: it is no saved matching, or one for other clusters.
+    """
+    classes, matchings = read_matching(Path(path))
+    default = MANY_TO_ONE if MANY_TO_ONE in matchings else next(iter(matchings), "")
+    class_of_cluster = lookup(f"matching policy in {path}", policy or default, matchings)
+    matched = {cluster: classes[index] for cluster, index in class_of_cluster.items() if index is not None}
+    crossed = any(isthing != space.is_thing(cluster) for cluster, (_, isthing) in matched.items())
+    if crossed or class_of_cluster.keys() != set(range(1, space.num_things + space.num_stuff + 1)):
+        raise DataError(
+            f"{path} matches {len(class_of_cluster)} clusters, which are not those of the model: "
+            f"{space.num_things} of things, then {space.num_stuff} of stuff"
+        )
+    return ClassNames(space, {cluster: name for cluster, (name, _) in matched.items()})
 
 
 @dataclass(frozen=True)
@@ -35,14 +108,10 @@ class PredictedSegment(Segment):
 class Instances:
     """Detected things, best first; those that the panoptic map has no place for are here too."""
 
-    masks: np.ndarray
-    """bool (N, H, W)"""
-    boxes: np.ndarray
-    """float32 (N, 4): left, top, right, bottom, in pixels"""
-    scores: np.ndarray
-    """float32 (N,) in [0, 1]"""
-    category_ids: np.ndarray
-    """int64 (N,), 1..K"""
+    masks: np.ndarray  # bool (N, H, W)
+    boxes: np.ndarray  # float32 (N, 4): left, top, right, bottom, in pixels
+    scores: np.ndarray  # float32 (N,) in [0, 1]
+    category_ids: np.ndarray  # int64 (N,), 1..K
     names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -53,17 +122,36 @@ class Instances:
 class Prediction:
     """One photo, segmented. A notebook shows it as a picture."""
 
-    image: np.ndarray
-    """uint8 (H, W, 3) RGB"""
-    panoptic: np.ndarray
-    """int32 (H, W): segment id of each pixel, 0 where there is none"""
+    image: np.ndarray  # uint8 (H, W, 3) RGB
+    panoptic: np.ndarray  # int32 (H, W): segment id of each pixel, 0 where there is none
     segments: tuple[PredictedSegment, ...]
     instances: Instances
-    names: ClassNames = field(repr=False)
+    names: ClassNames
+    grey: bool = False  # Whether the picture shows the photo in grey where there is no segment
 
-    def draw(self, text: bool = True, grey: bool = False) -> np.ndarray:
-        """The photo with its segments over it, uint8 (H, W, 3) RGB, as `draw_segments` has it."""
-        return draw_segments(self.image, self.panoptic, self.segments, self.names, text, grey)
+    def draw(self, text: bool = True) -> np.ndarray:
+        """The photo, uint8 (H, W, 3) RGB, with its segments filled with the colour of their class and outlined.
+
+        With ``text``, segments are named where there is room.
+        """
+        place_of_id = np.full(int(self.panoptic.max(initial=0)) + 1, DIMMED, np.int32)
+        place_of_id[[segment.id for segment in self.segments]] = np.arange(1, len(self.segments) + 1)
+        regions = [
+            Region(s.category_id, self.names.color(s.category_id), s.name, s.area / self.panoptic.size, s.score)
+            for s in self.segments
+        ]
+        longest = max(self.panoptic.shape)
+        face = max(MARK_FACE, round(longest / 55))  # pixels
+        layer = draw_layer(place_of_id[self.panoptic], regions, max(1, longest * MARK_FACE // face))
+        layer.palette[DIMMED, 3] = 0  # the photo shows where there is no segment
+        image = self.image
+        if self.grey:
+            luminance = np.asarray(Image.fromarray(image).convert("L"))
+            image = np.where(self.panoptic[..., None] > 0, image, luminance[..., None])
+        picture = Image.alpha_composite(Image.fromarray(image).convert("RGBA"), layer.to_rgba()).convert("RGB")
+        if text:
+            _write_names(picture, layer, self.names, face)
+        return np.asarray(picture)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what `draw` gives; the file's ending says in which format, ``.png`` if it has none.
@@ -72,6 +160,9 @@ class Prediction:
             UsageError: the format is unknown, or the file can't be written.
         """
         return save_picture(self.draw(), path)
+
+    get_image = draw
+    """As Detectron2's visualizers call it."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -84,32 +175,46 @@ class Prediction:
         return f"Prediction({width} x {height} pixels; segments: {', '.join(names) or 'none'})"
 
 
-def make_prediction(
-    image: np.ndarray,
-    panoptic: np.ndarray,
-    categories: Sequence[int],
-    scores: Sequence[float],
-    instances: Instances,
-    names: ClassNames,
-) -> Prediction:
-    """Measure the segments of a panoptic map.
+def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: int) -> None:
+    """Write each mark's name in or near its region, large regions first, none over another."""
+    draw = ImageDraw.Draw(picture, "RGBA")
+    face = ImageFont.load_default(size=size)
+    occupied: list[tuple[float, float, float, float]] = []  # left, top, right, bottom, in pixels
+    for mark in layer.marks:
+        name = names[mark.category_id]
+        if names.space.is_thing(mark.category_id):
+            name = f"{name} {mark.score:.0%}"
+        half = draw.textlength(name, font=face) / 2 + size / 3
+        x = min(max(mark.x * picture.width, half), max(half, picture.width - half))
+        for lines in (0, 1, -1, 2, -2):
+            y = mark.y * picture.height + lines * size * 1.6
+            box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
+            if lines and (box[1] < 0 or box[3] > picture.height):
+                continue
+            if all(
+                box[2] <= left or right <= box[0] or box[3] <= top or bottom <= box[1]
+                for left, top, right, bottom in occupied
+            ):
+                occupied.append(box)
+                draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
+                draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
+                draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
+                break
 
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        panoptic: int32 (H, W) with ids 1..n, 0 for none; ids that no pixel has are left out of the result.
-        categories: category id of segment i + 1, for each of the n.
-        scores: in [0, 1], one for each of the n.
-        instances: the detections.
-        names: of the categories.
+
+def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
+    """Write ``picture`` uint8 (H, W, 3) RGB to ``path``, whole or not at all, and return the path.
+
+    Raises:
+        UsageError: the ending names no format of pictures, or the file can't be written.
     """
-    areas = np.bincount(panoptic.ravel(), minlength=len(categories) + 1).tolist()
-    boxes = ndimage.find_objects(panoptic, max_label=len(categories))
-    segments = []
-    for index, (category, score, box) in enumerate(zip(categories, scores, boxes, strict=True), start=1):
-        if box is None:
-            continue
-        rows, columns = box
-        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        isthing = names.space.is_thing(category)
-        segments.append(PredictedSegment(index, category, isthing, areas[index], bbox, score, names[category]))
-    return Prediction(image, panoptic, tuple(segments), instances, names)
+    path = Path(path).expanduser()
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
+    options = {"quality": 92} if kind == "JPEG" else {}
+    with in_words(path), replacing(path) as part:
+        Image.fromarray(picture).save(part, format=kind, **options)
+    return path

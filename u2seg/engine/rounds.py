@@ -1,15 +1,124 @@
-"""The rule of a round of self-training: what of a model's predictions and of the earlier labels makes the new labels.
+"""A round of self-training, photo by photo: a model is asked, and its confident answers join the earlier label.
 
-CutLER (CVPR 2023), section 3.4, for things; stuff, which CutLER has not, by the same thought.
+Things follow CutLER (CVPR 2023), section 3.4; stuff, which CutLER has not, the same thought.
 
-Shapes: ``H, W`` pixels; ``P`` predicted masks; ``N`` masks of the earlier labels; ``S`` stuff classes.
+Shapes: ``H, W`` pixels at which a photo is labelled; ``P`` predicted masks; ``N`` masks of the earlier labels; ``K``
+thing and ``S`` stuff classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from u2seg.engine.earlier_labels import PhotoLabel
+from u2seg.errors import DataError
+from u2seg.images import Photo, batches
+from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
+from u2seg.pseudo.worker import Job, Outcome, read_photos
+from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
+
+if TYPE_CHECKING:
+    from u2seg.engine.predictor import Predictor
+
+Answer = tuple[MaskSet, np.ndarray, np.ndarray, np.ndarray]
+"""What a model says of one photo: things bool (P, H, W); their clusters int64 (P,) in [0, K); the semantic class of
+each pixel uint8 (H, W), 0 for "a thing" and 1..S for stuff; the probability of that class float32 (H, W)."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which model is asked, and which of its answers are used; see ``U2SEG.SELF_TRAINING``."""
+
+    config_file: str
+    weights: str
+    weights_sha256: str
+    min_score: float
+    max_iou: float
+    stuff_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundJob(Job):
+    """Photos to ask the model about, and their labels so far."""
+
+    labels: Mapping[int, PhotoLabel]  # By the photo's id
+    rule: Rule
+
+
+@lru_cache(maxsize=1)
+def load_teacher(rule: Rule, device: str) -> Predictor:
+    """The model of ``rule`` on ``device``, once in each process, and without torch's notes to its own developers."""
+    from u2seg.engine.demo import quiet
+
+    quiet()
+    from u2seg.engine.predictor import Predictor
+
+    return Predictor.from_config(rule.config_file, rule.weights, confidence=rule.min_score, device=device)
+
+
+def ask_teacher(teacher: Predictor, images: Sequence[np.ndarray]) -> list[Answer]:
+    """What ``teacher`` says of ``images``, uint8 (H, W, 3) RGB of any sizes, as one batch."""
+    answers = []
+    for raw in teacher.predict(images):
+        detections = raw["instances"]
+        masks = detections.pred_masks.cpu().numpy().astype(bool)
+        visible = masks.any(axis=(1, 2))
+        scores = np.clip(detections.scores.float().cpu().numpy()[visible], 0, 1)
+        clusters = detections.pred_classes.cpu().numpy().astype(np.int64)[visible]
+        confidence, stuff = raw["sem_seg"].float().softmax(dim=0).max(dim=0)
+        things = MaskSet(masks[visible], scores)
+        answers.append((things, clusters, stuff.cpu().numpy().astype(np.uint8), confidence.cpu().numpy()))
+    return answers
+
+
+def label_round(job: RoundJob) -> Outcome:
+    """Ask the model about each photo and merge its answer with the label; write what the merge stage reads."""
+    outcome = Outcome()
+
+    def work(group: Sequence[Photo]) -> None:
+        readable = read_photos(group, outcome, job.recipe)
+        with outcome.timed("predict"):
+            answers = ask_teacher(load_teacher(job.rule, job.device), [pixels.image for _, pixels in readable])
+        for (photo, pixels), answer in zip(readable, answers, strict=True):
+            with outcome.timed("merge with the labels"):
+                outcome.attempt([photo], partial(write_round, job, answer, pixels.size))
+
+    with bounded_threads(job.recipe.executor.threads):
+        for batch in batches(job.photos, job.recipe.executor.batch_size):
+            outcome.attempt(batch, work)
+    return outcome
+
+
+def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Sequence[Photo]) -> None:
+    """Merge ``answer`` with the label of the one photo, of ``size`` (height, width) pixels; write masks and stuff.
+
+    Raises:
+        DataError: the label is missing, damaged, or of another size than the photo.
+    """
+    rule, number = job.rule, photos[0].id
+    label, key = job.labels[number], job.keys[number]
+    height, width = label.photo.height, label.photo.width
+    if (height, width) != size:
+        raise DataError(f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {width} x {height}")
+    things, clusters, semantic, confidence = answer
+    earlier, earlier_clusters, stuff = label.read(*semantic.shape)
+    kept, stay = merge_things(things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
+    masks = MaskSet(
+        np.concatenate([things.masks[kept], earlier.masks[stay]]),
+        np.concatenate([things.scores[kept], earlier.scores[stay]]),
+    )
+    extra = {
+        "clusters": np.concatenate([clusters[kept], earlier_clusters[stay]]),
+        "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
+    }
+    write_masks(job.masks.path(key), MaskRecord(masks, None, size, extra))
+    write_stuff(job.stuff.path(key), merge_stuff(semantic, confidence, stuff, rule.stuff_score))
 
 
 def merge_things(

@@ -1,10 +1,11 @@
-"""Detectron2's trainer with exact resume, safe checkpoints, and datasets named by their path."""
+"""Detectron2's trainer with exact resume, safe checkpoints, datasets named by path, and an end at the first NaN."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
+import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, defaults
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, defaults
 from detectron2.evaluation import verify_results
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
@@ -22,10 +23,8 @@ from detectron2.utils.registry import Registry
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
-from u2seg.engine.checkpoint import U2SegCheckpointer, last_checkpoint
-from u2seg.engine.steps import Steps
-from u2seg.engine.weights import class_counts_from_weights
-from u2seg.errors import U2SegError, UsageError, lookup
+from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights, last_checkpoint
+from u2seg.errors import DataError, U2SegError, UsageError, lookup
 
 if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
@@ -33,38 +32,92 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Sample = dict[str, Any]
+Losses = dict[str, torch.Tensor]
+
 TRAINERS = Registry("TRAINERS")
 """Subclasses of `Trainer`; named by ``SOLVER.TRAINER_NAME``."""
 
 
 def trainer_class(cfg: CfgNode) -> type[Trainer]:
-    """The trainer that ``SOLVER.TRAINER_NAME`` names.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """The trainer that ``SOLVER.TRAINER_NAME`` names, or a UsageError with the nearest name."""
     return lookup("trainer (SOLVER.TRAINER_NAME)", cfg.SOLVER.TRAINER_NAME, dict(TRAINERS))
 
 
-class Reseed(HookBase):
-    """Seeds torch before each step by the run's seed, the step and the process, and nothing that happened before."""
+class Steps(SimpleTrainer):
+    """Detectron2's steps. Mixed precision is float16 with scaled losses on GPUs, bfloat16 on CPUs.
 
-    def __init__(self, seed: int, loader: TrainLoader) -> None:
-        self.loader = loader
-        self.load_state_dict({"seed": seed})
+    A NaN or infinite loss anywhere ends in one `DataError` in all processes, before the weights change. Torch is seeded
+    before each step by the run's seed, the step and the process, and nothing that happened before.
+    """
 
-    def before_step(self) -> None:
-        """Seed torch's generators, from which the model samples regions."""
-        words = np.random.SeedSequence([self.seed, self.trainer.iter, comm.get_rank()]).generate_state(1)
-        torch.manual_seed(int(words[0]))
+    def __init__(
+        self, model: torch.nn.Module, data_loader: TrainLoader, optimizer: Any, mixed_precision: bool, seed: int
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self.seed = data_loader.sampler.seed = seed
+        self.device = next(model.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        dtype = torch.float16 if on_gpu else torch.bfloat16  # bfloat16 has float32's range, so no loss is scaled
+        self._autocast = functools.partial(torch.autocast, self.device.type, dtype, mixed_precision)
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision and on_gpu)
 
-    def state_dict(self) -> dict[str, int]:
-        """The seed, so that a resumed run without ``SEED`` keeps the one that it drew."""
-        return {"seed": self.seed}
+    def run_step(self) -> None:
+        """One step; only the forward pass is in mixed precision."""
+        words = np.random.SeedSequence([self.seed, self.iter, comm.get_rank()]).generate_state(1)
+        torch.manual_seed(int(words[0]))  # the model samples regions
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        losses, reason = self._losses(self.model, batch)
+        broken = torch.tensor(bool(reason), dtype=torch.int32, device=self.device)
+        if comm.get_world_size() > 1:  # whoever went on alone would wait for the others' gradients
+            torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
+        if broken:
+            raise DataError(self._describe(batch, reason))
+        self.optimizer.zero_grad()
+        total: Any = sum(losses.values())
+        self.grad_scaler.scale(total).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take up a seed, here and in the loader."""
-        self.seed = self.loader.sampler.seed = int(state["seed"])
+    def _losses(self, model: torch.nn.Module, batch: list[Sample]) -> tuple[Losses, str]:
+        """Losses of ``batch``, and what is wrong with them, if anything."""
+        try:
+            with self._autocast():
+                losses = model(batch)
+        except FloatingPointError as error:  # Detectron2's, of boxes that are not finite
+            return {}, str(error).splitlines()[0].rstrip("!.")
+        if isinstance(losses, torch.Tensor):
+            losses = {"total_loss": losses}
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss).all()]
+        return losses, f"{', '.join(bad)} became NaN or infinite" if bad else ""
+
+    @torch.no_grad()
+    def _describe(self, batch: list[Sample], reason: str) -> str:
+        """One message for all processes: reasons, and photos of the batches of those where a loss is not finite."""
+        suspects = batch
+        if comm.get_world_size() == 1:  # elsewhere a synchronised layer would wait for the others
+            suspects = [sample for sample in batch if self._losses(self.model, [sample])[1]] or batch
+        names = [str(sample.get("file_name", "a photo without a name")) for sample in suspects]
+        reports = [report for report in comm.all_gather((reason, names)) if report[0]]
+        reasons = ", ".join(dict.fromkeys(reason for reason, _ in reports))
+        photos = [name for _, names in reports for name in names]
+        culprit = f"photo {photos[0]}" if len(photos) == 1 else f"one of the photos {', '.join(photos)}"
+        return f"{reasons}, at iteration {self.iter}, on {culprit}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with the scale of the losses, and the seed, which a run without ``SEED`` has drawn."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self.seed = self.data_loader.sampler.seed = state_dict["seed"]
+        if state_dict.get("grad_scaler"):  # empty where losses were not scaled
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 @TRAINERS.register()
@@ -91,16 +144,15 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE "
                 f"{reference}; set the latter to 0 for a batch that does not follow the number of GPUs"
             )
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         with _distributed_on_cpu() if cfg.MODEL.DEVICE == "cpu" else contextlib.nullcontext():
             super().__init__(cfg)
-        self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED, seed)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, which save through a checkpointer of ours, after `Reseed`."""
+        """Detectron2's, which save through a checkpointer of ours."""
         self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        seed = self.cfg.SEED if self.cfg.SEED >= 0 else comm.shared_random_seed()
-        return [Reseed(seed, self.data_loader), *super().build_hooks()]
+        return super().build_hooks()
 
     @classmethod
     def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:

@@ -9,29 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
 
-from u2seg.evaluation.detection import DetectionSet, matched_scores
-from u2seg.evaluation.matching import (
-    U2SEG_PAPER,
-    VoteThresholds,
-    heaviest_classes,
-    match_kinds,
-    pixel_evidence,
-    stuff_votes,
-    thing_votes,
-)
-from u2seg.evaluation.quality import (
-    ClassCounts,
-    class_iou,
-    confusion_matrix,
-    count_matches,
-    head_scores,
-    renamed_in_place,
-    semantic_scores,
-)
-from u2seg.evaluation.tables import VOID, SetTable, count_grid
+from u2seg.evaluation import matching, quality
+from u2seg.evaluation.detection import scores_by_kind
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
+from u2seg.evaluation.runs import positions
+from u2seg.evaluation.tables import VOID, Table, count_grid
 from u2seg.evaluation.taxonomy import Taxonomy
 
 
@@ -39,16 +26,15 @@ from u2seg.evaluation.taxonomy import Taxonomy
 class Comparison:
     """A set labelled twice."""
 
-    table: SetTable
+    table: Table
     taxonomy: Taxonomy
     cluster_ids: np.ndarray  # int64 (L,), category_id of each cluster
     num_things: int  # of the clusters, the first ones
-    thresholds: VoteThresholds
+    scoring: Scoring
     detections: np.ndarray | None = None
     """`SEGMENT` (N,) of a model: they vote instead of thing segments in `u2seg_paper`, and AP is among the figures."""
-    regions: SetTable | None = None
+    regions: Table | None = None
     """Of a model's semantic head; they vote instead of stuff segments in `u2seg_paper`."""
-    backend: str | None = None  # COCO library for AP; the fastest installed if None
 
     @cached_property
     def cluster_isthing(self) -> np.ndarray:
@@ -75,20 +61,22 @@ class Comparison:
     @cached_property
     def cluster(self) -> np.ndarray:
         """int64 (U,) cluster in [0, L) of each member."""
-        order = np.argsort(self.cluster_ids)
-        return order[np.searchsorted(self.cluster_ids[order], self.members["category"])]
+        return positions(self.members["category"], self.cluster_ids)
 
     @cached_property
-    def _pixels(self) -> np.ndarray:
-        return pixel_evidence(self.table, self.gt_class)
+    def _pixels(self) -> coo_array:
+        return matching.pixel_evidence(self.table, self.gt_class, (len(self.members), len(self.taxonomy)))
 
     @cached_property
-    def _votes(self) -> np.ndarray:
-        head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
-        stuff = stuff_votes(head, self.gt_class, self.thresholds.stuff_iou, start)
+    def _votes(self) -> coo_array:
         voters = np.flatnonzero(self.table.pred["isthing"]) if self.detections is None else np.arange(*self.starts)
-        things = thing_votes(self.table, self.gt_class, self.members[voters], voters, self.thresholds)
-        return np.concatenate([things, stuff])
+        voter, of_thing = matching.thing_votes(
+            self.table, self.gt_class, self.members[voters], self.scoring.box_iou, self.scoring.score
+        )
+        head, start = (self.table, 0) if self.regions is None else (self.regions, self.starts[1])
+        region, of_stuff = matching.stuff_votes(head, self.gt_class, self.scoring.stuff_iou)
+        votes = np.append(voters[voter], start + region), np.append(of_thing, of_stuff)
+        return coo_array((np.ones(len(votes[0]), np.int64), votes), (len(self.members), len(self.taxonomy)))
 
     def counts(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """What ``policy`` counts, summed to int64 (L, C): votes for `u2seg_paper`, else pixels.
@@ -96,15 +84,13 @@ class Comparison:
         ``cluster`` int64 (U,) is that of each member; only the ``chosen``, bool (U,), count.
         """
         evidence = self._votes if policy == U2SEG_PAPER else self._pixels
-        if chosen is not None:
-            evidence = evidence[chosen[evidence["member"]]]
-        shape = len(self.cluster_ids), len(self.taxonomy)
-        return count_grid(cluster[evidence["member"]], evidence["target"], evidence["weight"], shape)
+        weight = evidence.data if chosen is None else evidence.data * chosen[evidence.row]
+        return count_grid(cluster[evidence.row], evidence.col, weight, (len(self.cluster_ids), len(self.taxonomy)))
 
     def matched(self, policy: str, cluster: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         """Class int64 (L,) of each cluster by ``policy``, -1 for none; arguments as of `counts`."""
         table = self.counts(policy, cluster, chosen)
-        return match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
+        return matching.match_kinds(table, self.cluster_isthing, self.taxonomy.isthing, policy)
 
     def shuffled(self, seed: int | None) -> np.ndarray:
         """`cluster` with the ids shuffled, things among things, stuff among stuff; as it is for None.
@@ -113,20 +99,13 @@ class Comparison:
         """
         if seed is None:
             return self.cluster
-        rng = np.random.default_rng(seed)
-        cluster, (first, second) = self.cluster.copy(), self.starts
-        isthing, origin = self.table.pred["isthing"], self.table.pred["origin"]
-        things, stuff = np.flatnonzero(isthing), np.flatnonzero(~isthing)
-        cluster[stuff] = cluster[rng.permutation(stuff)]
-        if self.detections is None:
-            cluster[things] = cluster[rng.permutation(things)]
-        else:
-            cluster[first:second] = rng.permutation(cluster[first:second])
-            cluster[things] = cluster[first + origin[things]]
-        if self.regions is not None:
-            cluster[second:] = rng.permutation(cluster[second:])
-            made = stuff[origin[stuff] != VOID]
-            cluster[made] = cluster[second + origin[made]]
+        rng, cluster = np.random.default_rng(seed), self.cluster.copy()
+        stuff, things = (np.flatnonzero(self.table.pred["isthing"] == kind) for kind in (False, True))
+        detections, regions = np.split(np.arange(len(cluster)), self.starts)[1:]
+        for group in (stuff, things if self.detections is None else detections, regions):
+            cluster[group] = cluster[rng.permutation(group)]
+        made = np.flatnonzero(self.table.pred["origin"] != VOID)
+        cluster[made] = cluster[self.table.pred["origin"][made]]
         return cluster
 
     def best_classes(self) -> np.ndarray:
@@ -134,7 +113,11 @@ class Comparison:
 
         What perfect classes would make of these segments.
         """
-        return heaviest_classes(self._pixels, len(self.table.pred))
+        shared = self._pixels.tocsr().tocoo()  # one entry for each segment and class
+        order = np.argsort(shared.data, kind="stable")
+        best = np.full(len(self.table.pred), VOID, np.int64)
+        best[shared.row[order]] = shared.col[order]  # the largest is written last
+        return best
 
     def figures(self, classes: np.ndarray, policy: str = "", of_cluster: np.ndarray | None = None) -> dict[str, float]:
         """PQ, pixel accuracy, mIoU and the semantic head's own, in percent, nan where nothing is there to score.
@@ -145,21 +128,21 @@ class Comparison:
             of_cluster: int64 (L,), class of each cluster, for the figures that the released code's renaming gives.
         """
         pred_class, _, region_class = np.split(classes, self.starts)
-        counts, confusion = self.class_counts(pred_class, policy), self.confusion(pred_class)
+        counts, confusion = self.class_counts(pred_class, policy), self._confusion(pred_class)
         isthing = self.taxonomy.isthing
         every = np.ones_like(isthing)
         figures: dict[str, float] = {}
         for suffix, chosen in (("", every), ("_th", isthing), ("_st", ~isthing)):
-            figures |= {f"{name.upper()}{suffix}": 100 * value for name, value in counts.average(chosen).items()}
+            figures |= counts.average(chosen, suffix)
         for suffix, chosen in (("", every), ("_stuff", ~isthing)):
-            figures |= _percent(semantic_scores(confusion, chosen), suffix)
+            figures |= _percent(quality.semantic_scores(confusion, chosen), suffix)
         if policy == U2SEG_PAPER and self.regions is not None:
-            class_of_region = {"_sem_seg": region_class}
+            figures |= _percent(quality.head_scores(self.regions, self.gt_class, region_class, isthing), "_sem_seg")
             if of_cluster is not None:
-                renamed = renamed_in_place(of_cluster, self.cluster_isthing, isthing)
-                class_of_region["_released"] = renamed[self.cluster[self.starts[1] :]]
-            for suffix, labels in class_of_region.items():
-                figures |= _percent(head_scores(self.regions, self.gt_class, labels, isthing), suffix)
+                renamed = quality.renamed_in_place(of_cluster, self.cluster_isthing, isthing)[
+                    self.cluster[self.starts[1] :]
+                ]
+                figures |= _percent(quality.head_scores(self.regions, self.gt_class, renamed, isthing), "_released")
         return figures
 
     def detection_figures(self, classes: np.ndarray) -> dict[str, float]:
@@ -167,34 +150,30 @@ class Comparison:
         if self.detections is None:
             return {}
         labels = classes[slice(*self.starts)]
-        return matched_scores(DetectionSet.of(self.table, self.gt_class, self.detections, labels), self.backend)
+        scores = scores_by_kind(self.table, self.gt_class, self.detections, labels, self.scoring.backend, brief=True)
+        return {f"{name}_{kind}": value for kind, figures in scores.items() for name, value in figures.items()}
 
-    def class_counts(self, pred_class: np.ndarray, policy: str = "") -> ClassCounts:
+    def class_counts(self, pred_class: np.ndarray, policy: str = "") -> quality.ClassCounts:
         """Matches of each class, given classes int64 (P,) and the policy that gave them.
 
         `u2seg_paper` takes each stuff segment for itself, also where several of a photo have one class.
         """
         coarse_things = self.taxonomy.things != "category"  # one class may hold several categories
         flags = (self.taxonomy.isthing, coarse_things, policy != U2SEG_PAPER)
-        return count_matches(self.table, self.gt_class, pred_class, *flags)
+        return quality.count_matches(self.table, self.gt_class, pred_class, *flags)
 
-    def confusion(self, pred_class: np.ndarray) -> np.ndarray:
-        """Pixels int64 (C, C+1), given classes int64 (P,)."""
-        return confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
+    def _confusion(self, pred_class: np.ndarray) -> np.ndarray:
+        return quality.confusion_matrix(self.table, self.gt_class, pred_class, len(self.taxonomy))
 
-    def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, float | int | str | bool]]:
+    def per_class(self, pred_class: np.ndarray, policy: str = "") -> list[dict[str, Any]]:
         """Name, kind, PQ, SQ, RQ, IoU (percent) and counts of each class that either side has; classes int64 (P,)."""
-        counts, iou = self.class_counts(pred_class, policy), class_iou(self.confusion(pred_class))
-        values = counts.per_class()
+        counts = self.class_counts(pred_class, policy)
+        columns = counts.per_class() | {"IoU": 100 * quality.class_iou(self._confusion(pred_class))}
+        columns |= {name: getattr(counts, name) for name in ("tp", "fp", "fn")}
         return [
-            {
-                "name": self.taxonomy.names[index],
-                "isthing": bool(self.taxonomy.isthing[index]),
-                **{name.upper(): 100 * float(values[name][index]) for name in values},
-                "IoU": 100 * float(iou[index]),
-                **{name: int(getattr(counts, name)[index]) for name in ("tp", "fp", "fn")},
-            }
-            for index in np.flatnonzero(counts.seen).tolist()
+            {"name": name, "isthing": isthing} | {key: column[index].item() for key, column in columns.items()}
+            for index, (name, isthing) in enumerate(self.taxonomy.keys)
+            if counts.seen[index]
         ]
 
     def one_class_things(self) -> dict[str, float]:
@@ -202,8 +181,7 @@ class Comparison:
         gt_class = np.where(self.table.gt["isthing"], 0, 1)
         pred_class = np.where(self.table.pred["isthing"], 0, VOID)
         things = np.array([True, False])
-        average = count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things)
-        return {f"{name.upper()}_th": 100 * value for name, value in average.items()}
+        return quality.count_matches(self.table, gt_class, pred_class, things, merge_crowds=True).average(things, "_th")
 
 
 def _percent(scores: dict[str, float], suffix: str) -> dict[str, float]:

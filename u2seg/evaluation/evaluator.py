@@ -22,17 +22,16 @@ from detectron2.utils import comm
 from fvcore.common.registry import Registry
 
 from u2seg.errors import DataError, UsageError, lookup
-from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import Scoring
-from u2seg.evaluation.matching import U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.detection import KINDS, class_agnostic_scores
+from u2seg.evaluation.fitting import ways_to_fit
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
-from u2seg.evaluation.picture import draw_clusters
-from u2seg.evaluation.report import Report, as_json, render
-from u2seg.evaluation.saved import MATCHING_FILE, directory_name, matching_file, save_matching
+from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
+from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
+from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -75,14 +74,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
     ) -> None:
         """Read the human labels of the dataset ``name``: a COCO panoptic JSON and the folder of its PNGs.
 
-        Args:
-            name: of the dataset, for messages.
-            panoptic_json: its labels.
-            panoptic_root: the folder of their PNGs.
-            space: the model's classes.
-            scoring: how to match and score.
-            output_dir: where results, matching and picture go; nowhere if None.
-            distributed: gather from all processes.
+        Classes of the model are those of ``space``; results, matching and picture go to ``output_dir``, if given; with
+        ``distributed``, the photos of all processes are gathered.
         """
         self.name, self.space, self.scoring = name, space, scoring
         self.output_dir, self.distributed = output_dir, distributed
@@ -100,15 +93,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 f"{dataset_name} has no panoptic labels to score against; name a dataset with panoptic.json"
             )
         results = Path(cfg.OUTPUT_DIR) / "inference"
-        scoring = Scoring(
-            matching.POLICIES,
-            matching.THINGS,
-            matching.STUFF,
-            VoteThresholds(matching.BOX_IOU, matching.SCORE, matching.STUFF_IOU),
-            _saved_matching(matching.FIT_ON, dataset_name, results),
-            matching.FOLDS,
-            matching.SEEDS,
-        )
+        options = {key.lower(): value for key, value in matching.items() if key != "FIT_ON"}
+        scoring = Scoring(**options, matching=_saved_matching(matching.FIT_ON, dataset_name, results))
         return {
             "name": dataset_name,
             "panoptic_json": metadata.panoptic_json,
@@ -141,8 +127,15 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
                 return None
         if not images:
             raise DataError(f"the model saw no photo of {self.name}")
-        comparison = self.compare(images)
-        report = self.report(comparison)
+        images.sort(key=lambda image: (isinstance(image.image_id, str), image.image_id))
+        comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
+        segments = [segment for image in images for segment in self._photos[image.image_id].segments]
+        warn_of_areas(self.gt.json_file, segments, comparison.table.gt["area"])
+        masks = {}
+        if comparison.detections is not None:
+            masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
+        fits = ways_to_fit(self.scoring, comparison)
+        report = make_report(self.name, str(self.gt.json_file), fits, masks)
         text = render(report, WORST_AND_BEST)
         logger.info("%s", text)
         if self.output_dir:
@@ -153,25 +146,14 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             logger.info("results, matching and a picture of the clusters: %s", self.output_dir)
         return _as_results(report)
 
-    def compare(self, images: Sequence[ModelImage]) -> Comparison:
-        """The photos of all processes, in order of their ids."""
-        ordered = sorted(images, key=lambda image: (isinstance(image.image_id, str), image.image_id))
-        return join_outputs(ordered, self.space, self.taxonomy, self.scoring.thresholds)
-
-    def report(self, comparison: Comparison, class_agnostic: bool = True) -> Report:
-        """Match and score by every policy; ``class_agnostic`` scores the detections without classes, too."""
-        masks = {}
-        if class_agnostic and comparison.detections is not None:
-            masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
-        fits = self.scoring.fits(comparison)
-        return Report.of(self.name, str(self.gt.json_file), fits, self.scoring, masks)
-
 
 def _saved_matching(fit_on: str, dataset: str, results: Path) -> Path | None:
-    """The file that ``TEST.MATCHING.FIT_ON`` names, if it names any."""
-    file = matching_file(fit_on, results) if fit_on else None
+    """The file that ``TEST.MATCHING.FIT_ON`` names: itself, or what the evaluation of a dataset of that name left."""
+    if not fit_on:
+        return None
+    file = Path(fit_on) if Path(fit_on).is_file() else results / directory_name(fit_on) / MATCHING_FILE
     # Other processes may come here before the main one has written the file.
-    if file and comm.is_main_process() and not file.is_file():
+    if comm.is_main_process() and not file.is_file():
         raise UsageError(
             f"TEST.MATCHING.FIT_ON {fit_on!r} is no saved matching, and there is none of a dataset of that name in "
             f"{results}: evaluate on it first, or name it before {dataset} in DATASETS.TEST"
@@ -179,15 +161,15 @@ def _saved_matching(fit_on: str, dataset: str, results: Path) -> Path | None:
     return file
 
 
-def _as_results(report: Report) -> OrderedDict[str, dict[str, float]]:
+def _as_results(report: dict[str, Any]) -> OrderedDict[str, dict[str, float]]:
     """Figures by policy, each with its chance control, for Detectron2's logs and ``TEST.EXPECTED_RESULTS``."""
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
-    for scores in report.policies:
-        by_chance = {f"{name}_by_chance": value for name, value in scores.control_mean.items()}
-        results[scores.key] = scores.figures | by_chance
-    agnostic = report.class_agnostic
-    kinds = ("one_class", "mask", "box")
+    for scores in report["policies"]:
+        by_chance = {f"{name}_by_chance": value for name, value in scores["control_mean"].items()}
+        results[scores["key"]] = scores["figures"] | by_chance
     results["class_agnostic"] = {
-        f"{name}_{kind}": value for kind in kinds for name, value in agnostic.get(kind, {}).items()
+        f"{name}_{kind}": value
+        for kind in ("one_class", *KINDS)
+        for name, value in report["class_agnostic"].get(kind, {}).items()
     }
     return results

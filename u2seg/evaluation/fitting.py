@@ -3,57 +3,26 @@
 The chance control shuffles the cluster ids among the segments, matches and scores them the same way; a matching with
 many clusters and few photos finds good classes for random ids, too.
 
-Shapes: ``L`` clusters; ``C`` classes; ``U`` members of clusters in the scored set (see `comparison`).
+Shapes: ``L`` clusters; ``F`` folds, 1 without; ``U`` members of clusters in the scored set (see `comparison`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import DEFAULT_POLICIES, RULES, U2SEG_PAPER, VoteThresholds
+from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.saved import load_matching
-from u2seg.evaluation.tables import VOID
 
 CLOSE_SHARE = 2 / 3
 """A figure is called close to chance where chance reaches this share of it."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a set is matched and scored."""
-
-    policies: Sequence[str] = DEFAULT_POLICIES
-    things: str = "category"  # level of human thing classes, see Taxonomy.of
-    stuff: str = "supercategory"  # level of human stuff classes
-    thresholds: VoteThresholds = field(default_factory=VoteThresholds)
-    matching: Path | None = None  # a saved matching to use instead of fitting one
-    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
-    seeds: int = 3  # runs of the chance control
-    backend: str | None = None  # COCO library; the fastest installed if None
-
-    def __post_init__(self) -> None:
-        for policy in self.policies:
-            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
-        if self.seeds < 0:
-            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
-        if self.matching and self.folds:
-            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
-
-    def fits(self, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
-        """The ways to fit that are asked for, the first of them on another set, ``fitted``, if one is given."""
-        if self.matching:
-            saved = load_matching(self.matching, scored)
-            return [Fit(scored, str(self.matching), "_transferred", saved=saved)]
-        first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
-        label = f"other photos of this set ({self.folds} folds)"
-        return [first, Fit(scored, label, "_folds", folds=self.folds)] if self.folds else [first]
 
 
 @dataclass(frozen=True)
@@ -67,66 +36,54 @@ class Fit:
     label: str = "the photos that are scored"  # What a table says the matching was fitted on
     suffix: str = ""  # What the short names of its figures end in
     fitted: Comparison | None = None  # Fit on this set instead
-    saved: Mapping[str, np.ndarray] | None = None  # fit nothing: policy to class int64 (L,) of each cluster
+    saved: Mapping[str, np.ndarray] | None = None  # Fit nothing: policy to class int64 (L,) of each cluster
     folds: int = 0  # 2 or more: fit on the other folds of the scored set, photo by photo, and score all folds together
 
     def __post_init__(self) -> None:
-        images, fitted = self.scored.table.num_images, self.fitted or self.scored
+        images = self.scored.table.num_images
         if self.folds and not 2 <= self.folds <= images:
             raise UsageError(
                 f"--folds (TEST.MATCHING.FOLDS) takes 2 to the number of photos ({images}), not {self.folds}"
             )
-        same = np.array_equal(fitted.cluster_ids, self.scored.cluster_ids)
-        if not same or fitted.num_things != self.scored.num_things:
-            fitted_on, scored = (
-                f"{each.num_things} thing and {len(each.cluster_ids) - each.num_things} stuff clusters"
-                for each in (fitted, self.scored)
-            )
+        fitted, scored = (each.cluster_ids.tolist() for each in (self.fitted or self.scored, self.scored))
+        if fitted != scored or (self.fitted and self.fitted.num_things != self.scored.num_things):
             raise DataError(
-                f"the set to fit on has {fitted_on}, the one to score {scored}: a matching can only be carried over "
-                "between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
+                f"the {len(fitted)} clusters of the set to fit on are not the {len(scored)} of the one to score: a "
+                "matching can only be carried over between labels of the same clusters (see U2SEG.CLUSTERS.REUSE)"
             )
 
-    def of_cluster(self, policy: str, seed: int | None = None) -> np.ndarray | None:
-        """Class int64 (L,) of each cluster, -1 for void; None with folds, since each has its own.
+    @cached_property
+    def fold(self) -> np.ndarray:
+        """int64 (U,) fold in [0, F) of each member, that of its photo; 0 without folds."""
+        fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % max(self.folds, 1)
+        return fold_of_image[self.scored.members["image"]]
+
+    def matchings(self, policy: str, seed: int | None = None) -> np.ndarray:
+        """Class int64 (F, L) of each cluster in each fold, -1 for void; with a ``seed``, of the chance control.
 
         Raises:
             UsageError: the saved matchings are by other policies.
         """
         if self.saved is not None:
-            if policy not in self.saved:
-                raise UsageError(f"{self.label} holds no matching of policy {policy}; it has {', '.join(self.saved)}")
-            return self.saved[policy]
-        fitted = self.fitted or self.scored
-        return None if self.folds else fitted.matched(policy, fitted.shuffled(seed))
+            return lookup(f"matching policy in {self.label}", policy, self.saved)[None]
+        fitted, fold = self.fitted or self.scored, self.fold
+        cluster = fitted.shuffled(seed)
+        if not self.folds:
+            return fitted.matched(policy, cluster)[None]
+        return np.stack([fitted.matched(policy, cluster, fold != held_out) for held_out in range(self.folds)])
 
     def classes(self, policy: str, seed: int | None = None) -> np.ndarray:
         """Class int64 (U,) of each member, -1 for void; with a ``seed``, of the chance control."""
-        cluster, of_cluster = self.scored.shuffled(seed), self.of_cluster(policy, seed)
-        if of_cluster is not None:
-            return of_cluster[cluster]
-        fold_of_image = np.random.default_rng(0).permutation(self.scored.table.num_images) % self.folds
-        fold = fold_of_image[self.scored.members["image"]]
-        classes = np.full(len(cluster), VOID, np.int64)
-        for held_out in range(self.folds):
-            scored = fold == held_out
-            classes[scored] = self.scored.matched(policy, cluster, ~scored)[cluster[scored]]
-        return classes
+        return self.matchings(policy, seed)[self.fold, self.scored.shuffled(seed)]
 
 
-@dataclass(frozen=True)
-class PolicyScores:
-    """One policy's figures."""
-
-    policy: str
-    fitted_on: str
-    key: str  # Short name of policy and fit
-    figures: dict[str, float]  # percent, nan where there is nothing to score
-    control_mean: dict[str, float]  # mean over the seeds, percent, without AP; empty if no control was asked for
-    control_sd: dict[str, float]  # standard deviation over the seeds, percent
-    close_to_chance: list[str]
-    """Figures that chance nearly reaches; SQ says how good masks are, so random classes don't lower it."""
-    per_class: list[dict[str, float | int | str | bool]]
+def ways_to_fit(scoring: Scoring, scored: Comparison, fitted: Comparison | None = None, name: str = "") -> list[Fit]:
+    """The ways to fit that are asked for, the first of them on another set, ``fitted``, called ``name``, if given."""
+    if scoring.matching:
+        return [Fit(scored, str(scoring.matching), "_transferred", saved=load_matching(scoring.matching, scored))]
+    first = Fit(scored, name, "_transferred", fitted) if fitted else Fit(scored)
+    label = f"other photos of this set ({scoring.folds} folds)"
+    return [first, Fit(scored, label, "_folds", folds=scoring.folds)] if scoring.folds else [first]
 
 
 def is_close(figure: float, control: float, deviation: float) -> bool:
@@ -136,24 +93,31 @@ def is_close(figure: float, control: float, deviation: float) -> bool:
     return control >= CLOSE_SHARE * figure or figure <= control + 2 * deviation
 
 
-def score_policy(fit: Fit, policy: str, seeds: Sequence[int]) -> PolicyScores:
-    """Match by ``policy``, score, and do the same with shuffled ids once for each of ``seeds``.
+def score_policy(fit: Fit, policy: str, seeds: int) -> dict[str, Any]:
+    """Match by ``policy``, score, and do the same with shuffled ids for ``seeds`` seeds from 0.
 
     The control has no AP: that costs more than all else together, and says no more about chance than PQ does.
+
+    Returns:
+        ``policy``; ``fitted_on``; ``key``, the short name of policy and fit; ``figures`` by name, percent, nan where
+        there is nothing to score; ``control_mean`` and ``control_sd`` over the seeds, empty without any;
+        ``close_to_chance``, names of the figures that chance nearly reaches; ``per_class``.
     """
     scored, classes = fit.scored, fit.classes(policy)
-    figures = scored.figures(classes, policy, fit.of_cluster(policy) if policy == U2SEG_PAPER else None)
-    chance = [scored.figures(fit.classes(policy, seed), policy) for seed in seeds]
-    columns = {name: np.array([control[name] for control in chance]) for name in chance[0]} if chance else {}
+    figures = scored.figures(classes, policy, None if fit.folds else fit.matchings(policy)[0])
+    chance = [scored.figures(fit.classes(policy, seed), policy) for seed in range(seeds)]
+    columns = {name: np.array([control[name] for control in chance]) for name in (chance[0] if chance else ())}
     mean, deviation = ({name: float(f(values)) for name, values in columns.items()} for f in (np.mean, np.std))
-    close = [name for name in mean if name[:2] != "SQ" and is_close(figures[name], mean[name], deviation[name])]
-    return PolicyScores(
-        policy=policy,
-        fitted_on=fit.label,
-        key=f"{policy}{fit.suffix}",
-        figures=figures | scored.detection_figures(classes),
-        control_mean=mean,
-        control_sd=deviation,
-        close_to_chance=close,
-        per_class=scored.per_class(classes[: len(scored.table.pred)], policy),
-    )
+    return {
+        "policy": policy,
+        "fitted_on": fit.label,
+        "key": f"{policy}{fit.suffix}",
+        "figures": figures | scored.detection_figures(classes),
+        "control_mean": mean,
+        "control_sd": deviation,
+        # SQ says how good masks are, so random classes don't lower it.
+        "close_to_chance": [
+            name for name in mean if name[:2] != "SQ" and is_close(figures[name], mean[name], deviation[name])
+        ],
+        "per_class": scored.per_class(classes[: len(scored.table.pred)], policy),
+    }

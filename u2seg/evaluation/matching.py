@@ -6,18 +6,26 @@ a thing votes for the class of a human object that its box hits if its score is 
 the human stuff class that it overlaps enough in that photo; the majority wins, of equals the first class.
 
 Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``G`` true and ``P`` predicted
-segments of the set; ``U`` members of clusters (see `comparison`); ``E`` pieces of evidence; ``B`` pairs of boxes.
+segments of the set; ``U`` members of clusters (see `comparison`); ``V`` voters.
+
+*Evidence* is a sparse matrix, int64 (U, C): what speaks for giving the cluster of a member a class, shared pixels or
+votes. It may hold several entries for one pair, which add up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as coco
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
 
-from u2seg.errors import lookup
+from u2seg.errors import UsageError, lookup
 from u2seg.evaluation.quality import merge_segments
-from u2seg.evaluation.tables import VOID, SetTable, sum_pairs
+from u2seg.evaluation.tables import VOID, Table, sum_pairs
 
 MANY_TO_ONE = "many_to_one"
 ONE_TO_ONE = "one_to_one"
@@ -34,17 +42,30 @@ RULES = {
 
 DEFAULT_POLICIES = (MANY_TO_ONE, ONE_TO_ONE, ONE_TO_ONE_THEN_MAJORITY)
 
-EVIDENCE = np.dtype([("member", np.int64), ("target", np.int64), ("weight", np.int64)])
-"""What speaks for giving the cluster of a member in [0, U) the class ``target``: shared pixels, or a vote."""
-
 
 @dataclass(frozen=True)
-class VoteThresholds:
-    """When something votes in the policy `u2seg_paper`; what the labels' scores mean decides what 0.6 means."""
+class Scoring:
+    """How a set is matched and scored: ``TEST.MATCHING``, or the options of ``tools/evaluate_pseudo.py``."""
 
-    box_iou: float = 0.7  # A thing's box and a human one's: above this
-    score: float = 0.6  # A thing's score: at least this
-    stuff_iou: float = 0.15  # Masks of stuff: above this
+    policies: Sequence[str] = DEFAULT_POLICIES
+    things: str = "category"  # level of human thing classes, see Taxonomy.of
+    stuff: str = "supercategory"  # level of human stuff classes
+    # When something votes in `u2seg_paper`; what the labels' scores mean decides what 0.6 means.
+    box_iou: float = 0.7  # a thing's box and a human one's: above this
+    score: float = 0.6  # a thing's score: at least this
+    stuff_iou: float = 0.15  # masks of stuff: above this
+    matching: Path | None = None  # a saved matching to use instead of fitting one
+    folds: int = 0  # 2 or more: also figures of matchings fitted on the other folds
+    seeds: int = 3  # runs of the chance control
+    backend: str | None = None  # COCO library; the fastest installed if None
+
+    def __post_init__(self) -> None:
+        for policy in self.policies:
+            lookup("matching policy (--policies, TEST.MATCHING.POLICIES)", policy, RULES)
+        if self.seeds < 0:
+            raise UsageError(f"--seeds (TEST.MATCHING.SEEDS) takes 0 or more, not {self.seeds}")
+        if self.matching and self.folds:
+            raise UsageError("--matching (TEST.MATCHING.FIT_ON) fits nothing, so --folds can't go with it")
 
 
 def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
@@ -70,8 +91,6 @@ def match_clusters(overlap: np.ndarray, policy: str) -> np.ndarray:
     if not overlap.size:
         return matched
     if rule != MANY_TO_ONE:
-        from scipy.optimize import linear_sum_assignment
-
         clusters, classes = linear_sum_assignment(overlap, maximize=True)
         matched[clusters] = np.where(overlap[clusters, classes] > 0, classes, VOID)
     if rule != ONE_TO_ONE:
@@ -90,51 +109,42 @@ def match_kinds(table: np.ndarray, cluster_isthing: np.ndarray, class_isthing: n
     return matched
 
 
-def heaviest_classes(evidence: np.ndarray, num_members: int) -> np.ndarray:
-    """int64 (num_members,), the class that most of `EVIDENCE` (E,) speaks for, for each member; -1 for none."""
-    member, target, weight = sum_pairs(evidence["member"], evidence["target"], evidence["weight"])
-    heaviest = np.full(num_members, VOID, np.int64)
-    order = np.argsort(weight, kind="stable")
-    heaviest[member[order]] = target[order]  # the heaviest is written last
-    return heaviest
-
-
-def pixel_evidence(table: SetTable, gt_class: np.ndarray) -> np.ndarray:
-    """`EVIDENCE` (E,): pixels that thing shares with thing, or stuff with stuff; ``gt_class`` int64 (G,)."""
+def pixel_evidence(table: Table, gt_class: np.ndarray, shape: tuple[int, int]) -> coo_array:
+    """Evidence of ``shape`` (U, C): pixels that thing shares with thing, stuff with stuff; ``gt_class`` int64 (G,)."""
     inside = (table.pair_gt != VOID) & (table.pair_pred != VOID)
     gt, pred, pixels = table.pair_gt[inside], table.pair_pred[inside], table.pixels[inside]
-    keep = table.gt["isthing"][gt] == table.pred["isthing"][pred]
-    return _evidence(pred[keep], gt_class[gt[keep]], pixels[keep])
-
-
-def _evidence(member: np.ndarray, target: np.ndarray, weight: np.ndarray | int = 1) -> np.ndarray:
-    evidence = np.zeros(len(member), EVIDENCE)
-    evidence["member"], evidence["target"], evidence["weight"] = member, target, weight
-    return evidence
+    same = table.gt["isthing"][gt] == table.pred["isthing"][pred]
+    return coo_array((pixels[same], (pred[same], gt_class[gt[same]])), shape)
 
 
 def thing_votes(
-    table: SetTable,
-    gt_class: np.ndarray,
-    voters: np.ndarray,
-    members: np.ndarray,
-    thresholds: VoteThresholds,
-) -> np.ndarray:
-    """`EVIDENCE` (E,): a vote for each pair of a voter and a human thing, crowds included, whose boxes overlap enough.
+    table: Table, gt_class: np.ndarray, voters: np.ndarray, box_iou: float, score: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A vote for each human thing, crowds included, whose box a voter of at least ``score`` hits by over ``box_iou``.
 
-    Voters are things or detections, `SEGMENT` (V,); ``members`` int64 (V,) says which members of clusters they are.
+    Voters are things or detections, `SEGMENT` (V,); ``gt_class`` is int64 (G,).
+
+    Returns:
+        Of each vote, the voter in [0, V) and the class, int64.
     """
-    gt, chosen = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= thresholds.score)
-    left, right = _within_images(table.gt["image"][gt], voters["image"][chosen], table.num_images)
-    gt, chosen = gt[left], chosen[right]
-    hit = paired_box_iou(table.gt["box"][gt], voters["box"][chosen]) > thresholds.box_iou
-    return _evidence(members[chosen[hit]], gt_class[gt[hit]])
+    humans, sure = np.flatnonzero(table.gt["isthing"]), np.flatnonzero(voters["score"] >= score)
+    images = np.arange(1, table.num_images)
+    humans_by_image = np.split(humans, np.searchsorted(table.gt["image"][humans], images))
+    voters_by_image = np.split(sure, np.searchsorted(voters["image"][sure], images))
+    votes = []
+    for gt, voter in zip(humans_by_image, voters_by_image, strict=True):
+        iou = coco.iou(voters["box"][voter], table.gt["box"][gt], np.zeros(len(gt)))  # [] where there are none
+        first, second = np.nonzero(np.reshape(iou, (len(voter), len(gt))) > box_iou)
+        votes.append((voter[first], gt_class[gt[second]]))
+    voter, target = np.concatenate(votes, axis=1)
+    return voter, target
 
 
-def stuff_votes(table: SetTable, gt_class: np.ndarray, stuff_iou: float, start: int = 0) -> np.ndarray:
-    """`EVIDENCE` (E,): a vote for each predicted and human stuff class of one photo whose masks exceed ``stuff_iou``.
+def stuff_votes(table: Table, gt_class: np.ndarray, stuff_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """A vote for each predicted and human stuff class of one photo whose masks exceed ``stuff_iou``.
 
-    ``start`` is the member number of the first predicted segment, or region, of ``table``.
+    Returns:
+        Of each vote, the predicted segment, or region, in [0, P) and the class, int64.
     """
     stuff = ~table.gt["isthing"] & ~table.gt["crowd"]
     number, regions = merge_segments(table.gt, np.where(stuff, gt_class, VOID), stuff)
@@ -142,23 +152,4 @@ def stuff_votes(table: SetTable, gt_class: np.ndarray, stuff_iou: float, start: 
     use[use] = stuff[table.pair_gt[use]] & ~table.pred["isthing"][table.pair_pred[use]]
     pred, region, shared = sum_pairs(table.pair_pred[use], number[table.pair_gt[use]], table.pixels[use])
     hit = shared / (regions["area"][region] + table.pred["area"][pred] - shared) > stuff_iou
-    return _evidence(start + pred[hit], regions["category"][region[hit]])
-
-
-def _within_images(first: np.ndarray, second: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions int64 (B,) and (B,) of all pairs in ``first`` and ``second``, rising image indices, of one image."""
-    counts = np.bincount(second, minlength=num_images)
-    starts = np.cumsum(counts) - counts
-    repeats = counts[first]
-    left = np.repeat(np.arange(len(first)), repeats)
-    within = np.arange(len(left)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    return left, np.repeat(starts[first], repeats) + within
-
-
-def paired_box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU float64 (B,) of boxes float64 (B, 4), x, y, width, height, row by row."""
-    low = np.maximum(first[:, :2], second[:, :2])
-    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
-    return np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)
+    return pred[hit], regions["category"][region[hit]]

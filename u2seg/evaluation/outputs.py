@@ -6,38 +6,28 @@ Shapes: ``H, W`` photo pixels; ``N`` detections of a photo; ``P`` its predicted 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import VoteThresholds
-from u2seg.evaluation.runs import changes, encode_masks
-from u2seg.evaluation.tables import (
-    SEGMENT,
-    VOID,
-    ImageTable,
-    SetTable,
-    compare_maps,
-    join_rows,
-    overlap_table,
-    segment_rows,
-)
+from u2seg.evaluation.matching import Scoring
+from u2seg.evaluation.runs import encode_masks
+from u2seg.evaluation.tables import SEGMENT, VOID, Table, compare_maps, join_rows
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo
 from u2seg.structures import LabelSpace
 
 
-@dataclass(frozen=True)
-class ModelImage:
+class ModelImage(NamedTuple):
     """One photo's outputs beside its human label."""
 
     image_id: Any
-    table: ImageTable
+    table: Table
     detections: np.ndarray | None  # `SEGMENT` (N,); None if the model gives none
-    regions: ImageTable | None  # What the semantic head says; None if nobody asked or it says nothing
+    regions: Table | None  # What the semantic head says; None if nobody asked or it says nothing
 
 
 def read_output(
@@ -57,6 +47,7 @@ def read_output(
     Raises:
         DataError: there are no segments, or label and output differ in size; the message names the photo.
     """
+    regions = None
     try:
         if "panoptic_seg" not in output or output["panoptic_seg"][1] is None:
             raise DataError("the model gives no panoptic_seg with segments")
@@ -64,9 +55,10 @@ def read_output(
         gt_ids = gt.read_ids(photo)
         segments = [_segment(entry, space) for entry in entries]
         table = compare_maps(gt_ids, ids.cpu().numpy(), photo.segments, segments, of_model=True)
-        regions = None
         if with_regions and output.get("sem_seg") is not None:
-            regions = _compare_regions(gt_ids, photo, table, _largest_channel(output["sem_seg"]), space)
+            clusters = output["sem_seg"].max(dim=0).indices.cpu().numpy()  # on a CPU, a third of argmax's time
+            stuff = [SegmentInfo(i, space.stuff_category(i - 1), isthing=False) for i in range(1, space.num_stuff + 1)]
+            regions = replace(compare_maps(gt_ids, clusters, photo.segments, stuff, of_model=True), gt=table.gt)
     except DataError as error:
         raise DataError(f"photo {photo.file_name!r}: {error}") from error
     origin = {entry["id"]: entry.get("instance_id", VOID) for entry in entries if entry["isthing"]}
@@ -84,16 +76,6 @@ def _segment(entry: Mapping[str, Any], space: LabelSpace) -> SegmentInfo:
     return SegmentInfo(int(entry["id"]), category, isthing, score=float(entry.get("score", 1.0)))
 
 
-def _compare_regions(
-    gt_ids: np.ndarray, photo: LabelledPhoto, table: ImageTable, classes: np.ndarray, space: LabelSpace
-) -> ImageTable:
-    """The overlap with the head's map, integer (H, W), of which stuff cluster s is segment s and a thing is void."""
-    stuff = sorted(set(np.unique(classes.ravel()[changes(classes)]).tolist()) - {0})
-    pixels = overlap_table(gt_ids, classes, [segment.id for segment in photo.segments], stuff)
-    segments = [SegmentInfo(index, space.stuff_category(index - 1), isthing=False) for index in stuff]
-    return replace(table, pixels=pixels, pred=segment_rows(segments, pixels[:, 1:].sum(axis=0)))
-
-
 def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
     """`SEGMENT` (N,) of Detectron2's ``Instances``."""
     rows = np.zeros(len(instances), SEGMENT)
@@ -105,43 +87,26 @@ def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
     return rows
 
 
-def _largest_channel(scores: Any) -> np.ndarray:
-    """int (H, W), the first channel with the largest of ``scores``, a tensor (C, H, W).
-
-    On a CPU this is channel by channel, since torch's argmax along the first axis takes three times as long.
-    """
-    if scores.device.type != "cpu" or not len(scores) or not scores[0].is_contiguous():
-        largest_index: np.ndarray = scores.argmax(dim=0).cpu().numpy()
-        return largest_index
-    channels = (scores.float() if scores.is_floating_point() else scores).numpy()
-    largest, index = channels[0].copy(), np.zeros(channels.shape[1:], np.int16)
-    better = np.empty(index.shape, bool)
-    for number, channel in enumerate(channels[1:], start=1):
-        np.greater(channel, largest, out=better)
-        np.copyto(index, number, where=better)
-        np.maximum(channel, largest, out=largest)
-    return index
-
-
-def join_outputs(
-    images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, thresholds: VoteThresholds
-) -> Comparison:
-    """All photos of a set; detections and regions only where every photo has them."""
-    table = SetTable.join([image.table for image in images])
+def join_outputs(images: Sequence[ModelImage], space: LabelSpace, taxonomy: Taxonomy, scoring: Scoring) -> Comparison:
+    """All photos of a set, in their order; detections and regions only where every photo has them."""
+    table = Table.join([image.table for image in images])
     heads = [image.regions for image in images if image.regions is not None]
     instances = [image.detections for image in images if image.detections is not None]
-    isthing, origin = table.pred["isthing"], table.pred["origin"]
+    isthing, origin, start = table.pred["isthing"], table.pred["origin"], len(table.pred)
     for kind, parts in ((isthing, instances), (~isthing, [head.pred for head in heads])):
-        if len(parts) == len(images):  # from positions in the image to positions in the set
-            starts = np.cumsum([0, *map(len, parts)])
-            made = kind & (origin != VOID)
-            origin[made] += starts[table.pred["image"][made]]
+        if len(parts) < len(images):
+            origin[kind] = VOID
+            continue
+        starts = start + np.cumsum([0, *map(len, parts)])  # the members of each image
+        made = kind & (origin != VOID)
+        origin[made] += starts[table.pred["image"][made]]
+        start = starts[-1]
     return Comparison(
         table,
         taxonomy,
         np.arange(1, space.num_things + space.num_stuff + 1),
         space.num_things,
-        thresholds,
+        scoring,
         detections=join_rows(instances) if len(instances) == len(images) else None,
-        regions=SetTable.join(heads) if len(heads) == len(images) else None,
+        regions=Table.join(heads) if len(heads) == len(images) else None,
     )

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from u2seg.evaluation.tables import SEGMENT, VOID, SetTable, count_grid, sum_pairs
+from u2seg.evaluation.tables import SEGMENT, VOID, Table, count_grid, sum_pairs
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,19 @@ class ClassCounts:
         return (self.tp + self.fp + self.fn) > 0
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """``pq``, ``sq``, ``rq``, each float64 (C,) in [0, 1]; 0 for a class without segments."""
+        """``PQ``, ``SQ``, ``RQ``, each float64 (C,) in percent; 0 for a class without segments."""
         halves = self.tp + 0.5 * self.fp + 0.5 * self.fn
-        return {"pq": _ratio(self.iou, halves), "sq": _ratio(self.iou, self.tp), "rq": _ratio(self.tp, halves)}
+        ratios = {"PQ": (self.iou, halves), "SQ": (self.iou, self.tp), "RQ": (self.tp, halves)}
+        return {name: 100 * _ratio(above, below) for name, (above, below) in ratios.items()}
 
-    def average(self, chosen: np.ndarray) -> dict[str, float]:
-        """``pq``, ``sq``, ``rq`` in [0, 1] over those of the ``chosen`` classes, bool (C,), that are seen; else nan."""
+    def average(self, chosen: np.ndarray, suffix: str = "") -> dict[str, float]:
+        """``PQ``, ``SQ``, ``RQ`` and ``suffix``: percent over the seen of ``chosen`` classes, bool (C,); else nan."""
         use = chosen & self.seen
-        count = int(use.sum())
-        return {
-            name: sum(values[use].tolist()) / count if count else np.nan for name, values in self.per_class().items()
-        }
+        return {f"{name}{suffix}": _mean(values[use]) for name, values in self.per_class().items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else np.nan
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -79,7 +81,7 @@ def merge_segments(rows: np.ndarray, label: np.ndarray, mergeable: np.ndarray) -
 
 
 def count_matches(
-    table: SetTable,
+    table: Table,
     gt_class: np.ndarray,
     pred_class: np.ndarray,
     class_isthing: np.ndarray,
@@ -117,7 +119,7 @@ def count_matches(
     wrong[second[match]] = False
     labels = true_label[first[match]]
     return ClassCounts(
-        iou=np.bincount(labels, weights=iou[match], minlength=num_classes).astype(float),
+        iou=np.bincount(labels, weights=iou[match], minlength=num_classes),
         tp=np.bincount(labels, minlength=num_classes),
         fp=np.bincount(guess["category"][wrong], minlength=num_classes),
         fn=np.bincount(true_label[missed], minlength=num_classes),
@@ -125,7 +127,7 @@ def count_matches(
 
 
 def _merge_pairs(
-    table: SetTable, true_number: np.ndarray, guess_number: np.ndarray
+    table: Table, true_number: np.ndarray, guess_number: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merged segments that share pixels: true (`VOID` outside all), predicted, pixels; void predictions left out."""
     second = np.append(guess_number, VOID)[table.pair_pred]  # VOID is -1, the last entry
@@ -144,7 +146,7 @@ def _heeded_crowds(true: np.ndarray) -> np.ndarray:
 
 
 def confusion_matrix(
-    table: SetTable, gt_class: np.ndarray, pred_class: np.ndarray, num_classes: int, outside: int | None = None
+    table: Table, gt_class: np.ndarray, pred_class: np.ndarray, num_classes: int, outside: int = VOID
 ) -> np.ndarray:
     """Pixels int64 (C, C+1): true class by predicted class, the last column for none.
 
@@ -153,10 +155,8 @@ def confusion_matrix(
     """
     keep = table.pair_gt != VOID
     row = gt_class[table.pair_gt[keep]]
-    padded = np.append(
-        np.where(pred_class == VOID, num_classes, pred_class), num_classes if outside is None else outside
-    )
-    column = padded[table.pair_pred[keep]]  # VOID is -1, the last entry
+    column = np.append(pred_class, outside)[table.pair_pred[keep]]  # VOID is -1, the last entry
+    column[column == VOID] = num_classes
     return count_grid(row, column, table.pixels[keep], (num_classes, num_classes + 1))
 
 
@@ -166,24 +166,18 @@ def semantic_scores(confusion: np.ndarray, chosen: np.ndarray) -> dict[str, floa
     ``confusion`` is int64 (C, C+1), ``chosen`` bool (C,). Predictions of any class count on the pixels of those.
     """
     rows = confusion * chosen[:, None]
-    iou = class_iou(rows)
     total, right = int(rows.sum()), int(np.diagonal(rows).sum())
-    present = rows.sum(axis=1) > 0
-    return {
-        "pixel_accuracy": right / total if total else np.nan,
-        "miou": float(iou[present].mean()) if present.any() else np.nan,
-    }
+    return {"pixel_accuracy": right / total if total else np.nan, "miou": _mean(class_iou(rows)[rows.any(axis=1)])}
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
     """IoU float64 (C,) of each class in [0, 1], 0 where a class has no pixel; ``confusion`` int64 (C, C+1)."""
     right = np.diagonal(confusion)
-    union = confusion.sum(axis=1) + confusion.sum(axis=0)[:-1] - right
-    return np.divide(right, union, out=np.zeros(len(right)), where=union > 0)
+    return _ratio(right, confusion.sum(axis=1) + confusion.sum(axis=0)[:-1] - right)
 
 
 def head_scores(
-    regions: SetTable, gt_class: np.ndarray, region_class: np.ndarray, class_isthing: np.ndarray
+    regions: Table, gt_class: np.ndarray, region_class: np.ndarray, class_isthing: np.ndarray
 ) -> dict[str, float]:
     """`semantic_scores` of a semantic head's map, in which void is "a thing", over that and the stuff classes.
 
@@ -192,7 +186,7 @@ def head_scores(
     column = np.append(np.where(class_isthing, 0, np.cumsum(~class_isthing)), VOID)  # things 0, stuff 1.., none VOID
     count = int(column.max()) + 1
     confusion = confusion_matrix(regions, column[gt_class], column[region_class], count, outside=0)
-    confusion[:, -1] = 0
+    confusion[:, -1] = 0  # a cluster without a class counts neither as right nor as wrong
     return semantic_scores(confusion, np.ones(count, bool))
 
 

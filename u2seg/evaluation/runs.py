@@ -1,17 +1,18 @@
-"""COCO's run-length codes of many masks in one pass, their boxes, and where a map changes.
+"""COCO's run-length codes of many masks in one pass.
 
 A mask is read down its columns; it is told by its *turns*, the positions at which it becomes one or becomes zero. Its
-code is the distances between turns, written as ``pycocotools`` writes them, to the byte.
+code is the distances between turns; ``pycocotools`` writes them in its letters.
 
 Shapes: ``H, W`` image pixels; ``N`` masks; ``T`` turns of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco
 
 
 def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, Any]]:
@@ -27,28 +28,19 @@ def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, 
     starts = np.concatenate([column * height + row + 1, tops * height])
     starts.sort(kind="stable")
     column, row = np.divmod(starts, height)
-    owner = places(ids[row, column], segments)
-    encoded = owner >= 0
-    wall = height * width
-    owner = owner[encoded].astype(
-        np.int16 if len(segments) < 2**15 else np.int64
-    )  # numpy sorts short integers by radix
-    order = np.argsort(owner, kind="stable")
-    spans = np.stack([starts[encoded], np.append(starts[1:], wall)[encoded]], axis=1)[
-        order
-    ]  # first pixel, first beyond
-    turns = spans + (owner[order].astype(np.int64) * wall)[:, None]
-    return _encode(turns[spans < wall], len(segments), height, width)
+    owner = positions(ids[row, column], segments)
+    order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
+    spans = np.stack([starts, np.append(starts[1:], ids.size)], axis=1)[order]  # first pixel, first beyond
+    turns = spans + owner[order, None] * ids.size
+    return _encode(turns[spans < ids.size], len(segments), height, width)
 
 
-def places(values: np.ndarray, listed: Sequence[int]) -> np.ndarray:
+def positions(values: np.ndarray, listed: Sequence[int] | np.ndarray) -> np.ndarray:
     """int64, for each of ``values``, integers, its place in ``listed``, distinct integers; -1 if it is not there."""
-    if not listed:
-        return np.full(len(values), -1, np.int64)
-    known = np.array(listed, np.int64)
+    known = np.append(np.iinfo(np.int64).min, listed)  # so that there is one to compare with
     order = np.argsort(known)
-    place = order[np.searchsorted(known, values.astype(np.int64), sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[place] == values, place, -1)
+    place = order[np.searchsorted(known, values.astype(np.int64), "right", order) - 1]
+    return np.where(known[place] == values, place, 0) - 1
 
 
 def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -78,59 +70,9 @@ def _encode(turns: np.ndarray, count: int, height: int, width: int) -> list[dict
         return []
     walls = np.arange(1, count + 1) * (height * width)  # where each mask ends
     cuts = np.searchsorted(turns, walls)
-    lengths = np.diff(np.insert(turns, cuts, walls), prepend=0).astype(np.int32)
-    ends = cuts + np.arange(1, count + 1)
-    text, bounds = _compress(lengths, ends)
-    return [
-        {"size": [height, width], "counts": text[start:stop]}
-        for start, stop in zip([0, *bounds[:-1]], bounds, strict=True)
-    ]
-
-
-def _compress(lengths: np.ndarray, ends: np.ndarray) -> tuple[bytes, list[int]]:
-    """COCO's letters: from the third length on the difference to the last but one, in groups of five bits and a flag.
-
-    Args:
-        lengths: int32, of all masks.
-        ends: int64 (N,), where each mask's lengths end.
-
-    Returns:
-        All letters, and where each mask's letters end.
-    """
-    value = lengths.copy()
-    value[2:] -= lengths[:-2]
-    firsts = np.append(0, ends[:-1])
-    plain = (firsts[:, None] + np.arange(3))[np.arange(3) < (ends - firsts)[:, None]]
-    value[plain] = lengths[plain]
-    size = np.ones(len(value), np.int64)  # letters
-    beyond = (value ^ (value >> 31)) >> 4  # five bits hold -16..15, ten bits -512..511, ...
-    while beyond.any():
-        size += beyond > 0
-        beyond >>= 5
-    stops = np.cumsum(size)
-    text = np.empty(stops[-1], np.uint8)
-    place, letter = stops - size, 1
-    while len(value):
-        more = size > letter
-        text[place] = (value & 31) + 48 + 32 * more
-        value, place, size, letter = value[more] >> 5, place[more] + 1, size[more], letter + 1
-    return text.tobytes(), stops[ends - 1].tolist()
-
-
-def boxes_of(codes: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Boxes float64 (N, 4), x, y, width, height in pixels, of the masks behind ``codes``; zeros for empty ones."""
-    from pycocotools import mask as coco
-
-    return coco.toBbox(list(codes)) if codes else np.zeros((0, 4))
-
-
-def changes(*maps: np.ndarray) -> np.ndarray:
-    """Positions int64, row by row and from 0, at which any of the ``maps``, integer (H, W), has another value."""
-    different = np.ones(maps[0].size, bool)
-    for number, each in enumerate(maps):
-        flat = each.ravel()
-        if number == 0:
-            np.not_equal(flat[1:], flat[:-1], out=different[1:])
-        else:
-            different[1:] |= flat[1:] != flat[:-1]
-    return np.flatnonzero(different)
+    lengths = np.diff(np.insert(turns, cuts, walls), prepend=0).astype(np.uint32)
+    of_masks = np.split(lengths, cuts[:-1] + np.arange(1, count))
+    codes: list[dict[str, Any]] = coco.frPyObjects(
+        [{"size": [height, width], "counts": counts} for counts in of_masks], height, width
+    )
+    return codes

@@ -79,17 +79,16 @@ def load_matching(path: Path, scored: Comparison) -> dict[str, np.ndarray]:
     """
     saved, matchings = read_matching(path)
     classes, clusters = scored.taxonomy.keys, scored.cluster_ids.tolist()
-    for name, isthing in saved:
-        if (name, isthing) not in classes:
-            raise DataError(
-                f"{path} was fitted to other classes: there is no {name!r} here (see --gt-things, --gt-stuff)"
-            )
-    here = {None: VOID} | {index: classes.index(key) for index, key in enumerate(saved)}
+    if unknown := sorted(set(saved) - set(classes)):
+        raise DataError(
+            f"{path} was fitted to other classes: there is no {unknown[0][0]!r} here (see --gt-things, --gt-stuff)"
+        )
     for of_cluster in matchings.values():
         if of_cluster.keys() != set(clusters):
             raise DataError(f"{path} holds {len(of_cluster)} clusters that are not the {len(clusters)} here")
+    place = {None: VOID} | {index: classes.index(key) for index, key in enumerate(saved)}
     return {
-        policy: np.array([here[of_cluster[cluster]] for cluster in clusters], np.int64)
+        policy: np.array([place[of_cluster[cluster]] for cluster in clusters], np.int64)
         for policy, of_cluster in matchings.items()
     }
 
@@ -101,11 +100,3 @@ def directory_name(dataset: str) -> str:
         return path
     absolute = Path(path).expanduser().absolute().as_posix()
     return f"{Path(absolute).name}-{hashlib.sha256(absolute.encode()).hexdigest()[:8]}"
-
-
-def matching_file(fit_on: str, results: Path) -> Path:
-    """``fit_on`` itself if it is a file, else where the evaluation of a dataset of that name leaves its matching.
-
-    ``results`` is the folder of the results of all datasets.
-    """
-    return Path(fit_on) if Path(fit_on).is_file() else results / directory_name(fit_on) / MATCHING_FILE

@@ -11,24 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from u2seg.errors import DataError
-from u2seg.files import file_sha256, replacing, write_arrays
+from u2seg.files import file_sha256, read_checked, replacing, write_arrays
 from u2seg.pseudo.embeddings import MaskVectors
 from u2seg.structures import MaskSet
 
-ENDINGS = {"features": ".npz", "masks": ".npz", "stuff": ".png", "merge": ".json"}
+ENDINGS = {"features": ".npz", "masks": ".npz", "stuff": ".npz", "merge": ".json"}
 
 
 class DamagedFileError(DataError):
@@ -67,16 +64,9 @@ def undamaged(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        UnidentifiedImageError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        SyntaxError,
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise nearly anything on half a file
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise  # the disk, not the file
         path.unlink(missing_ok=True)
@@ -145,24 +135,28 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
         return {name: file[name] for name in names or file.files}
 
 
+def write_stuff(path: Path, stuff: np.ndarray) -> None:
+    """Write a stuff map uint8 (H, W), 255 for none; not as PNG, whose readers let some damage pass."""
+    write_arrays(path, {"stuff": stuff}, compress=True)
+
+
 def read_stuff(path: Path) -> np.ndarray:
-    """Read a stuff map uint8 (H, W), 255 for none.
+    """Read what `write_stuff` wrote.
 
     Raises:
         DamagedFileError: it is damaged.
     """
-    with undamaged(path), Image.open(path) as file:
-        return np.asarray(file)
+    return read_arrays(path, "stuff")["stuff"]
 
 
 def read_entry(path: Path) -> dict[str, Any]:
-    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.worker.merge_photo` made it.
+    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.worker.merge_photos` has left it.
 
     Raises:
         DamagedFileError: it is damaged.
     """
     with undamaged(path):
-        return json.loads(path.read_bytes())
+        return read_checked(path)
 
 
 def is_merged(merge: Intermediate, key: str) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from u2seg.errors import DataError
-from u2seg.files import file_sha256, write_json
+from u2seg.files import file_sha256, read_checked, write_checked
 from u2seg.images import Photo, PhotoSet
-from u2seg.panoptic import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,8 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     that they had, and new ones get the next free ones; a COCO JSON brings ids of its own.
     """
     try:
-        before = read_json_object(file) if file.is_file() else {}
-    except DataError:
+        before = read_checked(file)
+    except (FileNotFoundError, ValueError):
         before = {}
     entries = {photo.name: _examine(photo, before.get(photo.name)) for photo in photos.photos}
     numbered = _number(photos.photos, before) if keep_ids else photos.photos
@@ -58,17 +57,19 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
 
 def save_inventory(file: Path, inventory: Inventory) -> None:
     """Keep the table for the next run."""
-    write_json(file, dict(inventory.table))
+    write_checked(file, dict(inventory.table))
 
 
 def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
     """Size, time of change and sha256 of the file of ``photo``."""
     try:
         status = os.stat(photo.path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            return 0, 0, UNREADABLE
         if isinstance(before, list) and before[1:3] == [status.st_size, status.st_mtime_ns] and before[3] != UNREADABLE:
             return status.st_size, status.st_mtime_ns, before[3]
         return status.st_size, status.st_mtime_ns, file_sha256(Path(photo.path))
-    except OSError:
+    except (OSError, ValueError):
         return 0, 0, UNREADABLE  # whoever reads it says why
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.errors import UsageError
-from u2seg.files import write_json
+from u2seg.files import read_checked, write_checked
 
 MADE_FROM = {
     "fit": (),
@@ -75,7 +75,8 @@ class Ledger:
         """
         current = json.loads(json.dumps(settings))
         again = made_from(REDOABLE[redo]) if redo else set()
-        differing, changes = set(), {}
+        differing: set[str] = set()
+        changes: dict[str, tuple[Any, Any]] = {}
         for product in (name for name in MADE_FROM if name in current and name not in again):
             before = self._noted.get(product, {}).get("settings")
             if before is not None and before != current[product] and self._has_files(product):
@@ -123,12 +124,12 @@ class Ledger:
         return [self.fingerprint(product) for product in REDOABLE[stage]]
 
     def _save(self) -> None:
-        write_json(self.file, {"products": self._noted, "complete": self.complete})
+        write_checked(self.file, {"products": self._noted, "complete": self.complete})
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_checked(file)
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -64,7 +64,7 @@ def merge_segments(
         categories.append(space.stuff_category(stuff_class))
     ids = enlarge(ids, *size) if size else ids
     scores = [0.0, *things.scores[kept].tolist(), *(1.0 for _ in stuff_classes)]
-    label = PanopticLabel(ids, _segments(ids, categories, scores, space))
+    label = PanopticLabel(ids, measure_segments(ids, categories, scores, space))
     present = [segment.id for segment in label.segments]
     return label, np.where(np.isin(segment_of, present), segment_of, 0)
 
@@ -94,7 +94,13 @@ def _visible_stuff(stuff: np.ndarray, covered: np.ndarray, max_overlap: float, s
     return [int(label) for label in np.flatnonzero(keep[:STUFF_VOID])]
 
 
-def _segments(ids: np.ndarray, categories: list[int], scores: list[float], space: LabelSpace) -> tuple[Segment, ...]:
+def measure_segments(
+    ids: np.ndarray, categories: list[int], scores: list[float], space: LabelSpace
+) -> tuple[Segment, ...]:
+    """The segments of a panoptic map ``ids`` int32 (H, W); ids that no pixel has are left out.
+
+    ``categories`` and ``scores`` in [0, 1] are indexed by id, and so have an entry for 0, void.
+    """
     from scipy.ndimage import find_objects
 
     areas = np.bincount(ids.ravel(), minlength=len(categories))

@@ -49,6 +49,7 @@ class Recipe:
     seed: int
     space: LabelSpace
     max_pixels: int
+    max_decoded_pixels: int
     device: str
     features: Part
     masks: Part
@@ -79,6 +80,7 @@ class Recipe:
             seed=tree.SEED,
             space=LabelSpace(tree.NUM_THINGS, tree.NUM_STUFF),
             max_pixels=tree.INPUT.MAX_PIXELS,
+            max_decoded_pixels=tree.INPUT.MAX_DECODED_PIXELS,
             device=tree.DEVICE,
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import u2seg
-from u2seg.files import write_json
+from u2seg.errors import UsageError, printable
+from u2seg.files import file_sha256, write_bytes, write_json
 from u2seg.images import Photo, PhotoSet
-from u2seg.panoptic import PANOPTIC_JSON, RUN_JSON, Entry, read_panoptic, write_dataset
+from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, RUN_JSON, Entry, write_dataset
 from u2seg.plugins.registry import installed_plugins
 from u2seg.runtime import readable_seconds
 from u2seg.structures import LabelSpace
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pycocotools", "pluggy")
+CHECKSUMS = "SHA256SUMS"
+"""File with the sha256 of every file of the dataset."""
 MOST_SKIPPED = 20
 """Photos without a label that the summary names."""
 
@@ -50,7 +53,8 @@ class Summary:
         ]
         if self.skipped:
             lines.append(f"{len(self.skipped)} photos have no label:")
-            lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:MOST_SKIPPED]]
+            shown = list(self.skipped.items())[:MOST_SKIPPED]
+            lines += [f"  {' '.join(printable(name).split())}: {printable(reason)}" for name, reason in shown]
             if len(self.skipped) > MOST_SKIPPED:
                 lines.append(f"  and {len(self.skipped) - MOST_SKIPPED} more, all in {RUN_JSON}")
         return lines
@@ -77,7 +81,7 @@ def write_labels(
         "image_root": str(photo_root),
         "caveats": list(caveats),
     }
-    before = _labels(root)
+    before = _checksums(root)
 
     def as_entries() -> Iterable[Entry]:
         for photo, entry in entries():
@@ -85,15 +89,51 @@ def write_labels(
             yield Entry(image, photo.label, entry["segments"], entry["instances"])
 
     write_dataset(root, info, space.categories(), as_entries)
-    for label in before - _labels(root):
-        (root / "panoptic" / label).unlink(missing_ok=True)
+    current = {f"panoptic/{photo.label}" for photo, _ in entries()}
+    for name in before.keys() - current - {PANOPTIC_JSON, INSTANCES_JSON}:
+        (root / name).unlink(missing_ok=True)
 
 
-def _labels(root: Path) -> set[str]:
-    """PNGs that ``panoptic.json`` lists."""
-    if not (root / PANOPTIC_JSON).is_file():
-        return set()
-    return {photo.label for photo in read_panoptic(root).photos}
+def write_checksums(root: Path, pngs: Mapping[str, str]) -> None:
+    """Write the sha256 of every file of the dataset, as ``sha256sum -c`` reads them.
+
+    Args:
+        root: the output directory.
+        pngs: name of each file in ``panoptic/`` to its sha256.
+    """
+    digests = {name: file_sha256(root / name) for name in (PANOPTIC_JSON, INSTANCES_JSON)}
+    digests |= {f"panoptic/{name}": digest for name, digest in pngs.items()}
+    lines = (f"{digest}  {name}\n" for name, digest in digests.items())
+    write_bytes(root / CHECKSUMS, "".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def damaged_files(root: Path) -> dict[str, str]:
+    """Files of the finished dataset in ``root`` that are not as they were written, each with what is wrong.
+
+    Raises:
+        UsageError: it is no finished dataset.
+    """
+    digests = _checksums(root)
+    if not digests:
+        raise UsageError(f"{str(root)!r} holds no finished labels: there is no {CHECKSUMS}")
+    damaged = {}
+    for name, digest in digests.items():
+        try:
+            if file_sha256(root / name) != digest:
+                damaged[name] = "changed since it was written"
+        except OSError as error:
+            damaged[name] = error.strerror or str(error)
+    return damaged
+
+
+def _checksums(root: Path) -> dict[str, str]:
+    """Name of each file of the finished dataset in ``root`` to its sha256; empty where there is none."""
+    try:
+        text = (root / CHECKSUMS).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return {}
+    pairs = (line.partition("  ") for line in text.splitlines())
+    return {name: digest for digest, _, name in pairs if ".." not in Path(name).parts}
 
 
 def summarise(
@@ -133,7 +173,7 @@ def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[st
             "root": str(photos.root),
             "given": len(photos),
             "labelled": summary.photos,
-            "files_with_other_endings": photos.ignored,
+            "passed_over": {reason: len(names) for reason, names in sorted(photos.passed_over.items())},
             "named_twice": photos.repeated,
         },
         "skipped": [{"file": name, "reason": reason} for name, reason in summary.skipped.items()],

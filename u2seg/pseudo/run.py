@@ -28,7 +28,7 @@ from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_ent
 from u2seg.pseudo.inventory import save_inventory, take_inventory
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES, Ledger
 from u2seg.pseudo.recipe import Recipe
-from u2seg.pseudo.record import Summary, summarise, write_labels, write_run
+from u2seg.pseudo.record import Summary, summarise, write_checksums, write_labels, write_run
 from u2seg.pseudo.stages import StageNotes, StageWatcher
 from u2seg.pseudo.worker import Job, Outcome, merge_photos
 from u2seg.runtime import Progress, default_workers
@@ -279,6 +279,7 @@ class LabelRun:
             for stage, n in notes.items()
         }
         summary = summarise(entries(), skipped, timings)
+        write_checksums(self.root, {photo.label: entry["png_sha256"] for photo, entry in entries()})
         write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
         current = set(keys.values())
         sweep(self.root, {p: (self.ledger.fingerprint(p), current) for p in ("masks", "stuff", "merge")})

@@ -16,15 +16,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.files import file_sha256, write_arrays, write_json, write_png
-from u2seg.images import Photo, batches, enlarge, read_image, shrink
+from u2seg.files import file_sha256, write_arrays, write_checked, write_png
+from u2seg.images import Photo, batches, enlarge, read_shrunk
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.plugins.blame import at_photo, print_traceback
 from u2seg.pseudo.embeddings import cluster_ids, embed_masks
@@ -38,6 +38,7 @@ from u2seg.pseudo.intermediate import (
     read_masks,
     read_stuff,
     write_masks,
+    write_stuff,
 )
 from u2seg.pseudo.learning import MEAN_CENTRES
 from u2seg.pseudo.merge import merge_segments
@@ -125,18 +126,18 @@ class _Pixels:
     """The photo's own height and width."""
 
 
-def read_photos(photos: Sequence[Photo], outcome: Outcome, max_pixels: int) -> list[tuple[Photo, _Pixels]]:
-    """Those of ``photos`` that can be read, at most ``max_pixels`` each; the others are noted in ``outcome``."""
+def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> list[tuple[Photo, _Pixels]]:
+    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``."""
     readable: list[tuple[Photo, _Pixels]] = []
 
     def read(group: Sequence[Photo]) -> None:
         (photo,) = group
         try:
-            image = read_image(photo.path)
+            image, size = read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels)
         except DataError:
             check_folder(os.path.dirname(photo.path))
             raise
-        readable.append((photo, _Pixels(shrink(image, max_pixels), image.shape[:2])))
+        readable.append((photo, _Pixels(image, size)))
 
     with outcome.timed("read"):
         for photo in photos:
@@ -156,7 +157,7 @@ def keep_features(job: Job) -> Outcome:
     outcome = Outcome()
 
     def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe.max_pixels)
+        readable = read_photos(group, outcome, job.recipe)
         things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
         with outcome.timed("features"):
             extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
@@ -186,12 +187,12 @@ def label_photos(job: Job) -> Outcome:
             things = any(not job.masks.has(job.keys[photo.id]) for photo in batch)
             stuff = any(not job.stuff.has(job.keys[photo.id]) for photo in batch)
             if things or stuff:
-                outcome.attempt(batch, lambda group, t=things, s=stuff: _label(job, outcome, group, t, s))
+                outcome.attempt(batch, partial(_label, job, outcome, things=things, stuff=stuff))
     return outcome
 
 
-def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, stuff: bool) -> None:
-    readable = read_photos(photos, outcome, job.recipe.max_pixels)
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool, stuff: bool) -> None:
+    readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
         features = _kept_features(job, readable, things, stuff)
         if features is None:
@@ -208,7 +209,7 @@ def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], things: bool, st
                 record = _refine_and_embed(job, outcome, pixels, features[index]["things"], masks[index])
                 write_masks(job.masks.path(key), record)
             if stuff:
-                write_png(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
+                write_stuff(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
             job.features.path(key).unlink(missing_ok=True)
 
         outcome.attempt([photo], finish)
@@ -285,7 +286,7 @@ def merge_photos(job: Job) -> Outcome:
         ids, entry = merge_photo(job.recipe, record, clusters, stuff)
         png = job.merge.path(key, ".png")
         write_png(png, encode_ids(ids))
-        write_json(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
+        write_checked(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
 
     with bounded_threads(job.recipe.executor.threads), outcome.timed("merge"):
         for photo in job.photos:

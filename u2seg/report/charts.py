@@ -11,21 +11,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from u2seg.panoptic import PanopticDataset
-from u2seg.report.statistics import Summary
+from u2seg.report.labels import Summary
 
 ACCENT, SECOND, QUIET, LINE = "#1f5fd0", "#d97a1e", "#63686f", "#e0e0dc"
 VARIABLES = {ACCENT: "--accent", SECOND: "--second", QUIET: "--quiet", LINE: "--line"}
 """Variables of gallery.css that replace the colours matplotlib draws with."""
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "u2seg",
-    "font.size": 8.5,
-    "axes.edgecolor": LINE,
-    "grid.color": LINE,
+    **{"svg.fonttype": "none", "svg.hashsalt": "u2seg", "font.size": 8.5, "axes.edgecolor": LINE, "grid.color": LINE},
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET),
 }
-STYLE |= dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET)
 
 
 class Chart(NamedTuple):
@@ -37,53 +36,42 @@ class Chart(NamedTuple):
 
 
 def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
-    """The figures of a run: class sizes of things and of stuff, areas, segments of a photo, void."""
+    """The figures of a run: class sizes of things and of stuff, and areas."""
     charts, areas = [], {}
     for kind, categories in (("things", dataset.things), ("stuff", dataset.stuff)):
         members = [summary.classes[category.id] for category in categories]
         sizes = np.array(sorted((count.segments for count in members), reverse=True), np.int64)
         areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in members)])
         words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes."
-        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first", "segments")
+        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first")
         charts.append(Chart(f"Classes of {kind}", words, svg))
     edges = np.logspace(-4, 0, 17)
     bars = {kind: np.histogram(np.clip(values, edges[0], 1.0), edges)[0] for kind, values in areas.items()}
     medians = [f"{np.median(values):.1%} for {kind}" for kind, values in areas.items() if len(values)]
-    svg = draw_bars(bars, edges, "share of the photo, logarithmic", "segments")
+    svg = draw_bars(bars, edges, "share of the photo, logarithmic", log=True)
     charts.append(Chart("Areas of segments", f"Median {', '.join(medians) or 'unknown'}.", svg))
-    counts = np.bincount(summary.segments, minlength=11)
-    words = f"{np.count_nonzero(summary.segments == 0):,} photos without any."
-    svg = draw_bars({"photos": counts}, np.arange(len(counts) + 1) - 0.5, "panoptic segments of a photo", "photos")
-    charts.append(Chart("Segments of a photo", words, svg))
-    counts, edges = np.histogram(summary.voids, 20, (0, 1))
-    words = f"{np.count_nonzero(summary.voids > 0.5):,} photos with more than half of their pixels in no segment."
-    svg = draw_bars({"photos": counts}, edges, "share of the photo in no segment", "photos")
-    return [*charts, Chart("Void", words, svg)]
+    return charts
 
 
-def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, ylabel: str) -> str:
-    """Bars as an SVG element without namespaces, for use inside HTML.
+def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, log: bool = False) -> str:
+    """Numbers of segments as bars: an SVG element without namespaces, for use inside HTML.
 
     Args:
         heights: name and int (B,) of each series.
-        edges: float (B + 1,) borders of the bars; if they end at 1, they are fractions.
+        edges: float (B + 1,) borders of the bars; fractions where the axis is logarithmic.
         xlabel: what the x axis shows, with its unit.
-        ylabel: what the y axis shows.
+        log: whether the x axis is logarithmic.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     text = io.StringIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(4.8, 2.3), layout="constrained")
-        axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel, xscale="log" if "logarithmic" in xlabel else "linear")
+        axes = figure.add_subplot(xlabel=xlabel, ylabel="segments", xscale="log" if log else "linear")
         for color, (name, values) in zip((ACCENT, SECOND), heights.items(), strict=False):
             axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)
         axes.margins(x=0)
         axes.set_ylim(0, 1.05 * max(values.max(initial=1) for values in heights.values()))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-        if edges.dtype == float and edges[-1] == 1:
+        if log:
             axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         axes.grid(axis="y")
         axes.set_axisbelow(True)

@@ -6,6 +6,7 @@ written as soon as their photos are done, so memory holds the dataset's JSON and
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter, defaultdict
@@ -14,15 +15,14 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from u2seg.errors import UsageError
+from u2seg.errors import within
 from u2seg.executors import make_executor
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import RUN_JSON, read_json_object, read_panoptic
-from u2seg.report.labels import Annotation, read_annotated
+from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task
-from u2seg.report.statistics import choose_crops, summarise
 from u2seg.runtime import Progress, available_cores
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ PROBLEMS = {
     "label": "photos have labels that could not be read",
     PREDICTED: "photos have no readable prediction",
 }
-LIMITS = {"thumbnail": (32, 2048), "per page": (1, 200), "crops per class": (0, 200), "max images": (1, 10**9)}
-"""Least and most of each number; pages stay light."""
+CROPS_PER_CLASS = 24
+"""At most; drawn at random where there are more masks."""
 
 
 def write_gallery(
@@ -43,12 +43,9 @@ def write_gallery(
     *,
     predictions_dir: str | os.PathLike[str] | None = None,
     image_root: str | os.PathLike[str] | None = None,
-    thumbnail: int = 320,
     per_page: int = 48,
-    crops_per_class: int = 24,
     max_images: int | None = None,
     workers: int | None = None,
-    seed: int = 0,
 ) -> Path:
     """Write the gallery of a panoptic dataset.
 
@@ -57,12 +54,9 @@ def write_gallery(
         output_dir: where the gallery goes; by default ``gallery`` in the dataset's folder.
         predictions_dir: another dataset of the same photos (by ``file_name``), shown beside.
         image_root: where the photos lie now, if they moved.
-        thumbnail: longest side in pixels of the small pictures.
-        per_page: photos on a page.
-        crops_per_class: most crops of one class; drawn by ``seed`` where there are more masks.
+        per_page: photos on a page; up to 200, so that pages stay light.
         max_images: show no more than the first so many photos.
         workers: processes; by default one per core, and this one alone for few photos.
-        seed: of the choice of crops.
 
     Returns:
         Path of ``index.html``.
@@ -72,23 +66,21 @@ def write_gallery(
         DataError: a JSON file of the dataset is damaged.
         OSError: the disk is full; what is written stays, and another call resumes from it.
     """
-    numbers = (thumbnail, per_page, crops_per_class, max_images)
-    for (name, (least, most)), number in zip(LIMITS.items(), numbers, strict=True):
-        if number is not None and not least <= number <= most:
-            raise UsageError(f"{name} must be from {least} to {most}, not {number}")
+    within("per page", per_page, 1, 200, whole=True)
+    within("max images", 1 if max_images is None else max_images, 1, whole=True)
     dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
     predicted = {photo.file_name: photo for photo in predictions.photos} if predictions else {}
     run_file = dataset.root / RUN_JSON
     run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
-    crops = choose_crops(annotations, crops_per_class, seed)
+    crops = choose_crops(annotations, CROPS_PER_CLASS)
     tasks = [
         Task(number, photo, annotations[number], predicted.get(photo.file_name), tuple(crops.get(number, ())))
         for number, photo in enumerate(dataset.photos)
     ]
     light = predictions and replace(predictions, photos=())  # each task carries its own photo to the worker
-    painter = Painter(output, replace(dataset, photos=()), light, thumbnail)
+    painter = Painter(output, replace(dataset, photos=()), light)
     workers = workers or (available_cores() if len(tasks) >= 32 else 1)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         records = run_in_order(executor, painter, tasks, 8 * workers)
@@ -110,28 +102,31 @@ def _write_pages(
     problems: Counter[str] = Counter()
     crops: dict[int, list[Crop]] = defaultdict(list)
     shares, voids = [], []
-    pages: dict[int, list[Record]] = {0: []}
+    first_page: list[Record] = []
     with Progress("gallery", len(annotations)) as progress:
-        for record in records:
-            progress.advance()
-            problems.update({what for what, _ in record.problems})
-            shares.append(record.shares)
-            voids += [] if record.void is None else [record.void]
-            for position, file in record.crops:
-                annotation = annotations[record.number][position]
-                crop = Crop(file, record.number, annotation.score, record.shares[position])
-                crops[annotation.category_id].append(crop)
-            page, place = divmod(record.number, site.per_page)
-            pages.setdefault(page, []).append(record)
-            if page and (place == site.per_page - 1 or record.number == len(annotations) - 1):
-                write(site.photo_pages[page], photo_page(site, page, pages.pop(page)))
+        for page, group in itertools.groupby(records, key=lambda record: record.number // site.per_page):
+            of_page = []
+            for record in group:
+                progress.advance()
+                of_page.append(record)
+                problems.update({what for what, _ in record.problems})
+                shares.append(record.shares)
+                voids += [] if record.void is None else [record.void]
+                for position, file in record.crops:
+                    annotation = annotations[record.number][position]
+                    crop = Crop(file, record.number, annotation.score, record.shares[position])
+                    crops[annotation.category_id].append(crop)
+            if page:
+                write(site.photo_pages[page], photo_page(site, page, of_page))
+            else:
+                first_page = of_page
     summary = summarise(site.dataset, annotations, shares, voids)
     notes = [f"{count} of {len(annotations)} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, crops))
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, notes))
-    write("index.html", photo_page(site, 0, pages[0], summary))
+    write("index.html", photo_page(site, 0, first_page, summary))
     for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
         if path.name not in (*site.photo_pages, *site.class_pages):
             path.unlink()  # of an earlier, larger gallery

@@ -1,11 +1,13 @@
-"""From a photo's labels to the three layers that are drawn: things, stuff, panoptic.
+"""The masks of a dataset that are shown, counted, and which of them stand for their class.
 
-Shapes: ``H, W`` photo pixels; ``h, w`` pixels of the picture.
+Shapes: ``H, W`` photo pixels; ``A`` annotations.
 """
 
 from __future__ import annotations
 
 import os
+import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.images import enlarge
-from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
-from u2seg.report.draw import DIMMED, HATCHED, Layer, Region, draw_layer
-
-VIEWS = ("things", "stuff", "panoptic")
+from u2seg.panoptic import PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
 
 
 class Annotation(NamedTuple):
@@ -28,6 +26,24 @@ class Annotation(NamedTuple):
     score: float
     segment_id: int
     code: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_segment(cls, segment: SegmentInfo) -> Annotation:
+        """A segment as an annotation."""
+        return cls(segment.category_id, segment.score, segment.id)
+
+    def mask(self, ids: np.ndarray) -> np.ndarray:
+        """Its pixels, bool (H, W), in a photo with segment ids int32 (H, W).
+
+        Raises:
+            DataError: its run-length code is damaged, or of another size than the photo.
+        """
+        if self.code is None:
+            return ids == self.segment_id
+        mask = decode_mask(self.code)
+        if mask.shape != ids.shape:
+            raise DataError(f"an instance has {mask.shape[1]}x{mask.shape[0]} pixels, its photo another size")
+        return mask
 
 
 def read_annotated(
@@ -44,66 +60,65 @@ def read_annotated(
     dataset = replace(dataset, photos=dataset.photos[:limit])
     annotations = []
     for photo in dataset.photos:
-        things, stuff = ([_annotate(s) for s in photo.segments if s.isthing == isthing] for isthing in (True, False))
+        things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
         if instances is not None:
             whole = instances[photo.image_id]
             things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
-        annotations.append((*things, *stuff))
+        annotations.append((*things, *(Annotation.of_segment(s) for s in photo.segments if not s.isthing)))
     return dataset, annotations
 
 
-def _annotate(segment: SegmentInfo) -> Annotation:
-    return Annotation(segment.category_id, segment.score, segment.id)
+class ClassCount(NamedTuple):
+    """How often a class occurs, for things in masks, for stuff in segments."""
+
+    segments: int
+    photos: int
+    mean_score: float
+    mean_area: float
+    areas: np.ndarray  # float64 (A,), fractions of the photo, of photos whose label could be read
 
 
-class Labels:
-    """The labels of one photo: its PNG read once, the mask of an instance decoded when it is asked for."""
+class Summary(NamedTuple):
+    """Counts over the whole set; means are None where there is nothing to count."""
 
-    def __init__(self, dataset: PanopticDataset, photo: LabelledPhoto, annotations: Sequence[Annotation] = ()) -> None:
-        """Read the PNG of ``photo``.
+    classes: dict[int, ClassCount]  # every class, by category id
+    mean_segments: float | None  # panoptic segments of a photo
+    mean_void: float | None  # fraction of a photo in no segment, over photos whose label could be read
 
-        Raises:
-            DataError: it is missing, broken or of another size than the JSON says.
-        """
-        self.ids = dataset.read_ids(photo)
-        self._categories = {category.id: category for category in dataset.categories}
-        self._shown = {
-            "things": [a for a in annotations if self._categories[a.category_id].isthing],
-            "stuff": [a for a in annotations if not self._categories[a.category_id].isthing],
-            "panoptic": [_annotate(segment) for segment in photo.segments],
-        }
 
-    def mask(self, annotation: Annotation) -> np.ndarray:
-        """The pixels of ``annotation``, bool (H, W).
+def summarise(
+    dataset: PanopticDataset,
+    annotations: Sequence[Sequence[Annotation]],
+    shares: Sequence[Sequence[float]],
+    voids: Sequence[float],
+) -> Summary:
+    """Count ``dataset``, given each photo's annotations and the share of it that each covers; none if unreadable."""
+    rows: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+    for number, of_photo in enumerate(annotations):
+        for annotation, share in zip(of_photo, shares[number] or [np.nan] * len(of_photo), strict=True):
+            rows[annotation.category_id].append((number, annotation.score, share))
+    classes = {}
+    for category in dataset.categories:
+        numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
+        areas = areas[~np.isnan(areas)]
+        score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
+        classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
+    counts = [len(photo.segments) for photo in dataset.photos]
+    return Summary(classes, *(float(np.mean(values)) if values else None for values in (counts, voids)))
 
-        Raises:
-            DataError: its run-length code is damaged, or of another size than the photo.
-        """
-        if annotation.code is None:
-            return self.ids == annotation.segment_id
-        mask = decode_mask(annotation.code)
-        if mask.shape != self.ids.shape:
-            raise DataError(f"an instance has {mask.shape[1]}x{mask.shape[0]} pixels, its photo another size")
-        return mask
 
-    def layer(self, view: str, size: tuple[int, int], thumbnail: int) -> Layer:
-        """A layer, small masks over large ones.
+def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int) -> dict[int, list[int]]:
+    """Which masks stand for their class: at most ``per_class`` of each, drawn at random, but every time the same.
 
-        Args:
-            view: one of `VIEWS`.
-            size: width and height in pixels.
-            thumbnail: longest side in pixels at which names shall not cover each other.
-        """
-        w, h = size
-        ids = enlarge(self.ids, h, w)
-        regions_map = np.where((ids == 0) & (view != "things"), HATCHED, DIMMED).astype(np.int32)
-        shares = [(float(self.mask(annotation).mean()), annotation) for annotation in self._shown[view]]
-        regions = []
-        for share, annotation in sorted(shares, key=lambda pair: -pair[0]):
-            category = self._categories[annotation.category_id]
-            score = round(annotation.score, 4)
-            regions.append(Region(category.id, category.color, category.name, round(share, 5), score))
-            whole = annotation.code is not None
-            mask = enlarge(self.mask(annotation), h, w) if whole else ids == annotation.segment_id
-            regions_map[mask] = len(regions)
-        return draw_layer(regions_map, regions, thumbnail)
+    Returns:
+        For each position in ``annotations``, positions of its chosen ones.
+    """
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, of_photo in enumerate(annotations):
+        for position, annotation in enumerate(of_photo):
+            places[annotation.category_id].append((number, position))
+    chosen: dict[int, list[int]] = defaultdict(list)
+    for category_id, candidates in places.items():
+        for number, position in random.Random(category_id).sample(candidates, min(per_class, len(candidates))):
+            chosen[number].append(position)
+    return chosen

@@ -6,17 +6,16 @@ Functions take what was drawn and counted, and read no pixel.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from u2seg.panoptic import Category, PanopticDataset
 from u2seg.report.charts import draw_charts
-from u2seg.report.labels import VIEWS, Annotation
-from u2seg.report.pictures import PREDICTED, Record, media_stem
-from u2seg.report.statistics import Summary
+from u2seg.report.labels import Annotation, Summary
+from u2seg.report.pictures import PREDICTED, VIEWS, Record, media_stem
 
 MAX_MARKS, MAX_SKIPPED, CLASSES_PER_PAGE = 40, 1000, 40
 """Most names on a view of one photo (of its largest segments), and most skipped files that the run page lists."""
@@ -63,11 +62,8 @@ class Site:
         return "" if place is None else f"{self.class_pages[place // CLASSES_PER_PAGE]}#c{category_id}"
 
     def caveats(self) -> list[str]:
-        """Every caveat that the dataset, or the weights it was made with, carries; each once."""
-        weights = self.run.get("weights") or []
-        entries = weights.values() if isinstance(weights, Mapping) else weights
+        """Every caveat that the dataset, or its run.json, carries; each once."""
         texts = [text for holder in (self.dataset.info, self.run) for text in holder.get("caveats") or []]
-        texts += [entry["caveat"] for entry in entries if isinstance(entry, Mapping) and entry.get("caveat")]
         return list(dict.fromkeys(map(str, texts)))
 
 
@@ -109,36 +105,24 @@ def class_table(site: Site, summary: Summary) -> str:
 def class_page(site: Site, page: int, summary: Summary, crops: Mapping[int, Sequence[Crop]]) -> str:
     """Page ``page`` (from 0) of the classes' crops, the best first."""
     shown = site.used[page * CLASSES_PER_PAGE : (page + 1) * CLASSES_PER_PAGE]
-    ranked = {index: sorted(crops.get(index, ()), key=lambda c: (-c.score, -c.share, c.file)) for index in shown}
+    ranked = {index: sorted(crops.get(index, ()), key=lambda crop: (-crop.score, -crop.share)) for index in shown}
     return _render("crops.html", site, page=page, crops=ranked, counts=summary.classes)
 
 
 def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
     """Settings, counts, charts, caveats and skipped files; ``notes`` say what this gallery could not show."""
     items = [item if isinstance(item, Mapping) else {"file": item} for item in site.run.get("skipped") or []]
-    skipped = [(item.get("file", "?"), item.get("reason", "")) for item in items]
-    facts: dict[str, dict[str, Any]] = {"run": {}}
+    skipped = [(item.get("file", "?"), item.get("reason", "")) for item in items[:MAX_SKIPPED]]
+    facts: dict[str, Any] = {"run": {}}
     for key, value in site.run.items():
-        if isinstance(value, Mapping):
-            facts[key] = dict(flatten(value))
-        elif key not in ("caveats", "skipped") and value not in ([], "", None):
-            facts["run"] |= flatten(value, key)
+        if key not in ("caveats", "skipped"):
+            (facts if isinstance(value, Mapping) else facts["run"])[key] = value
+    texts = {
+        key: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6) for key, value in facts.items()
+    }
     charts = draw_charts(site.dataset, summary)
-    return _render("run.html", site, summary=summary, notes=notes, charts=charts, facts=facts, skipped=skipped)
-
-
-def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists of mappings as (dotted key, value), in their order, but for caveats."""
-    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        tree = dict(enumerate(tree))
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            if key != "caveat":
-                yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list):
-        yield prefix, ", ".join(map(str, tree))
-    else:
-        yield prefix, round(tree, 3) if isinstance(tree, float) and abs(tree) > 1 else tree
+    context = {"charts": charts, "facts": texts, "skipped": skipped, "num_skipped": len(items)}
+    return _render("run.html", site, summary=summary, notes=notes, **context)
 
 
 def css_color(category: Category) -> str:
@@ -146,16 +130,15 @@ def css_color(category: Category) -> str:
     return "#{:02x}{:02x}{:02x}".format(*category.color)
 
 
-@cache
-def _environment() -> Environment:
-    loader = PackageLoader("u2seg.report")
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters["css"] = css_color
-    environment.globals["max_skipped"] = MAX_SKIPPED
-    return environment
+TEMPLATES = Environment(
+    loader=PackageLoader("u2seg.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters["css"] = css_color
 
 
 def _render(template: str, site: Site, **context: Any) -> str:
-    return _environment().get_template(template).render(site=site, **context)
+    return TEMPLATES.get_template(template).render(site=site, **context)

@@ -1,36 +1,46 @@
 """One photo's pictures: read once, drawn at all sizes, written whole, kept next time if nothing changed.
 
 Runs in worker processes: what goes in and comes out is small and pickles.
+
+Shapes: ``H, W`` photo pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from u2seg.errors import DataError
+from u2seg.fields import inside
 from u2seg.files import replacing, write_json
-from u2seg.images import read_image
+from u2seg.images import enlarge, read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
-from u2seg.report.draw import Layer, draw_crop, fit
-from u2seg.report.labels import VIEWS, Annotation, Labels
+from u2seg.panoptic.agreement import segment_areas
+from u2seg.report.draw import DIMMED, HATCHED, Region, draw_crop, draw_layer, fit
+from u2seg.report.labels import Annotation
 
 DRAWING = 2
 """Raise it when pictures are drawn differently, so that a gallery does not keep old ones."""
+VIEWS = ("things", "stuff", "panoptic")
 PREDICTED = "predicted"
 """The view that shows another dataset's panoptic labels."""
-CROP_SIDE = 176
-"""Longest side of a crop in pixels."""
+THUMBNAIL, LARGE, CROP_SIDE = 320, 960, 176
+"""Longest sides in pixels of a photo's two sizes, and of a crop."""
 
 
-@dataclass(frozen=True)
-class Task:
+Masked = tuple[Annotation, np.ndarray]
+"""What is shown, and its mask bool (H, W)."""
+
+
+class Task(NamedTuple):
     """What is to be drawn of photo ``number`` of the dataset; crops are positions in ``annotations``."""
 
     number: int
@@ -42,27 +52,19 @@ class Task:
 
 @dataclass
 class Record:
-    """What was drawn of one photo, as its JSON keeps it.
+    """What was drawn of one photo, as its JSON keeps it."""
 
-    Attributes:
-        number: of the photo in the dataset.
-        fingerprint: of all that the pictures depend on.
-        files: below the gallery.
-        views: marks of each view, as lists of the fields of `Mark`.
-        crops: position of an annotation, and the file of its crop.
-        shares: fraction of the photo that each annotation covers; empty where the label can't be read.
-        void: fraction of the photo in no segment; None where the label can't be read.
-        problems: what (``photo``, ``size``, ``label`` or `PREDICTED`) and why.
-    """
-
-    number: int
-    fingerprint: str
-    files: list[str] = field(default_factory=list)
+    number: int  # of the photo in the dataset
+    fingerprint: str  # of all that the pictures depend on
+    files: list[str] = field(default_factory=list)  # below the gallery
     views: dict[str, list[list[Any]]] = field(default_factory=dict)
-    crops: list[tuple[int, str]] = field(default_factory=list)
+    """Marks of each view, as lists of the fields of `Mark`."""
+    crops: list[tuple[int, str]] = field(default_factory=list)  # position of an annotation, and the file of its crop
     shares: list[float] = field(default_factory=list)
-    void: float | None = None
+    """Fraction of the photo that each annotation covers; empty where the label can't be read."""
+    void: float | None = None  # fraction of the photo in no segment; None where the label can't be read
     problems: list[tuple[str, str]] = field(default_factory=list)
+    """What (``photo``, ``size``, ``label`` or `PREDICTED`) and why."""
 
 
 def media_stem(number: int) -> str:
@@ -72,21 +74,17 @@ def media_stem(number: int) -> str:
 
 @dataclass(frozen=True)
 class Painter:
-    """Draws the pictures of a task, unless those of an earlier run still hold.
-
-    The photos that the datasets list are not used. ``thumbnail`` is the longest side of small pictures in pixels.
-    """
+    """Draws the pictures of a task, unless those of an earlier run still hold; uses no photo that the datasets list."""
 
     output: Path
     dataset: PanopticDataset
     predictions: PanopticDataset | None
-    thumbnail: int
 
     def __call__(self, task: Task) -> Record:
         """Draw ``task``, or return the record of an earlier run that drew the same."""
-        notes = self.output / f"{media_stem(task.number)}.json"
+        path = self.output / f"{media_stem(task.number)}.json"
         record = Record(task.number, self._fingerprint(task))
-        kept = self._read_record(notes)
+        kept = self._read_record(path)
         if kept is not None and kept.fingerprint == record.fingerprint:
             return kept
         photo = self._draw_photo(task, record)
@@ -95,17 +93,15 @@ class Painter:
                 draw(task, photo, record)
             except DataError as error:
                 record.problems.append((what, str(error)))
-        write_json(notes, asdict(record))
+        write_json(path, asdict(record))
         return record
 
     def _fingerprint(self, task: Task) -> str:
         """A hash of all that the pictures depend on."""
-        parts: list[Any] = [DRAWING, self.thumbnail, self.predictions is None, task]
-        parts.append(_file_state(self.dataset.photo_path(task.photo)))
+        parts: list[Any] = [DRAWING, task, _file_state(self.dataset.photo_path(task.photo))]
         for dataset, photo in ((self.dataset, task.photo), (self.predictions, task.predicted)):
-            if dataset is not None and photo is not None:
-                used = {s.category_id for s in photo.segments} | {a.category_id for a in task.annotations}
-                parts += [_file_state(dataset.png_path(photo)), [c for c in dataset.categories if c.id in used]]
+            if dataset is not None:
+                parts += [dataset.categories, photo and _file_state(dataset.png_path(photo))]
         return hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
     def _read_record(self, path: Path) -> Record | None:
@@ -116,20 +112,11 @@ class Painter:
         except (OSError, ValueError, TypeError):
             return None  # absent or damaged: the photo is drawn again
 
-    def _save(self, record: Record, ending: str, picture: Layer | Image.Image) -> str:
-        name = f"{media_stem(record.number)}_{ending}"
-        with replacing(self.output / name) as path:
-            if isinstance(picture, Layer):
-                picture.save(path)
-            else:
-                picture.save(path, quality=82)
-        record.files.append(name)
-        return name
-
     def _draw_photo(self, task: Task, record: Record) -> np.ndarray | None:
         """Write the photo in two sizes; return its pixels uint8 (H, W, 3), or None if it can't be read."""
         path = self.dataset.photo_path(task.photo)
         try:
+            inside(self.dataset.image_root, task.photo.file_name)  # a gallery is shown to others
             picture = Image.fromarray(read_image(path))
         except DataError as error:
             record.problems.append(("photo", str(error) if path.exists() else "not found"))
@@ -140,37 +127,75 @@ class Painter:
             record.problems.append(("size", reason))
             picture = picture.resize(size)
         photo = np.asarray(picture)
-        for kind, longest in (("large", max(3 * self.thumbnail, 640)), ("photo", self.thumbnail)):
+        for kind, longest in (("large", LARGE), ("photo", THUMBNAIL)):
             size = fit(*picture.size, min(longest, max(picture.size)))
             picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-            self._save(record, f"{kind}.jpg", picture)
+            self._save(record, f"{kind}.jpg", partial(picture.save, quality=82))
         return photo
 
     def _draw_labels(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
         """Write the layers, and crops where there is a ``photo`` to cut them from."""
-        labels = Labels(self.dataset, task.photo, task.annotations)
-        record.shares = [round(float(labels.mask(annotation).mean()), 6) for annotation in task.annotations]
-        record.void = round(float((labels.ids == 0).mean()), 6)
-        for view in VIEWS:
-            self._draw_layer(labels, view, view, record)
+        ids = read_ids(self.dataset, task.photo)
+        shown = [(annotation, annotation.mask(ids)) for annotation in task.annotations]
+        record.shares = [round(float(mask.mean()), 6) for _, mask in shown]
+        record.void = round(float((ids == 0).mean()), 6)
+        for view, categories in (("things", self.dataset.things), ("stuff", self.dataset.stuff)):
+            members = {category.id for category in categories}
+            self._draw_layer(
+                self.dataset, ids, [pair for pair in shown if pair[0].category_id in members], view, record
+            )
+        self._draw_layer(self.dataset, ids, segments_of(task.photo, ids), "panoptic", record)
         for position in task.crops:
-            mask = labels.mask(task.annotations[position])
-            if photo is not None and mask.any():
-                file = self._save(record, f"c{position}.jpg", draw_crop(photo, mask, CROP_SIDE))
-                record.crops.append((position, file))
+            if photo is not None and shown[position][1].any():
+                crop = draw_crop(photo, shown[position][1], CROP_SIDE)
+                record.crops.append((position, self._save(record, f"c{position}.jpg", partial(crop.save, quality=82))))
 
-    def _draw_predictions(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
+    def _draw_predictions(self, task: Task, _: np.ndarray | None, record: Record) -> None:
         if self.predictions is not None:
             if task.predicted is None:
                 raise DataError("not in the predictions")
-            self._draw_layer(Labels(self.predictions, task.predicted), "panoptic", PREDICTED, record)
+            ids = read_ids(self.predictions, task.predicted)
+            self._draw_layer(self.predictions, ids, segments_of(task.predicted, ids), PREDICTED, record)
 
-    def _draw_layer(self, labels: Labels, view: str, shown_as: str, record: Record) -> None:
-        """Write a layer at twice the thumbnail's size, which serves the enlarged view too."""
-        height, width = labels.ids.shape
-        layer = labels.layer(view, fit(width, height, 2 * self.thumbnail), self.thumbnail)
-        self._save(record, f"{shown_as}.png", layer)
-        record.views[shown_as] = [list(mark) for mark in layer.marks]
+    def _draw_layer(
+        self, dataset: PanopticDataset, ids: np.ndarray, shown: Sequence[Masked], view: str, record: Record
+    ) -> None:
+        """Write a layer, small masks over large, at twice the thumbnail's size: it serves the enlarged view too."""
+        w, h = fit(ids.shape[1], ids.shape[0], 2 * THUMBNAIL)
+        categories = {category.id: category for category in dataset.categories}
+        regions_map = np.where((enlarge(ids, h, w) == 0) & (view != "things"), HATCHED, DIMMED).astype(np.int32)
+        regions = []
+        for annotation, mask in sorted(shown, key=lambda pair: -pair[1].mean()):
+            category, share = categories[annotation.category_id], round(float(mask.mean()), 5)
+            regions.append(Region(category.id, category.color, category.name, share, round(annotation.score, 4)))
+            regions_map[enlarge(mask, h, w)] = len(regions)
+        layer = draw_layer(regions_map, regions, THUMBNAIL)
+        self._save(record, f"{view}.png", layer.save)
+        record.views[view] = [list(mark) for mark in layer.marks]
+
+    def _save(self, record: Record, ending: str, write: Callable[[Path], None]) -> str:
+        name = f"{media_stem(record.number)}_{ending}"
+        with replacing(self.output / name) as path:
+            write(path)
+        record.files.append(name)
+        return name
+
+
+def read_ids(dataset: PanopticDataset, photo: LabelledPhoto) -> np.ndarray:
+    """Segment ids int32 (H, W) of ``photo``.
+
+    Raises:
+        DataError: the PNG is missing, broken, of another size than the JSON says, or holds ids that are not listed.
+    """
+    ids = dataset.read_ids(photo)
+    segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
+    return ids
+
+
+def segments_of(photo: LabelledPhoto, ids: np.ndarray) -> list[Masked]:
+    """The panoptic segments of ``photo`` with the masks that they have in ``ids`` int32 (H, W)."""
+    segments = [Annotation.of_segment(segment) for segment in photo.segments]
+    return [(segment, segment.mask(ids)) for segment in segments]
 
 
 def _file_state(path: Path) -> tuple[int, int] | None:

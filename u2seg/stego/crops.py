@@ -1,7 +1,10 @@
 """Training batches of STEGO: a crop, and one that looks alike.
 
-Shapes: ``N`` crops, ``n`` of which have features; ``D`` channels; ``h, w`` feature grid; ``H, W`` pixels of a crop;
-``k`` neighbours.
+Shapes: ``P`` photos; ``N`` = 5 P crops, ``n`` of which have features; ``D`` channels; ``h, w`` feature grid; ``H, W``
+pixels; ``k`` neighbours. Crop ``i`` is corner or centre ``i % 5`` of photo ``i // 5``.
+
+STEGO (ICLR 2022) cuts four corners and the centre, each half as high and wide as the photo, so that patches of the
+frozen network cover smaller parts of the scene. What the network says of them is computed once and kept on disk.
 
 Which crops make batch ``i``, and which neighbour each gets, depends on the seed and ``i`` alone, as for every training
 run of this package.
@@ -9,23 +12,27 @@ run of this package.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from detectron2.utils import comm
+from sklearn.neighbors import NearestNeighbors
 
 from u2seg.data.loader import TrainLoader, build_seeded_loader
-from u2seg.errors import UsageError
-from u2seg.files import write_arrays
-from u2seg.images import find_photos, read_image
+from u2seg.errors import DataError, UsageError
+from u2seg.files import in_words, replacing, write_arrays
+from u2seg.images import PhotoSet, find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
+from u2seg.pseudo.centres import unit_length
 from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import Progress
-from u2seg.stego.cache import PLACES, CropCache, crop
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -33,56 +40,152 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-COSINES = 1 << 26
-"""Cosines that are held at a time, 268 MB."""
+PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
+"""Where a crop lies: share of the free room above it, and left of it."""
 
 
-def frozen_network(cfg: CfgNode) -> FeatureExtractor:
-    """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``; the same object on every call."""
-    return build_once(
-        Part.from_config("feature extractor", cfg.U2SEG.FEATURES), device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED
-    )
+def crop(image: np.ndarray, place: int, ratio: float, min_side: int) -> np.ndarray:
+    """The crop uint8 (ratio * H, ratio * W, 3) of ``image`` uint8 (H, W, 3) at one of `PLACES`.
+
+    Raises:
+        DataError: it would have fewer than ``min_side`` pixels on a side.
+    """
+    height, width = round(image.shape[0] * ratio), round(image.shape[1] * ratio)
+    if min(height, width) < min_side:
+        raise DataError(
+            f"{image.shape[1]} x {image.shape[0]} pixels are too few: a crop would have {width} x {height}, "
+            f"and needs {min_side} (STEGO.MIN_CROP) on each side"
+        )
+    down, right = PLACES[place]
+    top, left = round((image.shape[0] - height) * down), round((image.shape[1] - width) * right)
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
-@dataclass(frozen=True)
+@dataclass
 class CropSet:
-    """The crops of a training run and what looks alike; a crop's place is its index among those that have features."""
+    """The crops of some photos and what looks alike; maps entries of the training loader to samples.
 
-    cache: CropCache
-    indices: np.ndarray
-    """int64 (n,), crops that have features."""
-    neighbours: np.ndarray
-    """int32 (n, k), places."""
-    features: np.ndarray | None
-    """float16 (N, D, h, w) of all crops, if they are kept."""
+    A directory for exactly these photos, crops and network holds ``pooled.npy``, float32 (N, D), the mean of the
+    features over the grid at length 1 (zero: still to do; NaN: the photo is left out), and, where they are asked for,
+    ``features.npy``, float16 (N, D, h, w). A run that is killed is resumed where it was.
+    """
+
+    root: Path
+    photos: PhotoSet
+    extractor: FeatureExtractor  # Gives grids of one size for every crop
+    info: dict[str, Any]  # What the extractor says of itself
+    ratio: float  # Side of a crop over side of the photo
+    min_side: int  # Pixels; photos with smaller crops are left out
+    keep_features: bool  # Whether the features are written, or only their means
+    indices: np.ndarray = field(init=False)
+    """int64 (n,), crops that have features, set by `fill`; a crop's place is its index in here."""
+    neighbours: np.ndarray = field(init=False)  # int32 (n, k), places, set by `find_neighbours`
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @cached_property
+    def directory(self) -> Path:
+        """Where the arrays lie; its name is a hash of all that they depend on."""
+        paths = [Path(photo.path) for photo in self.photos.photos]
+        sizes = [path.stat().st_size if path.exists() else -1 for path in paths]
+        names = [photo.name for photo in self.photos.photos]
+        key = [names, sizes, self.ratio, self.min_side, self.keep_features, self.info]
+        return self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+    def array(self, name: str, mode: Literal["r", "r+"] = "r") -> np.ndarray:
+        """``pooled`` or ``features``, mapped into memory."""
+        return np.load(self.directory / f"{name}.npy", mmap_mode=mode)
+
+    def fill(self) -> None:
+        """Compute the features that are missing; each process does its share of the photos, and waits for the others.
+
+        Raises:
+            UsageError: the directory can't be written, or the disk is too small.
+            DataError: no photo can be used.
+        """
+        with in_words(self.directory):
+            if comm.is_main_process() and not (self.directory / "pooled.npy").exists():
+                self._create()
+            comm.synchronize()
+            pooled = self.array("pooled", "r+")
+            features = self.array("features", "r+") if self.keep_features else None
+            last = pooled[len(PLACES) - 1 :: len(PLACES)]
+            share = range(comm.get_rank(), len(self.photos), comm.get_world_size())
+            missing = [index for index in share if not last[index].any()]
+            with Progress("features of crops", len(missing)) as progress:
+                for index in missing:
+                    self._compute(pooled, features, index)
+                    progress.advance()
+        comm.synchronize()
+        usable = ~np.isnan(pooled[:, 0])
+        left_out = int((~usable).sum()) // len(PLACES)
+        if left_out:
+            logger.warning("left out: %d photos that can't be read, or are too small (STEGO.MIN_CROP)", left_out)
+        if not usable.any():
+            raise DataError(f"none of {left_out} photos can be used: give larger ones, or lower STEGO.MIN_CROP")
+        self.indices = np.flatnonzero(usable)
+
+    def _create(self) -> None:
+        """Make the arrays, ``pooled`` last: where it is, all are."""
+        grid = self.extractor.extract([np.zeros((64, 64, 3), np.uint8)])[0].shape
+        arrays = [("features", grid, np.float16)] if self.keep_features else []
+        for name, shape, kind in [*arrays, ("pooled", grid[:1], np.float32)]:
+            path = self.directory / f"{name}.npy"
+            with replacing(path) as temporary:
+                array = np.lib.format.open_memmap(temporary, "w+", kind, (len(self.photos) * len(PLACES), *shape))
+                logger.info("%s: %.2f GB", path, array.nbytes / 1e9)
+
+    def _compute(self, pooled: np.ndarray, features: np.ndarray | None, index: int) -> None:
+        rows = slice(index * len(PLACES), (index + 1) * len(PLACES))
+        photo = self.photos.photos[index]
+        try:
+            image = read_image(photo.path)
+            crops = [crop(image, place, self.ratio, self.min_side) for place in range(len(PLACES))]
+        except DataError as error:
+            logger.warning("photo %s is left out: %s", photo.name, error)
+            pooled[rows] = np.nan
+            return
+        extracted = np.stack(self.extractor.extract(crops))
+        if features is not None:
+            features[rows] = extracted
+        pooled[rows] = unit_length(extracted.mean(axis=(2, 3)))
+
+    def find_neighbours(self, k: int) -> None:
+        """Find, once, the ``k`` nearest crops of each; raises UsageError as `nearest`."""
+        file = self.directory / f"neighbours_{k}.npz"
+        logger.info("nearest neighbours of %d crops", len(self))
+        if comm.is_main_process() and not file.exists():
+            write_arrays(file, {"neighbours": nearest(self.array("pooled")[self.indices], k)})
+        comm.synchronize()
+        with np.load(file) as arrays:
+            self.neighbours = arrays["neighbours"]
+
     def sample(self, place: int, prefix: str = "") -> Sample:
         """Features float16 (D, h, w), or pixels uint8 (H, W, 3), of the crop at ``place``."""
         index = int(self.indices[place])
-        if self.features is not None:
-            return {f"{prefix}features": torch.from_numpy(np.array(self.features[index]))}
-        pixels = crop(read_image(self._path(place)), index % len(PLACES), self.cache.ratio, self.cache.min_side)
-        return {f"{prefix}crop": pixels}
-
-    def pair(self, place: int, near: int) -> Sample:
-        """The crop at ``place``, with the one at ``near`` as that which looks alike."""
-        return {**self.sample(place), **self.sample(near, "near_")}
+        if self.keep_features:
+            return {f"{prefix}features": torch.from_numpy(np.array(self.array("features")[index]))}
+        return {f"{prefix}crop": crop(read_image(self._path(place)), index % len(PLACES), self.ratio, self.min_side)}
 
     def __call__(self, entry: Sample) -> Sample:
         """The training sample of ``entry``, ``{"place": ...}``; the neighbour is drawn from numpy's generator."""
         place = entry["place"]
         near = self.neighbours[place, np.random.randint(self.neighbours.shape[1])]
-        return {"file_name": self._path(place), **self.pair(place, near)}
+        return {"file_name": self._path(place), **self.sample(place), **self.sample(near, "near_")}
 
     def _path(self, place: int) -> str:
-        return self.cache.photos.photos[self.indices[place] // len(PLACES)].path
+        return self.photos.photos[self.indices[place] // len(PLACES)].path
+
+
+def frozen_network(cfg: CfgNode) -> FeatureExtractor:
+    """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``; the same object on every call."""
+    part = Part.from_config("feature extractor", cfg.U2SEG.FEATURES)
+    return build_once(part, device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
 
 
 def build_crops(cfg: CfgNode) -> CropSet:
-    """Crops of ``STEGO.IMAGES``, their features and neighbours, computed first where they are not cached.
+    """Crops of ``STEGO.IMAGES``, their features and neighbours, computed first where they are not on disk.
 
     Raises:
         UsageError: a key can't be taken, or there are too few photos.
@@ -97,19 +200,14 @@ def build_crops(cfg: CfgNode) -> CropSet:
     comm.synchronize()  # one process fetches the weights
     root = Path(stego.CACHE or f"{cfg.OUTPUT_DIR}/features").expanduser()
     settings = stego.CROP_RATIO, stego.MIN_CROP, stego.CACHE_FEATURES
-    cache = CropCache(root, photos, extractor, info or prepare(), *settings)
-    logger.info("%d photos; what the frozen network says of their crops is in %s", len(photos), cache.directory)
-    indices = cache.fill(comm.get_rank(), comm.get_world_size(), comm.synchronize)
-    file = cache.directory / f"neighbours_{stego.NUM_NEIGHBOURS}.npz"
-    if comm.is_main_process() and not file.exists():
-        index = nearest(cache.array("pooled")[indices], stego.NUM_NEIGHBOURS, cfg.MODEL.DEVICE)
-        write_arrays(file, {"neighbours": index})
-    comm.synchronize()
-    with np.load(file) as arrays:
-        return CropSet(cache, indices, arrays["neighbours"], cache.array("features") if cache.keep_features else None)
+    crops = CropSet(root, photos, extractor, info or prepare(), *settings)
+    logger.info("%d photos; what the frozen network says of their crops is in %s", len(photos), crops.directory)
+    crops.fill()
+    crops.find_neighbours(stego.NUM_NEIGHBOURS)
+    return crops
 
 
-def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
+def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
     """The nearest others of each of ``vectors`` float32 (n, D), of unit length, by cosine: int32 (n, k), best first.
 
     Raises:
@@ -119,14 +217,8 @@ def nearest(vectors: np.ndarray, k: int, device: str = "cpu") -> np.ndarray:
         raise UsageError(
             f"{len(vectors)} crops are too few for {k} neighbours each (STEGO.NUM_NEIGHBOURS): add photos, or lower it"
         )
-    everything, blocks = torch.from_numpy(vectors).to(device), []
-    with Progress("nearest neighbours", len(vectors), "crop") as progress:
-        for queries in torch.arange(len(vectors), device=device).split(max(1, COSINES // len(vectors))):
-            cosine = everything[queries] @ everything.T
-            cosine.scatter_(1, queries[:, None], -2.0)  # a vector is no neighbour of its own
-            blocks.append(cosine.topk(k, dim=1).indices.cpu())
-            progress.advance(len(queries))
-    return torch.cat(blocks).numpy().astype(np.int32)
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors)  # at unit length, distance sorts as cosine
+    return search.kneighbors(return_distance=False).astype(np.int32)  # without itself
 
 
 def build_crop_loader(cfg: CfgNode) -> TrainLoader:

@@ -14,6 +14,7 @@ import numpy as np
 from u2seg.errors import DataError
 from u2seg.evaluation import quality
 from u2seg.evaluation.matching import ONE_TO_ONE, match_clusters
+from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 from u2seg.plugins.api import FeatureExtractor, Refiner, StuffSegmenter
@@ -21,42 +22,37 @@ from u2seg.pseudo.refine.masks import refine_stuff
 from u2seg.runtime import Progress
 from u2seg.structures import STUFF_VOID
 
+SUPERCATEGORIES = ("supercategory", "supercategory")
+"""Levels of things and of stuff in a `Taxonomy` of the human classes above."""
+
 
 def score_segmenter(
     segmenter: StuffSegmenter, extractor: FeatureExtractor, refiner: Refiner, dataset: PanopticDataset
 ) -> dict[str, float]:
-    """`cluster_scores` of a segmenter on the photos of ``dataset``, which must have `supercategories`."""
-    class_of = supercategories(dataset)
-    num_classes, tables = len(set(class_of.values())), []
-    with Progress("stuff evaluation", len(dataset.photos)) as progress:
-        for photo in dataset.photos:
-            image = read_image(dataset.photo_path(photo))
-            predicted = refine_stuff(refiner, image, segmenter.segment(image, extractor.extract([image])[0]))
-            truth = read_classes(dataset, photo, class_of)
-            tables.append(count_overlap(predicted, truth, segmenter.num_classes, num_classes))
-            progress.advance()
-    return cluster_scores(np.stack(tables))
-
-
-def supercategories(dataset: PanopticDataset) -> dict[int, int]:
-    """Class in [0, C) of each category id; a supercategory of things is another class than one of stuff.
+    """`cluster_scores` of a segmenter on the photos of ``dataset``.
 
     Raises:
         DataError: there is no photo, or a category has no supercategory.
     """
-    if not dataset.photos or not all(category.supercategory for category in dataset.categories):
-        raise DataError(f"{dataset.json_file} needs labelled photos, and categories with supercategories to score by")
-    keys = {category.id: (category.isthing, category.supercategory) for category in dataset.categories}
-    number = {key: index for index, key in enumerate(dict.fromkeys(keys.values()))}
-    return {category: number[key] for category, key in keys.items()}
+    if not dataset.photos:
+        raise DataError(f"{dataset.json_file} has no labelled photo to score by")
+    classes, tables = Taxonomy.of(dataset, *SUPERCATEGORIES), []
+    with Progress("stuff evaluation", len(dataset.photos)) as progress:
+        for photo in dataset.photos:
+            image = read_image(dataset.photo_path(photo))
+            predicted = refine_stuff(refiner, image, segmenter.segment(image, extractor.extract([image])[0]))
+            truth = read_classes(dataset, photo, classes)
+            tables.append(count_overlap(predicted, truth, segmenter.num_classes, len(classes)))
+            progress.advance()
+    return cluster_scores(np.stack(tables))
 
 
-def read_classes(dataset: PanopticDataset, photo: LabelledPhoto, class_of: dict[int, int]) -> np.ndarray:
+def read_classes(dataset: PanopticDataset, photo: LabelledPhoto, taxonomy: Taxonomy) -> np.ndarray:
     """Class of each pixel of ``photo``, uint8 (H, W) in [0, C), 255 for void."""
     ids = dataset.read_ids(photo)
     classes = np.full(ids.shape, STUFF_VOID, np.uint8)
     for segment in photo.segments:
-        classes[ids == segment.id] = class_of[segment.category_id]
+        classes[ids == segment.id] = taxonomy.class_of[segment.category_id]
     return classes
 
 

@@ -9,6 +9,7 @@ looks alike; or ``crop`` and ``near_crop``, uint8 (H, W, 3) RGB, which the froze
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,9 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from u2seg.config import plain
-from u2seg.stego.checkpoint import StuffCheckpoint
 from u2seg.stego.crops import CropSet, Sample, frozen_network
-from u2seg.stego.head import ClusterProbe, CodeHead, spherical_kmeans, whitening
-from u2seg.stego.loss import TERMS, Pair, all_pairs, correspondence_loss
-from u2seg.stego.shifts import choose_shifts
+from u2seg.stego.head import ClusterProbe, CodeHead, StuffCheckpoint, spherical_kmeans, whitening
+from u2seg.stego.loss import TERMS, all_pairs, choose_shifts, correspondence_loss
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -48,7 +46,6 @@ class CodeModel(nn.Module):
         super().__init__()
         extractor = frozen_network(cfg)
         self._extractor = (extractor,)  # in a tuple, so that torch takes it for no part of this module
-        self.extractor_node = plain(cfg.U2SEG.FEATURES)
         self.num_classes = cfg.U2SEG.NUM_STUFF
         self.head = CodeHead(extractor.dim, cfg.STEGO.CODE_DIM, cfg.STEGO.DROPOUT)
         self.probe = ClusterProbe(cfg.STEGO.CODE_DIM, self.num_classes)
@@ -97,10 +94,9 @@ class CodeModel(nn.Module):
 
     def export(self) -> StuffCheckpoint:
         """Head and classes, and what they are for."""
-        kinds = (str, int, float, bool, list, type(None))  # what torch.load(weights_only=True) reads back
         info = getattr(self._extractor[0], "info", {})
-        features = {key: value if isinstance(value, kinds) else str(value) for key, value in info.items()}
-        return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features, self.extractor_node)
+        features = json.loads(json.dumps(info, default=str))  # plain values, which torch.load(weights_only=True) reads
+        return StuffCheckpoint(self.method, self.head.state_dict(), self.probe.centres, features)
 
 
 @META_ARCH_REGISTRY.register()
@@ -108,8 +104,7 @@ class STEGO(CodeModel):
     """Codes that are alike where features are (Hamilton et al., ICLR 2022)."""
 
     method = "stego"
-    shifts: torch.Tensor
-    """b of each of `TERMS`; in the state, so that a resumed run keeps those that were chosen."""
+    shifts: torch.Tensor  # b of each of `TERMS`; in the state, so that a resumed run keeps those that were chosen
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
@@ -127,18 +122,13 @@ class STEGO(CodeModel):
         logger.info("shifts chosen from the features: %s", chosen)
         return {"shifts": chosen}
 
-    def pairs(self, samples: list[Sample]) -> tuple[dict[str, list[Pair]], torch.Tensor]:
-        """The pairs that the loss compares, and the codes (B, C, h, w) of the crops."""
-        features = self.features_of(samples), self.features_of(samples, "near_")
-        codes = self.head(features[0]), self.head(features[1])
-        stego = self.stego
-        return all_pairs(features, codes, stego.POINTS, stego.NUM_RANDOM, stego.CENTRING), codes[0]
-
     def forward(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """``loss_self``, ``loss_knn``, ``loss_random`` and ``loss_cluster``."""
-        pairs, codes = self.pairs(samples)
-        losses = {"loss_cluster": self.probe.loss(codes.detach())}
+        features = self.features_of(samples), self.features_of(samples, "near_")
+        codes, stego = (self.head(features[0]), self.head(features[1])), self.stego
+        pairs = all_pairs(features, codes, stego.POINTS, stego.NUM_RANDOM, stego.CENTRING)
+        losses = {"loss_cluster": self.probe.loss(codes[0].detach())}
         for term, shift in zip(TERMS, self.shifts, strict=True):
             each = [correspondence_loss(pair, shift) for pair in pairs[term]]
-            losses[f"loss_{term}"] = self.stego.WEIGHTS[term.upper()] * torch.stack(each).mean()
+            losses[f"loss_{term}"] = stego.WEIGHTS[term.upper()] * torch.stack(each).mean()
         return losses

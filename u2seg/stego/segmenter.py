@@ -6,13 +6,12 @@ Shapes: ``D`` feature channels; ``h, w`` feature grid; ``H, W`` image pixels; ``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError
+from u2seg.errors import DataError, UsageError, within
 from u2seg.files import file_sha256
 from u2seg.runtime import worker_device
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from u2seg.plugins.api import FeatureExtractor
-    from u2seg.stego.head import ClusterProbe, CodeHead
 
 
 class CodeStuff:
@@ -28,8 +26,6 @@ class CodeStuff:
 
     method = ""
     """Name of the segmenter, which its checkpoints carry."""
-    _networks: tuple[CodeHead, ClusterProbe] | None = None
-    """On their device, built the first time that they are needed in this process."""
 
     def __init__(
         self,
@@ -47,7 +43,7 @@ class CodeStuff:
 
         Args:
             num_classes: S, as the checkpoint has it.
-            checkpoint: ``stuff_final.pth`` of a training run, or an official STEGO ``.ckpt``.
+            checkpoint: ``stuff_final.pth`` of a training run.
             features: node ``{NAME, ARGS}`` of the features that `segment` will be given; checked against those that
                 the checkpoint was trained on. None leaves only their number of channels to be checked.
             device: torch device of the head (and of the network, with ``flip``).
@@ -62,35 +58,40 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
-        from u2seg.stego.checkpoint import read_checkpoint
+        from u2seg.pseudo.parts import Part, build_once
+        from u2seg.stego.head import ClusterProbe, CodeHead, read_checkpoint
 
         if not checkpoint:
             key = f"U2SEG.STUFF.ARGS.{self.method}.checkpoint"
             raise UsageError(f"stuff segmenter {self.method!r} needs a trained checkpoint: set {key}")
-        if not isinstance(blur, int) or blur < 1 or blur % 2 == 0:
-            raise UsageError(f"blur must be an odd number of cells, not {blur!r}")
-        if not 0 <= min_share < 1:
-            raise UsageError(f"min_share must be a share of the photo from 0 to below 1, not {min_share!r}")
+        if within("blur", blur, 1, whole=True) % 2 == 0:
+            raise UsageError(f"blur must be an odd number of cells, not {blur}")
+        within("min_share", min_share, 0, 1)
         self.num_classes, self.checkpoint, self.device = num_classes, str(checkpoint), device
         self.alpha, self.flip, self.blur, self.min_share = float(alpha), bool(flip), blur, float(min_share)
-        self.trained = read_checkpoint(checkpoint)
-        if self.trained.method != self.method:
+        trained = read_checkpoint(checkpoint)
+        if trained.method != self.method:
             raise UsageError(
-                f"checkpoint {checkpoint} was trained by {self.trained.method!r}: set U2SEG.STUFF.NAME to "
-                f"{self.trained.method}, not {self.method}"
+                f"checkpoint {checkpoint} was trained by {trained.method!r}: set U2SEG.STUFF.NAME to "
+                f"{trained.method}, not {self.method}"
             )
-        self._check_classes()
-        self.sha256 = file_sha256(Path(checkpoint).expanduser())
-        self.node = dict(features or self.trained.extractor)
-        if features is not None:
-            self.trained.check_features(getattr(self._extractor, "info", {}), self.checkpoint)
-        if flip and not self.node:
-            raise UsageError("flip needs to know the features: the checkpoint does not name an extractor")
-
-    @property
-    def info(self) -> dict[str, Any]:
+        if len(trained.centres) != num_classes:
+            raise UsageError(
+                f"checkpoint {checkpoint} has {len(trained.centres)} classes, U2SEG.NUM_STUFF asks for {num_classes}"
+            )
+        code_dim, dim = trained.head["linear.weight"].shape[:2]
+        self.head, self.probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, num_classes)
+        self.head.load_state_dict(trained.head)
+        self.probe.load_state_dict({"centres": trained.centres})
+        sha256 = file_sha256(Path(checkpoint).expanduser())
+        self.info = {"method": self.method, "checkpoint_sha256": sha256, "trained_on": trained.features}
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
-        return {"method": self.method, "checkpoint_sha256": self.sha256, "trained_on": self.trained.features}
+        self.extractor: FeatureExtractor | None = None
+        if features is not None:
+            self.extractor = build_once(Part.from_config("feature extractor", features), device=device)
+            trained.check_features(getattr(self.extractor, "info", {}), self.checkpoint)
+        elif flip:
+            raise UsageError("flip needs the extractor of the features: give it as features={NAME, ARGS}")
 
     def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""
@@ -108,7 +109,8 @@ class CodeStuff:
 
         codes = self._tensor(self.codes(image, features))
         with torch.inference_mode():
-            scores = torch.softmax(self.alpha * self._loaded()[1](codes), dim=1)[0].cpu().numpy()
+            cosine = self.probe.to(codes.device)(codes)
+            scores = torch.softmax(self.alpha * cosine, dim=1)[0].cpu().numpy()
         smoothed = smooth(scores, self.blur)
         return drop_small(smoothed, self.min_share) if self.min_share else np.clip(smoothed, 0, 1)
 
@@ -121,73 +123,37 @@ class CodeStuff:
         """
         import torch
 
-        head, _ = self._loaded()
-        if len(features) != head.dim:
+        if len(features) != self.head.dim:
             raise DataError(
                 f"features have {len(features)} channels, and those that checkpoint {self.checkpoint} was trained on "
-                f"{head.dim}"
+                f"{self.head.dim}"
             )
+        tensor = self._tensor(features)
         with torch.inference_mode():
-            codes = head(self._tensor(features))
-            if self.flip:
-                mirrored = self._extractor.extract([np.ascontiguousarray(image[:, ::-1])])[0]
+            codes = self.head.to(tensor.device)(tensor)
+            if self.flip and self.extractor is not None:
+                mirrored = self.extractor.extract([np.ascontiguousarray(image[:, ::-1])])[0]
                 if mirrored.shape != features.shape:
                     raise DataError(
                         f"flip: the segmenter's own features are {mirrored.shape}, those of the run {features.shape}; "
                         "use one size"
                     )
-                codes = (codes + head(self._tensor(mirrored)).flip(3)) / 2
+                codes = (codes + self.head(self._tensor(mirrored)).flip(3)) / 2
         return codes[0].cpu().numpy()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights of the head (``head.*``) and the classes, float32 (S, C)."""
-        tensors = {f"head.{name}": tensor for name, tensor in self.trained.head.items()}
-        return {name: tensor.numpy() for name, tensor in {**tensors, "centres": self.trained.centres}.items()}
+        """Nothing: the checkpoint has it all."""
+        return {}
 
     def load_state(self, state: dict[str, np.ndarray]) -> CodeStuff:
-        """Take up what `state` gave, and return itself; a UsageError where it holds another number of classes."""
-        import torch
-
-        tensors = {name.removeprefix("head."): torch.from_numpy(np.array(state[name], np.float32)) for name in state}
-        self.trained = replace(self.trained, centres=tensors.pop("centres"), head=tensors)
-        self._check_classes()
-        self._networks = None
+        """Return itself."""
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_networks": None}
-
-    def _check_classes(self) -> None:
-        if len(self.trained.centres) != self.num_classes:
-            raise UsageError(
-                f"checkpoint {self.checkpoint} has {len(self.trained.centres)} classes, and U2SEG.NUM_STUFF asks for "
-                f"{self.num_classes}"
-            )
-
-    def _loaded(self) -> tuple[CodeHead, ClusterProbe]:
-        if self._networks is None:
-            from u2seg.stego.head import ClusterProbe, CodeHead
-
-            code_dim, dim = self.trained.head["linear.weight"].shape[:2]
-            head, probe = CodeHead(dim, code_dim), ClusterProbe(code_dim, self.num_classes)
-            head.load_state_dict(self.trained.head)
-            probe.load_state_dict({"centres": self.trained.centres})
-            place = worker_device(self.device)
-            self._networks = head.to(place).eval(), probe.to(place).eval()
-        return self._networks
-
     def _tensor(self, features: np.ndarray) -> torch.Tensor:
-        """``features`` (D, h, w) as a batch of one, float32 (1, D, h, w), where the head is."""
+        """``features`` (D, h, w) as a batch of one, float32 (1, D, h, w), on this worker's device."""
         import torch
 
         return torch.from_numpy(np.array(features, np.float32))[None].to(worker_device(self.device))
-
-    @property
-    def _extractor(self) -> FeatureExtractor:
-        """An extractor of the features that `segment` is given; the same object on every call in this process."""
-        from u2seg.pseudo.parts import Part, build_once
-
-        return build_once(Part.from_config("feature extractor", self.node), device=self.device)
 
 
 class StegoStuff(CodeStuff):

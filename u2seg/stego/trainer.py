@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -24,11 +23,10 @@ from u2seg.files import write_json
 from u2seg.panoptic import read_panoptic
 from u2seg.pseudo.parts import Part, build_once
 from u2seg.pseudo.recipe import Recipe
-from u2seg.stego.checkpoint import write_checkpoint
 from u2seg.stego.crops import build_crop_loader
 from u2seg.stego.evaluation import score_segmenter
-from u2seg.stego.loss import TERMS, Pair
-from u2seg.stego.model import STEGO, CodeModel
+from u2seg.stego.head import write_checkpoint
+from u2seg.stego.model import CodeModel
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL = "stuff_final.pth"
-WATCHED_CROPS = 16
 
 
 def unwrap(model: torch.nn.Module) -> CodeModel:
@@ -76,25 +73,11 @@ class StuffTrainer(Trainer):
         return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=solver.BASE_LR)
 
     def after_step(self) -> None:
-        """Log similarities where it is due, and after the last step fit the class centres anew, before hooks save."""
-        model, stego, step = unwrap(self.model), self.cfg.STEGO, self.iter + 1
-        if isinstance(model, STEGO) and stego.PLOT_PERIOD and step % stego.PLOT_PERIOD == 0:
-            self._log_similarities(model)
-        if stego.REFIT_PROBE and step == self.cfg.SOLVER.MAX_ITER:
-            model.refit(self.data_loader.mapper, max(self.cfg.SEED, 0), stego.REFIT_WHITEN)
+        """After the last step, fit the class centres anew, before hooks save."""
+        if self.cfg.STEGO.REFIT_PROBE and self.iter + 1 == self.cfg.SOLVER.MAX_ITER:
+            seed = max(self.cfg.SEED, 0)
+            unwrap(self.model).refit(self.data_loader.mapper, seed, self.cfg.STEGO.REFIT_WHITEN)
         super().after_step()
-
-    @torch.no_grad()
-    def _log_similarities(self, model: STEGO) -> None:
-        """Histograms of F and S of a few crops for TensorBoard: what one tunes the shifts by."""
-        crops = self.data_loader.mapper
-        places = np.linspace(0, len(crops) - 1, min(WATCHED_CROPS, len(crops))).astype(int)
-        pairs, _ = model.pairs([crops.pair(place, crops.neighbours[place, 0]) for place in places])
-        for term in TERMS:
-            for name in Pair._fields:
-                values = torch.cat([getattr(pair, name).flatten() for pair in pairs[term]])
-                self.storage.put_histogram(f"similarity/{name}_{term}", values)
-                self.storage.put_scalar(f"similarity/{name}_{term}", float(values.mean()))
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume at the last checkpoint; a run from the start first learns what its loss needs of the features."""

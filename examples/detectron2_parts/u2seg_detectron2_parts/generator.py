@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import label
 
-from u2seg.files import write_png
 from u2seg.images import find_photos
-from u2seg.pseudo.intermediate import MaskRecord, write_masks
+from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
 from u2seg.pseudo.ledger import STAGES
 from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 from u2seg.pseudo.recipe import Recipe
@@ -61,10 +60,10 @@ def label_by_brightness(job: BrightnessJob) -> Outcome:
     outcome = Outcome()
 
     def work(photos):
-        for photo, pixels in read_photos(photos, outcome, job.recipe.max_pixels):
+        for photo, pixels in read_photos(photos, outcome, job.recipe):
             record, stuff = segment(pixels.image, pixels.size, job.level, job.recipe.space)
             write_masks(job.masks.path(job.keys[photo.id]), record)
-            write_png(job.stuff.path(job.keys[photo.id]), stuff)
+            write_stuff(job.stuff.path(job.keys[photo.id]), stuff)
 
     for photo in job.photos:
         outcome.attempt([photo], work)

@@ -6,7 +6,8 @@ from PIL import Image
 
 from u2seg.errors import DataError
 from u2seg.images import find_photos
-from u2seg.stego.cache import PLACES, CropCache, crop
+from u2seg.stego import crops
+from u2seg.stego.crops import PLACES, CropSet, crop
 
 
 class Colours:
@@ -38,9 +39,14 @@ def five_crops(image, min_side=1):
     return [crop(image, place, 0.5, min_side) for place in range(len(PLACES))]
 
 
-def cache_of(folder, root, extractor=None, **changes):
+def crops_of(folder, root, extractor=None, **changes):
     settings = {"info": {"model": "colours"}, "ratio": 0.5, "min_side": 16, "keep_features": True, **changes}
-    return CropCache(root=root, photos=find_photos(str(folder)), extractor=extractor or Colours(), **settings)
+    return CropSet(root=root, photos=find_photos(str(folder)), extractor=extractor or Colours(), **settings)
+
+
+def filled(cache):
+    cache.fill()
+    return cache.indices.tolist()
 
 
 def test_five_crops_are_corners_and_centre():
@@ -55,8 +61,8 @@ def test_a_photo_smaller_than_a_crop_is_told():
 
 
 def test_the_cache_holds_what_the_extractor_gives(folder, tmp_path):
-    cache = cache_of(folder, tmp_path)
-    assert cache.fill().tolist() == list(range(15))
+    cache = crops_of(folder, tmp_path)
+    assert filled(cache) == list(range(15))
     image = np.asarray(Image.open(folder / "b.png"))
     expected = np.stack(Colours().extract(five_crops(image)))
     assert np.array_equal(cache.array("features")[5:10], expected.astype(np.float16))
@@ -66,7 +72,7 @@ def test_the_cache_holds_what_the_extractor_gives(folder, tmp_path):
 
 def test_a_full_cache_runs_no_network_and_a_broken_run_is_resumed(folder, tmp_path):
     extractor = Colours()
-    cache = cache_of(folder, tmp_path, extractor)
+    cache = crops_of(folder, tmp_path, extractor)
     cache.fill()
     calls = extractor.calls
     cache.fill()
@@ -78,12 +84,15 @@ def test_a_full_cache_runs_no_network_and_a_broken_run_is_resumed(folder, tmp_pa
     assert extractor.calls == calls + 1
 
 
-def test_processes_share_the_work(folder, tmp_path):
-    one, two = cache_of(folder, tmp_path / "one"), cache_of(folder, tmp_path / "two")
+def test_processes_share_the_work(folder, tmp_path, monkeypatch):
+    one, two = crops_of(folder, tmp_path / "one"), crops_of(folder, tmp_path / "two")
     one.fill()
-    two.fill(rank=0, world_size=2)
-    assert not two.array("pooled")[5:10].any()
-    two.fill(rank=1, world_size=2)
+    monkeypatch.setattr(crops.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(crops.comm, "synchronize", lambda: None)
+    for rank in range(2):
+        monkeypatch.setattr(crops.comm, "get_rank", lambda rank=rank: rank)
+        two.fill()
+        assert two.array("pooled")[5:10].any() == (rank == 1)
     for name in ("features", "pooled"):
         assert np.array_equal(one.array(name), two.array(name))
 
@@ -91,33 +100,33 @@ def test_processes_share_the_work(folder, tmp_path):
 def test_bad_photos_are_left_out_and_counted(folder, tmp_path, caplog):
     (folder / "d.png").write_bytes(b"not a photo")
     Image.new("RGB", (20, 20)).save(folder / "e.png")
-    cache = cache_of(folder, tmp_path)
-    assert cache.fill().tolist() == list(range(15))
+    cache = crops_of(folder, tmp_path)
+    assert filled(cache) == list(range(15))
     assert "left out: 2 photos" in caplog.text
-    assert cache.fill().tolist() == list(range(15))
+    assert filled(cache) == list(range(15))
 
 
 def test_a_photo_that_is_gone_is_left_out(folder, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{folder / name}.png\n" for name in ("a", "gone", "b")))
-    assert cache_of(tmp_path / "list.txt", tmp_path).fill().tolist() == [*range(5), *range(10, 15)]
+    assert filled(crops_of(tmp_path / "list.txt", tmp_path)) == [*range(5), *range(10, 15)]
 
 
 def test_no_usable_photo_is_told(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "e.png")
     with pytest.raises(DataError, match="none of 1 photos can be used"):
-        cache_of(tmp_path / "photos", tmp_path).fill()
+        crops_of(tmp_path / "photos", tmp_path).fill()
 
 
 def test_other_settings_have_another_directory(folder, tmp_path):
     changes = [{}, {"info": {"model": "b"}}, {"ratio": 0.6}, {"min_side": 17}, {"keep_features": False}]
-    directories = [cache_of(folder, tmp_path, **change).directory for change in changes]
+    directories = [crops_of(folder, tmp_path, **change).directory for change in changes]
     assert len(set(directories)) == len(changes)
-    assert cache_of(folder, tmp_path).directory == directories[0]
+    assert crops_of(folder, tmp_path).directory == directories[0]
 
 
 def test_means_alone_can_be_kept(folder, tmp_path):
-    cache, whole = cache_of(folder, tmp_path, keep_features=False), cache_of(folder, tmp_path)
-    assert cache.fill().tolist() == whole.fill().tolist()
+    cache, whole = crops_of(folder, tmp_path, keep_features=False), crops_of(folder, tmp_path)
+    assert filled(cache) == filled(whole)
     assert np.array_equal(cache.array("pooled"), whole.array("pooled"))
     assert not (cache.directory / "features.npy").exists()

@@ -1,0 +1,194 @@
+"""How a photo becomes pixels. What it is decides the content of its file, not the name.
+
+Shapes: ``H, W`` pixels of the photo after its EXIF orientation is applied, the size that its labels have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from u2seg.errors import DataError
+from u2seg.images.depth import has_contrast, is_deep, read_deep, to_eight_bits
+from u2seg.images.formats import formats_of
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 178_956_970
+"""Of a photo that is decoded, unless ``U2SEG.INPUT.MAX_DECODED_PIXELS`` says less. Pillow's own limit."""
+REDUCED_FROM = 32
+"""A photo of more than this many times the pixels that are asked for is decoded at a half, a quarter or an eighth, as
+far as its format can do that; 32 megapixels as shipped."""
+_ORIENTATION, _BITS_PER_SAMPLE = 274, 258
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read any photo as uint8 (H, W, 3) RGB.
+
+    EXIF orientation is applied; transparency lies on white; more than eight bits become eight as
+    `u2seg.images.depth` says; of an animation the first frame is taken.
+
+    Args:
+        path: a regular file; a pipe or a device is not opened.
+        max_pixels: a larger photo is not decoded.
+
+    Raises:
+        DataError: the file can't be read; the message is the reason, without the path.
+    """
+    return np.array(_read(Path(path), max_pixels, None)[0])
+
+
+def read_shrunk(
+    path: str | os.PathLike[str], pixels: int, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """`read_image` and `shrink` in one, which needs far less memory for a large photo.
+
+    Args:
+        path: as of `read_image`.
+        pixels: about as many at most are returned.
+        max_pixels: as of `read_image`.
+
+    Returns:
+        The photo uint8 (h, w, 3), and the H and W that it has on disk.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image, size = _read(Path(path), max_pixels, pixels)
+    return np.array(_shrink(image, pixels)), size
+
+
+def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """The photo in RGB, reduced where it is far larger than ``pixels``, and its height and width."""
+    try:
+        with warnings.catch_warnings(), _open_regular(path) as file:
+            warnings.simplefilter("ignore")  # Pillow warns of large photos, which are welcome here
+            with _open(file, path) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise DataError(f"{width} x {height} pixels, more than {max_pixels}; make it smaller first")
+                reduced = pixels is not None and width * height > REDUCED_FROM * pixels and _reduce(image, pixels)
+                # only now: asking a PNG for its orientation decodes it
+                on_its_side = reduced and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                rgb = _turned_rgb(image, file, path)
+                if not reduced:
+                    return rgb, (rgb.height, rgb.width)
+                return rgb, (width, height) if on_its_side else (height, width)
+    except UnidentifiedImageError as error:
+        size = os.path.getsize(path)
+        raise DataError("empty file" if size == 0 else "not an image, or of a kind that is not read") from error
+    except Image.DecompressionBombError as error:
+        raise DataError("more than 178 megapixels; make it smaller first") from error
+    except MemoryError as error:
+        raise DataError("not enough memory for it") from error
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+        # Pillow's decoders raise each of these on damaged files.
+        text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise DataError(f"can't be read: {text or type(error).__name__}") from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open ``path`` without waiting, as opening a pipe does, and without reading from a device."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError("can't be read: it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _open(file: BinaryIO, path: Path) -> ImageFile:
+    """Open an image of a format that is allowed; the others start programs, or have no end."""
+    file.seek(0)
+    return Image.open(file, formats=formats_of(path))
+
+
+def _reduce(image: ImageFile, pixels: int) -> bool:
+    """Let JPEG and JPEG 2000 decode a half, a quarter or an eighth of each side, still above four times ``pixels``."""
+    factor = 1
+    while factor < 8 and image.width * image.height > 16 * factor**2 * pixels:
+        factor *= 2
+    if image.format == "JPEG2000":
+        image.reduce = factor.bit_length() - 1  # type: ignore[assignment, method-assign]
+        return True
+    return image.draft(None, (image.width // factor, image.height // factor)) is not None
+
+
+def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})
+    if not is_deep(image):
+        if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:
+            raise DataError("a TIFF of more than 8 bits whose channels lie apart; save it with them side by side")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # without a copy of a large photo
+        return _to_rgb(image, image.format)
+    values = read_deep(image, _open(file, path))
+    colors = values if values.ndim == 2 else values[..., :3]
+    eight = to_eight_bits(colors, tags)
+    if not has_contrast(eight):
+        _warn_of_contrast(str(path), int(eight.min()), int(eight.max()))
+    rgb = Image.fromarray(eight).convert("RGB")
+    if values.shape[2:] == (4,):
+        rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
+        rgb = _to_rgb(rgb, image.format)
+    rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return ImageOps.exif_transpose(rgb)
+
+
+@cache
+def _warn_of_contrast(path: str, least: int, most: int) -> None:
+    logger.warning("photo %r has almost no contrast left at 8 bits: grey values %d to %d", path, least, most)
+
+
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if kind == "TIFF" and not _is_transparency(np.asarray(image.getchannel("A"))):
+            return image.convert("RGB")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_transparency(band: np.ndarray) -> bool:
+    """Whether the last band uint8 (H, W) of a TIFF, often near infrared that calls itself alpha, is transparency."""
+    extreme = (band == 0) | (band == 255)
+    return bool(extreme.mean() >= 0.5 or band.min() == band.max())
+
+
+def shrink(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """``image`` uint8 (H, W, 3), or a copy of at most about ``max_pixels`` pixels with the same aspect ratio."""
+    if image.shape[0] * image.shape[1] <= max_pixels:
+        return image
+    return np.asarray(_shrink(Image.fromarray(image), max_pixels))
+
+
+def _shrink(image: Image.Image, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if height * width <= max_pixels:
+        return image
+    factor = (max_pixels / (height * width)) ** 0.5
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return image.resize(size, Image.Resampling.BOX, reducing_gap=3.0)
+
+
+def enlarge(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Labels (h, w) of any integer or bool type at ``height`` x ``width``, each pixel from the nearest cell."""
+    h, w = labels.shape
+    if (h, w) == (height, width):
+        return labels
+    rows = np.minimum((np.arange(height) + 0.5) * h / height, h - 1).astype(int)
+    columns = np.minimum((np.arange(width) + 0.5) * w / width, w - 1).astype(int)
+    return labels[rows[:, None], columns]

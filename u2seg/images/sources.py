@@ -1,0 +1,148 @@
+"""Where photos are named: in folders, by patterns, in lists and in COCO JSON files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import repeat
+from pathlib import Path
+
+from u2seg import fields
+from u2seg.errors import DataError, UsageError
+from u2seg.files import is_output
+from u2seg.images.formats import extensions
+
+PassedOver = Mapping[str, tuple[str, ...]]
+"""Why something in a folder is no photo of the run (a key of `u2seg.images.finding.REASONS`) to names below it."""
+
+EXTENSIONS = extensions()
+"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
+
+
+_OTHER_FORMATS = frozenset(
+    f".{ending}"
+    for ending in ("heic", "heif", "hif", "avif", "jp2", "jxl", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "psd")
+)
+
+
+def list_photos(
+    images: str, root: str | None, option: str, output: str
+) -> tuple[list[str], list[int] | None, Path | None, PassedOver]:
+    """Paths of the photos; their ids, if they have any; the folder that they are relative to, if that is clear."""
+    source = Path(images).expanduser()
+    if source.is_dir():
+        paths, passed_over = _walk(source, output)
+        return paths, None, source, passed_over
+    if source.is_file() and source.suffix.lower() == ".json":
+        return *_read_coco(source, root, option), {}
+    if source.is_file() and source.suffix.lower() == ".txt":
+        return _read_list(source, option), None, None, {}
+    if source.is_file():
+        return [str(source)], None, source.parent, {}
+    if any(mark in images for mark in "*?["):
+        return _match(str(source), output), None, None, {}
+    raise UsageError(f"{option} {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json")
+
+
+def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
+    """Photos below ``top`` by name, each real file once, and what was passed over."""
+    photos: list[str] = []
+    links: list[str] = []
+    passed_over: defaultdict[str, list[str]] = defaultdict(list)
+    real_top = os.path.realpath(top)
+    folders = [str(top)]
+    while folders:
+        folder = folders.pop()
+        if folder != str(top) and (is_output(folder) or os.path.realpath(folder) == output):
+            passed_over["output"].append(folder)
+            continue
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            passed_over["folder"].append(folder)
+            continue
+        for entry in entries:
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.is_symlink() and not _is_below(os.path.realpath(entry.path), real_top):
+                passed_over["link"].append(entry.path)
+            elif entry.is_dir():  # a link to a folder below this one adds nothing
+                folders += [entry.path] if not (entry.is_symlink() or entry.name.startswith(".")) else []
+            elif ending not in EXTENSIONS or entry.name.startswith("."):
+                passed_over["format" if ending in _OTHER_FORMATS else "ending"].append(entry.path)
+            else:
+                (links if entry.is_symlink() else photos).append(entry.path)
+    photos += _each_file_once(links, {os.path.realpath(path) for path in photos} if links else set())
+    return sorted(photos), {r: tuple(sorted(os.path.relpath(p, top) for p in ps)) for r, ps in passed_over.items()}
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(os.path.join(top, ""))
+
+
+def _each_file_once(paths: Iterable[str], known: set[str]) -> list[str]:
+    """Those of ``paths`` that are not, through links, among the files ``known`` or an earlier one."""
+    first: dict[str, str] = {}
+    for path in sorted(paths):
+        first.setdefault(os.path.realpath(path), path)
+    return [path for file, path in first.items() if file not in known]
+
+
+def _match(pattern: str, output: str) -> list[str]:
+    """Files that ``pattern`` matches, but for those in outputs of u2seg that it reaches into, each real file once."""
+    fixed = len(Path(re.split(r"[*?[]", pattern)[0] + "_").parent.parts)
+    is_output_folder = cache(lambda folder: is_output(folder) or os.path.realpath(folder) == output)
+
+    def is_photo(path: str) -> bool:
+        folders = Path(path).parents[: max(len(Path(path).parts) - 1 - fixed, 0)]
+        return not os.path.isdir(path) and not any(map(is_output_folder, folders))
+
+    return sorted(_each_file_once(filter(is_photo, glob.glob(pattern, recursive=True)), set()))
+
+
+def _read_list(file: Path, option: str) -> list[str]:
+    """Paths in ``file``, one a line; relative ones are looked for beside the file, then from here."""
+    try:
+        content = file.read_bytes()
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        text = content.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {file}: {error}") from error
+    if "\0" in text:
+        raise UsageError(f"{option} {file} holds a zero byte, so it is no list of paths")
+    names = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    paths = []
+    for name in names:
+        spellings = [Path(name), Path(name.replace("\\", "/"))]
+        places = [place for spelling in spellings for place in (file.parent / spelling, spelling)]
+        paths.append(str(next((place for place in places if place.exists()), spellings[0])))
+    return paths
+
+
+def _read_coco(file: Path, root: str | None, option: str) -> tuple[list[str], list[int] | None, Path | None]:
+    """Paths and ids of the ``images`` of a COCO JSON, and the folder they lie in; None for the deepest common one."""
+    try:
+        content = fields.read_json_object(file)
+        images = fields.told("it", fields.entries, content, "images")
+        subjects = [f"entry {position} of 'images'" for position in range(len(images))]
+        names = [fields.told(*each) for each in zip(subjects, repeat(fields.file_name), images)]
+        ids = [fields.told(*each) for each in zip(subjects, repeat(fields.identity), images, repeat("id"))]
+        fields.refuse_duplicates(ids, "image id")
+        fields.refuse_duplicates(names, "the photo")
+        info = content["info"] if isinstance(content.get("info"), dict) else {}
+        stated = fields.told("its 'info'", fields.file_name, info, "image_root") if info.get("image_root") else ""
+    except DataError as error:
+        raise UsageError(f"{option} {file} is no COCO JSON with images that have id and file_name: {error}") from error
+    usual = [file.parent / stated] if stated else [file.parent, file.parent / "images", file.parent / file.stem]
+    places = [Path(root).expanduser()] if root else usual
+    base = next((place for place in places if names and (place / names[0]).exists()), None)
+    if base is None:
+        tried, name = ", ".join(map(str, places)), names[0] if names else "no image"
+        raise UsageError(f"{option} {file}: {name!r} is not in {tried}; name it by --image-root")
+    lead_out = any(name.startswith(("/", "../")) for name in names)
+    numbered = [number for number in ids if isinstance(number, int)]
+    paths = [os.path.normpath(base / name) for name in names]
+    return paths, numbered if len(numbered) == len(ids) else None, None if lead_out and not root else base

@@ -1,0 +1,36 @@
+"""Panoptic datasets on disk: the one reader and the one writer of the format.
+
+A dataset is a directory with ``panoptic.json`` (COCO panoptic) and ``panoptic/*.png``, whose colours code segment ids
+as R + 256 G + 65536 B; ``instances.json`` holds whole masks, which may overlap. ``info.image_root`` says where the
+photos lie, ``info.panoptic_root`` where the PNGs lie, both relative to it. Where they say nothing, photos are looked
+for in ``images/``, in the directory itself and in a folder called as the JSON file; PNGs in ``panoptic/`` first.
+"""
+
+from u2seg.fields import read_json, read_json_object
+from u2seg.panoptic.codes import LARGEST_ID, decode_ids, encode_ids, read_ids
+from u2seg.panoptic.dataset import Category, LabelledPhoto, PanopticDataset, SegmentInfo
+from u2seg.panoptic.instances import decode_mask, instance_entry, read_instances
+from u2seg.panoptic.reading import read_panoptic
+from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON, RUN_JSON, Entry, write_dataset
+
+__all__ = [
+    "INSTANCES_JSON",
+    "LARGEST_ID",
+    "PANOPTIC_JSON",
+    "RUN_JSON",
+    "Category",
+    "Entry",
+    "LabelledPhoto",
+    "PanopticDataset",
+    "SegmentInfo",
+    "decode_ids",
+    "decode_mask",
+    "encode_ids",
+    "instance_entry",
+    "read_ids",
+    "read_instances",
+    "read_json",
+    "read_json_object",
+    "read_panoptic",
+    "write_dataset",
+]

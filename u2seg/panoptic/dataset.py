@@ -1,0 +1,150 @@
+"""What a panoptic dataset is in memory: categories, photos and their segments; pixels stay on disk.
+
+Shapes: ``H, W`` image pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import DataError
+from u2seg.fields import inside
+from u2seg.panoptic.codes import read_ids
+from u2seg.structures import LabelSpace
+
+NO_SUPERCATEGORY = ("", "none", "default", "null", "undefined", "n/a")
+"""What files say where there is none; some labelling tools write a word."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """One entry of ``categories``: a human class, or a cluster."""
+
+    id: int
+    name: str
+    supercategory: str
+    """Empty where the file gives none."""
+    isthing: bool
+    color: tuple[int, int, int]
+    """RGB, 0..255"""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """One entry of ``segments_info``. Area and box come from the PNG."""
+
+    id: int
+    category_id: int
+    isthing: bool
+    iscrowd: bool = False
+    score: float = 1.0
+    stated_area: float | None = None
+    """Pixels that the file states, only to be compared with the PNG."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPhoto:
+    """One photo and its label."""
+
+    image_id: Any
+    """A whole number, or text that is none."""
+    file_name: str
+    """Of the photo, below the image root, with slashes."""
+    height: int
+    width: int
+    label: str
+    """``file_name`` of the annotation: the PNG below the panoptic root."""
+    segments: tuple[SegmentInfo, ...]
+
+    @property
+    def stem(self) -> str:
+        """File name of the photo without folder and ending."""
+        return PurePosixPath(self.file_name).stem
+
+
+@dataclass(frozen=True)
+class PanopticDataset:
+    """A labelled set as its JSON describes it; no pixel is read."""
+
+    json_file: Path
+    image_root: Path
+    panoptic_root: Path
+    categories: tuple[Category, ...]
+    """In rising order of id."""
+    photos: tuple[LabelledPhoto, ...]
+    """Those that have an annotation, in the order of the annotations."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The dataset's directory."""
+        return self.json_file.parent
+
+    @cached_property
+    def things(self) -> tuple[Category, ...]:
+        """Thing categories, in rising order of id."""
+        return tuple(category for category in self.categories if category.isthing)
+
+    @cached_property
+    def stuff(self) -> tuple[Category, ...]:
+        """Stuff categories, in rising order of id."""
+        return tuple(category for category in self.categories if not category.isthing)
+
+    def label_space(self) -> LabelSpace:
+        """K and S of a dataset whose categories are numbered things 1..K, then stuff K+1..K+S.
+
+        Raises:
+            DataError: they are numbered otherwise.
+        """
+        space = LabelSpace(len(self.things), len(self.stuff))
+        ordered = [category.id for category in (*self.things, *self.stuff)]
+        if ordered != list(range(1, len(ordered) + 1)):
+            raise DataError(f"{self.json_file}: categories are not numbered things 1..K, then stuff K+1..K+S")
+        return space
+
+    def check_supercategories(self, isthing: bool, remedy: str) -> None:
+        """See that supercategories tell the things, or the stuff, apart.
+
+        Args:
+            isthing: of which kind.
+            remedy: what to do where they do not.
+
+        Raises:
+            DataError: a category has none, or all have the same.
+        """
+        kind = self.things if isthing else self.stuff
+        for category in kind:
+            if category.supercategory.lower() in NO_SUPERCATEGORY:
+                raise DataError(f"{self.json_file}: category {category.name!r} has no supercategory; {remedy}")
+        if len(kind) > 1 and len({category.supercategory for category in kind}) == 1:
+            name = kind[0].supercategory
+            raise DataError(
+                f"{self.json_file}: all {len(kind)} {'things' if isthing else 'stuff categories'} have the one "
+                f"supercategory {name!r}; {remedy}"
+            )
+
+    def photo_path(self, photo: LabelledPhoto) -> Path:
+        """Where the photo itself lies, which may be anywhere: ``file_name`` may be absolute or lead upwards."""
+        return self.image_root / photo.file_name
+
+    def png_path(self, photo: LabelledPhoto) -> Path:
+        """Where its panoptic PNG lies.
+
+        Raises:
+            DataError: not below the panoptic root.
+        """
+        return inside(self.panoptic_root, photo.label)
+
+    def read_ids(self, photo: LabelledPhoto) -> np.ndarray:
+        """Segment ids int32 (H, W) of ``photo``, 0 for none.
+
+        Raises:
+            DataError: the PNG is missing, broken, or of another size than the JSON says.
+        """
+        return read_ids(self.png_path(photo), (photo.height, photo.width), f"{self.json_file.name} says")

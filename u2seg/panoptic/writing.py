@@ -1,0 +1,66 @@
+"""The writer of panoptic datasets; PNGs are written by whoever makes them.
+
+Nothing is in memory but what is written at the moment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from u2seg.files import write_json_lists
+
+PANOPTIC_JSON, INSTANCES_JSON, RUN_JSON = "panoptic.json", "instances.json", "run.json"
+
+
+class Entry(NamedTuple):
+    """What the JSON files say of one photo."""
+
+    image: Mapping[str, Any]
+    """Entry of ``images``: ``id``, ``file_name``, ``height``, ``width``."""
+    label: str
+    """The PNG below the panoptic root."""
+    segments: Sequence[Mapping[str, Any]]
+    """``segments_info``"""
+    instances: Sequence[Mapping[str, Any]] = ()
+    """Annotations for ``instances.json`` without ``id`` and ``image_id``, as `instance_entry` makes them."""
+
+
+def write_dataset(
+    root: Path,
+    info: Mapping[str, Any],
+    categories: Sequence[Mapping[str, Any]],
+    entries: Callable[[], Iterable[Entry]],
+    instances: bool = True,
+) -> Path:
+    """Write ``instances.json``, then ``panoptic.json``, whose presence says that the dataset is whole.
+
+    Args:
+        root: the dataset's directory, with the PNGs in it already.
+        info: ``image_root`` and whatever else there is to say of the set.
+        categories: as `LabelSpace.categories` gives them.
+        entries: called for each list that is written, so that they need not be in memory at once.
+        instances: whether to write ``instances.json``.
+
+    Returns:
+        ``panoptic.json``.
+    """
+    if instances:
+        things = [category for category in categories if category["isthing"]]
+        counter = itertools.count(1)
+        annotations = (
+            {"id": next(counter), "image_id": entry.image["id"], **instance}
+            for entry in entries()
+            for instance in entry.instances
+        )
+        lists = {"images": (entry.image for entry in entries()), "annotations": annotations}
+        write_json_lists(root / INSTANCES_JSON, {"info": info, "categories": things}, lists)
+    labels = (
+        {"image_id": entry.image["id"], "file_name": entry.label, "segments_info": entry.segments}
+        for entry in entries()
+    )
+    lists = {"images": (entry.image for entry in entries()), "annotations": labels}
+    write_json_lists(root / PANOPTIC_JSON, {"info": info, "categories": categories}, lists)
+    return root / PANOPTIC_JSON
