@@ -95,17 +95,17 @@ def list_plugins(as_json: bool) -> None:
     plugins = installed_plugins()
     import_generators("")
     rows = [*generator_table(), *plugins.table()]
-    problems = [*map(str, plugins.broken), *plugins.remarks]
+    broken = [str(plugin) for plugin in plugins.broken]
     if as_json:
-        table = {"parts": rows, "plugins": plugins.third_parties(), "broken": problems, "disabled": plugins.disabled}
-        print(json.dumps(table, indent=1))
+        state = {"plugins": plugins.third_parties(), "broken": broken, "disabled": plugins.disabled}
+        print(json.dumps({"parts": rows, **state, "remarks": plugins.remarks}, indent=1))
         return
     for row in rows:
         print(f"{row['kind']:18} {row['name']:14} {row['distribution']}\n    {row['help']}\n    {row['arguments']}")
     print(f"\nplugins ({DISABLE_VARIABLE}=name,name leaves them out):")
     for name, distribution in plugins.third_parties().items():
         print(f"    {name:20} {distribution}")
-    print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *problems]))
+    print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *broken, *plugins.remarks]))
 
 
 def verify(output: Path) -> int:

@@ -202,3 +202,9 @@ def test_no_part_is_asked_about_nothing():
         raise ValueError("Found array with 0 sample(s)")
 
     assert guard(broken(Clusterer, predict=refuses)).predict(np.zeros((0, 3), np.float32)).dtype == np.int64
+
+
+def test_none_takes_an_optional_method_away():
+    guarded = guard(broken(Generator, generate_batch=None))
+    assert not hasattr(guarded, "generate_batch")
+    assert not hasattr(guard(broken(Refiner, refine_many=None)), "refine_many")

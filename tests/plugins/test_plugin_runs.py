@@ -147,4 +147,4 @@ def test_list_plugins_shows_the_names_to_disable_and_what_is_wrong(tmp_path):
     table = json.loads(tool("--list-plugins", "--json", env={**env, "U2SEG_DISABLE_PLUGINS": "second:main,x"}).stdout)
     assert table["plugins"] == {"first:main": "first 1.0"}
     assert table["disabled"] == ["second:main"]
-    assert "no plugin is called 'x'" in table["broken"][0]
+    assert "no plugin is called 'x'" in table["remarks"][0]

@@ -237,3 +237,23 @@ def test_a_factory_that_fails_is_named():
             plugins.offer("refiner", name).build({})
     with pytest.raises(UsageError, match=r"^size 1 is odd$"):
         plugins.offer("refiner", "refuses").build({})
+
+
+def test_what_is_to_be_checked_is_found_by_part_and_by_plugin():
+    models = plugin()
+    models.u2seg_register_detectron2 = hookimpl(lambda: None)
+    half = plugin(u2seg_refiners={"half": masker})
+    half.u2seg_clusterers = lambda: {}
+    plugins = load(
+        EntryPoint("mine", plugin(u2seg_refiners={"a": masker, "b": masker}, u2seg_clusterers={"a": masker})),
+        EntryPoint("models", models),
+        EntryPoint("broken", ImportError("no")),
+        EntryPoint("half", half),
+    )
+    assert [(offer.kind, offer.name) for offer in plugins.named("a")] == [("refiner", "a"), ("clusterer", "a")]
+    assert len(plugins.named("mine")) == 3
+    with pytest.raises(UsageError, match="offers no part"):
+        plugins.named("models")
+    for name, text in (("broken", "ImportError: no"), ("half", "hookimpl is missing"), ("aa", "Did you mean 'a'")):
+        with pytest.raises(PluginError, match=text):
+            plugins.named(name)

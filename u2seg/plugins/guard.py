@@ -62,9 +62,11 @@ class GuardedPart:
         if name.startswith("__") or name == "_part":  # asked for by pickle, before there is a part
             raise AttributeError(name)
         value = getattr(self._part, name)
-        if name == "refine_many":
-            return self._refine_many
-        return functools.partial(self._call, name) if name in RULES else value
+        if name not in RULES and name != "refine_many":
+            return value
+        if value is None:  # how a class takes away what its base class may have
+            raise AttributeError(name)
+        return self._refine_many if name == "refine_many" else functools.partial(self._call, name)
 
     def _call(self, name: str, *args: Any) -> Any:
         if name in FOR_NOTHING and not len(args[0]):

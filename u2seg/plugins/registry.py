@@ -57,12 +57,7 @@ class Plugins:
             UsageError: nobody offers it.
             PluginError: nobody offers it, and a broken plugin might have; or several do.
         """
-        try:
-            offers = lookup(kind, name, self.offers[kind])
-        except UsageError as error:
-            if self.broken:
-                raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
-            raise
+        offers = self._lookup(kind, name, self.offers[kind])
         if len(offers) > 1:
             who = " and by ".join(offer.distribution for offer in offers)
             names = " or ".join(offer.plugin for offer in offers if offer.distribution != BUILT_IN)
@@ -74,12 +69,26 @@ class Plugins:
 
         Raises:
             UsageError: there is none.
+            PluginError: there is none, or the plugin is broken.
         """
         offers = [offer for by_name in self.offers.values() for several in by_name.values() for offer in several]
         matches = [offer for offer in offers if offer.name == name] or [o for o in offers if o.plugin == name]
-        if not matches:
-            lookup("part or plugin", name, dict.fromkeys([o.name for o in offers] + [o.plugin for o in offers]))
-        return matches
+        for broken in self.broken:
+            if broken.name in {name, *(offer.plugin for offer in matches)}:
+                raise PluginError(str(broken))
+        if not matches and name in self.distributions:
+            raise UsageError(f"plugin {name!r} of {self.distributions[name]} offers no part that could be checked")
+        names = [*(offer.name for offer in offers), *(offer.plugin for offer in offers)]
+        return matches or self._lookup("part or plugin", name, dict.fromkeys(names, matches))
+
+    def _lookup(self, kind: str, name: str, table: Mapping[str, list[Offer]]) -> list[Offer]:
+        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``."""
+        try:
+            return lookup(kind, name, table)
+        except UsageError as error:
+            if self.broken:
+                raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
+            raise
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
         """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
