@@ -140,8 +140,8 @@ def check_refiner(refiner: Refiner, size: tuple[int, int] = (48, 64)) -> Arrays:
     if hasattr(refiner, "refine_many"):
         shared = list(refiner.refine_many(image, iter(many)))
         require(len(shared) == len(many), "refine_many gives a result for each scores")
-        for found, scores in zip(shared, many, strict=True):
-            check_refined(refiner, found, image, scores)
+        for result, scores in zip(shared, many, strict=True):
+            check_refined(refiner, result, image, scores)
         _close(shared, single, "refine_many gives what refine gives")
     inside, truth = single[0].argmax(axis=0).astype(bool), _disc(*size)
     overlap = (inside & truth).sum() / max((inside | truth).sum(), 1)
@@ -200,15 +200,15 @@ def _samples(size: tuple[int, int], dim: int, extractor: FeatureExtractor | None
     return images, [sample_features(dim, size[0] // 4, size[1] // 4, seed=seed) for seed in range(count)]
 
 
-def _same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
+def _same(result: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
     """Raise the error of ``rule`` unless both are equal, bit by bit."""
-    pairs = list(zip(found, expected, strict=False))
-    require(len(found) == len(expected) and all(np.array_equal(a, b) for a, b in pairs), rule)
+    pairs = list(zip(result, expected, strict=False))
+    require(len(result) == len(expected) and all(np.array_equal(a, b) for a, b in pairs), rule)
 
 
-def _close(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
+def _close(result: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
     """As `_same`, but for rounding, of a hundredth of the largest value."""
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         require(
             a.shape == b.shape and float(np.abs(a - b).max(initial=0)) <= 0.01 * float(np.abs(b).max(initial=0)), rule
         )

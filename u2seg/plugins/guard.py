@@ -72,11 +72,11 @@ class GuardedPart:
         if name in FOR_NOTHING and not len(args[0]):
             return FOR_NOTHING[name].copy()
         raised: list[BaseException] = []
-        own = [_remember(arg, raised) if isinstance(arg, Iterator) else _unguarded(arg) for arg in args]
+        arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else _unguarded(arg) for arg in args]
         with self._named(raised, name):
-            found = call_checked(self._part, name, *own, look_at_inputs=name not in self._kept)
+            result = call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
         self._kept.add(name)
-        return self if found is self._part else found
+        return self if result is self._part else result
 
     def _refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raised: list[BaseException] = []

@@ -48,12 +48,12 @@ class Offer:
         parameters = self.signature.parameters
         return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    def check(self, args: Mapping[str, Any], given: Mapping[str, Any] = {}) -> None:
-        """Raise UsageError unless the factory takes ``args`` from the config and ``given`` from the program."""
+    def check(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> None:
+        """Raise UsageError unless the factory takes ``args`` from the config and ``context`` from the program."""
         parameters = self.signature.parameters
-        free = [name for name in parameters if name not in given]
+        free = [name for name in parameters if name not in context]
         for name in args:
-            if name in given:
+            if name in context:
                 raise UsageError(f"{self.kind} {self.name!r}: {name!r} has a config key of its own")
             if not self.takes(name):
                 takes = ", ".join(f"{key}={parameters[key].default!r}" for key in free) or "nothing"
@@ -64,29 +64,29 @@ class Offer:
         if missing:
             raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
 
-    def build(self, args: Mapping[str, Any], given: Mapping[str, Any] = {}) -> Any:
-        """Call the factory with ``args`` and those of ``given`` that it names.
+    def build(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> Any:
+        """Call the factory with ``args`` and those of ``context`` that it names.
 
         Raises:
             UsageError: an argument is not one of the factory's, or it refuses a value.
             PluginError: the factory fails.
         """
-        self.check(args, given)
+        self.check(args, context)
         try:
-            return self.factory(**args, **{key: value for key, value in given.items() if self.takes(key)})
+            return self.factory(**args, **{key: value for key, value in context.items() if self.takes(key)})
         except (U2SegError, MemoryError):
             raise
         except CAUGHT as error:
             raise PluginError(f"{self.title} can't be built: {describe(error, self.packages)}") from error
 
-    def build_guarded(self, args: Mapping[str, Any], given: Mapping[str, Any] = {}) -> GuardedPart:
+    def build_guarded(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> GuardedPart:
         """What `build` makes, its methods guarded.
 
         Raises:
             UsageError: as `build`.
             PluginError: as `build`; or the part lacks a method of its contract.
         """
-        part = self.build(args, given)
+        part = self.build(args, context)
         return GuardedPart(self.kind, part, self.title, self.packages, self.distribution == BUILT_IN)
 
     @property

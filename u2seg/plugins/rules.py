@@ -52,7 +52,7 @@ def check_members(kind: str, part: Any) -> None:
             require(callable(method), f"{owner} has no method {text}")
             require(_takes(method, len(arguments)), f"{owner}.{name} can't be called as {text}")
     for name in spec.contract.__annotations__:
-        # not hasattr: a property may need weights that are not there yet
+        # the class first: a property may need weights that have not been fetched yet
         known = hasattr(type(part), name) or name in getattr(part, "__dict__", {}) or hasattr(part, name)
         require(known, f"{owner} has no attribute {name}")
 
@@ -77,10 +77,10 @@ def _is(value: Any, dtype: type, dimensions: int) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
 
 
-def _count(found: Any, expected: Sequence[Any], what: str) -> None:
-    same = isinstance(found, (list, tuple)) and len(found) == len(expected)
-    count = len(found) if hasattr(found, "__len__") else "no"
-    require(same, f"{what} for each image: a list of {len(expected)}, not {type(found).__name__} of {count} items")
+def _count(result: Any, expected: Sequence[Any], what: str) -> None:
+    same = isinstance(result, (list, tuple)) and len(result) == len(expected)
+    count = len(result) if hasattr(result, "__len__") else "no"
+    require(same, f"{what} for each image: a list of {len(expected)}, not {type(result).__name__} of {count} items")
 
 
 def _finite(array: np.ndarray, what: str) -> None:
@@ -89,94 +89,94 @@ def _finite(array: np.ndarray, what: str) -> None:
     require(bool(finite), f"{what} are finite, and some are NaN or infinite", BadValuesError)
 
 
-def check_features(part: Any, found: Any, images: Sequence[np.ndarray]) -> None:
+def check_features(part: Any, result: Any, images: Sequence[np.ndarray]) -> None:
     """What `FeatureExtractor.extract` gives."""
-    _count(found, images, "extract gives one array")
-    for array in found:
+    _count(result, images, "extract gives one array")
+    for array in result:
         require(_is(array, np.float32, 3), f"features are float32 (D, h, w), not {_array(array)}")
         require(len(array) == part.dim, f"features have dim={part.dim} channels, not {len(array)}")
         require(array.size > 0, f"features have at least one cell, not {array.shape}")
         _finite(array, "features")
 
 
-def check_shared_features(part: Any, found: Any, images: Sequence[np.ndarray], others: Sequence[Any]) -> None:
+def check_shared_features(part: Any, result: Any, images: Sequence[np.ndarray], others: Sequence[Any]) -> None:
     """What `SharesPass.extract_with` gives."""
-    require(len(found) == 1 + len(others), "extract_with gives a list for the extractor itself and for each other")
-    for owner, arrays in zip((part, *others), found, strict=True):
+    require(len(result) == 1 + len(others), "extract_with gives a list for the extractor itself and for each other")
+    for owner, arrays in zip((part, *others), result, strict=True):
         check_features(owner, arrays, images)
 
 
-def check_answer(part: Any, found: Any, other: Any) -> None:
+def check_answer(part: Any, result: Any, other: Any) -> None:
     """What `SharesPass.shares_pass` gives."""
-    require(isinstance(found, (bool, np.bool_)), f"shares_pass gives a bool, not {type(found).__name__}")
+    require(isinstance(result, (bool, np.bool_)), f"shares_pass gives a bool, not {type(result).__name__}")
 
 
-def check_embeddings(part: Any, found: Any, images: Sequence[np.ndarray]) -> None:
+def check_embeddings(part: Any, result: Any, images: Sequence[np.ndarray]) -> None:
     """What `Embeds.embed` gives."""
-    expected = f"embed gives float32 ({len(images)}, E), not {_array(found)}"
-    require(_is(found, np.float32, 2) and len(found) == len(images), expected)
-    _finite(found, "embeddings")
+    expected = f"embed gives float32 ({len(images)}, E), not {_array(result)}"
+    require(_is(result, np.float32, 2) and len(result) == len(images), expected)
+    _finite(result, "embeddings")
 
 
-def check_record(part: Any, found: Any) -> None:
+def check_record(part: Any, result: Any) -> None:
     """What `Prepares.prepare` gives."""
-    require(isinstance(found, Mapping), f"prepare gives a dict for the record, not {type(found).__name__}")
+    require(isinstance(result, Mapping), f"prepare gives a dict for the record, not {type(result).__name__}")
 
 
-def check_masks(part: Any, found: Any, image: np.ndarray, features: np.ndarray) -> None:
+def check_masks(part: Any, result: Any, image: np.ndarray, features: np.ndarray) -> None:
     """What `MaskGenerator.generate` gives; a `MaskSet` has checked itself."""
-    require(isinstance(found, MaskSet), f"generate gives a u2seg.MaskSet, not {_array(found)}")
-    require(0 not in found.masks.shape[1:], f"masks lie on a grid, not on {found.masks.shape[1:]}")
+    require(isinstance(result, MaskSet), f"generate gives a u2seg.MaskSet, not {_array(result)}")
+    require(0 not in result.masks.shape[1:], f"masks lie on a grid, not on {result.masks.shape[1:]}")
 
 
-def check_mask_batch(part: Any, found: Any, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> None:
+def check_mask_batch(part: Any, result: Any, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> None:
     """What `GeneratesBatch.generate_batch` gives."""
-    _count(found, images, "generate_batch gives one MaskSet")
-    for masks, image, grid in zip(found, images, features, strict=True):
+    _count(result, images, "generate_batch gives one MaskSet")
+    for masks, image, grid in zip(result, images, features, strict=True):
         check_masks(part, masks, image, grid)
 
 
-def check_refined(part: Any, found: Any, image: np.ndarray, scores: Sized) -> None:
+def check_refined(part: Any, result: Any, image: np.ndarray, scores: Sized) -> None:
     """What `Refiner.refine` gives."""
     expected = (len(scores), *image.shape[:2])
-    fits = _is(found, np.float32, 3) and found.shape == expected
-    require(fits, f"refined scores are float32 (C, H, W) = {expected}, not {_array(found)}")
-    _finite(found, "refined scores")
+    fits = _is(result, np.float32, 3) and result.shape == expected
+    require(fits, f"refined scores are float32 (C, H, W) = {expected}, not {_array(result)}")
+    _finite(result, "refined scores")
 
 
-def check_stuff(part: Any, found: Any, image: np.ndarray, features: np.ndarray) -> None:
+def check_stuff(part: Any, result: Any, image: np.ndarray, features: np.ndarray) -> None:
     """What `StuffSegmenter.segment` gives."""
     count = part.num_classes
-    if _is(found, np.uint8, 2):
-        require(found.shape == image.shape[:2], f"labels are of the image, {image.shape[:2]}, not {found.shape}")
-        known = bool(((found == STUFF_VOID) | (found < count)).all())
+    if _is(result, np.uint8, 2):
+        require(result.shape == image.shape[:2], f"labels are of the image, {image.shape[:2]}, not {result.shape}")
+        known = bool(((result == STUFF_VOID) | (result < count)).all())
         require(known, f"labels lie in [0, {count}) or are {STUFF_VOID}", BadValuesError)
         return
     shape = f"float32 ({count}, h, w), or labels uint8 {image.shape[:2]}"
-    require(_is(found, np.float32, 3) and len(found) == count, f"stuff is {shape}, not {_array(found)}")
-    require(found.size > 0, f"stuff has at least one cell, not {found.shape}")
-    _finite(found, "probabilities")
-    low, high = float(found.min()), float(found.max())
+    require(_is(result, np.float32, 3) and len(result) == count, f"stuff is {shape}, not {_array(result)}")
+    require(result.size > 0, f"stuff has at least one cell, not {result.shape}")
+    _finite(result, "probabilities")
+    low, high = float(result.min()), float(result.max())
     inside = low >= -ROUNDING and high <= 1 + ROUNDING
     require(inside, f"probabilities lie in [0, 1], not [{low:.3g}, {high:.3g}]", BadValuesError)
 
 
-def check_self(part: Any, found: Any, *_: Any) -> None:
+def check_self(part: Any, result: Any, *_: Any) -> None:
     """What ``fit`` and ``load_state`` give."""
-    require(found is part, f"fit and load_state give the part itself, not {type(found).__name__}")
+    require(result is part, f"fit and load_state give the part itself, not {type(result).__name__}")
 
 
-def check_ids(part: Any, found: Any, X: np.ndarray) -> None:
+def check_ids(part: Any, result: Any, X: np.ndarray) -> None:
     """What `Clusterer.predict` gives."""
-    fits = _is(found, np.int64, 1) and len(found) == len(X)
-    require(fits, f"predict gives int64 ({len(X)},), not {_array(found)}")
-    inside = not len(found) or (found.min() >= 0 and found.max() < part.n_clusters)
+    fits = _is(result, np.int64, 1) and len(result) == len(X)
+    require(fits, f"predict gives int64 ({len(X)},), not {_array(result)}")
+    inside = not len(result) or (result.min() >= 0 and result.max() < part.n_clusters)
     require(bool(inside), f"cluster ids lie in [0, {part.n_clusters})", BadValuesError)
 
 
-def check_state(part: Any, found: Any) -> None:
+def check_state(part: Any, result: Any) -> None:
     """What ``state`` gives."""
-    arrays = isinstance(found, Mapping) and all(isinstance(value, np.ndarray) for value in found.values())
+    arrays = isinstance(result, Mapping) and all(isinstance(value, np.ndarray) for value in result.values())
     require(arrays, "state gives a dict of arrays")
 
 
@@ -205,11 +205,11 @@ def call_checked(part: Any, name: str, *args: Any, look_at_inputs: bool = True) 
         BrokenRuleError: it breaks a rule, or has changed an array that it was given (if these are looked at).
     """
     before = [(array, _checksum(array)) for array in _arrays(args)] if look_at_inputs else []
-    found = getattr(part, name)(*args)
-    RULES[name](part, found, *args)
+    result = getattr(part, name)(*args)
+    RULES[name](part, result, *args)
     same = all(_checksum(array) == checksum for array, checksum in before)
     require(same, f"{name} changes what it is given; work on a copy")
-    return found
+    return result
 
 
 def _arrays(values: Iterable[Any]) -> Iterator[np.ndarray]:

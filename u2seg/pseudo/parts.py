@@ -39,8 +39,8 @@ class Part:
         given as its node.
         """
         known = PARTS[self.kind].context
-        given = {**{key: value for key, value in ALONE.items() if key in known}, **context}
-        return self._offer.build_guarded(json.loads(self.arguments), nodes(given))
+        full = {**{key: value for key, value in ALONE.items() if key in known}, **context}
+        return self._offer.build_guarded(json.loads(self.arguments), nodes(full))
 
     def node(self) -> dict[str, Any]:
         """As in a config: ``{NAME, ARGS}``."""

@@ -54,6 +54,7 @@ class Recipe:
     features: Part
     masks: Part
     min_refined_iou: float
+    crops: float
     refine: Part
     clusterer: Part
     embedding: str
@@ -85,6 +86,7 @@ class Recipe:
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),
             embedding=clusters.EMBEDDING,
@@ -206,6 +208,7 @@ class Recipe:
                 "weights": dict(weights["things"]),
                 "U2SEG.MASKS": self.masks.settings(),
                 "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.MASKS.CROPS": self.crops,
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
                 "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,

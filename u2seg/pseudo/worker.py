@@ -41,6 +41,7 @@ from u2seg.pseudo.intermediate import (
     write_stuff,
 )
 from u2seg.pseudo.learning import MEAN_CENTRES
+from u2seg.pseudo.masks.crops import View, choose, corner_boxes, whole_box, whole_things
 from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
@@ -236,13 +237,45 @@ def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) ->
 
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
     recipe = job.recipe
+    extractor, _ = recipe.extractors(job.device)
+    views = [(whole_box(pixels.image), coarse)]
+    if recipe.crops:
+        views = _add_crops(job, outcome, pixels.image, views)
     with outcome.timed("refine"):
-        masks = refine_masks(recipe.refiners(job.device)[0], pixels.image, coarse, recipe.min_refined_iou)
+        masks = _refine_views(job, pixels.image, views)
     with outcome.timed("embed"):
-        extractor, _ = recipe.extractors(job.device)
         arguments = recipe.crop_size, recipe.cluster_min_score
         vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
     return MaskRecord(masks, vectors, pixels.size, {})
+
+
+def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View]) -> list[View]:
+    """``views`` and the crops of the photo, each with those of its masks on the grid that are worth keeping."""
+    height, width = image.shape[:2]
+    boxes = corner_boxes(height, width, job.recipe.crops)
+    crops = [np.ascontiguousarray(box.of(image)) for box in boxes]
+    with outcome.timed("features of crops"):
+        extractor, _ = job.recipe.extractors(job.device)
+        features = extractor.extract(crops)
+    with outcome.timed("masks of crops"):
+        masks = _generate(job, crops, features)
+        views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
+        kept = choose(views, height, width)
+    return [(box, masks.take(index)) for (box, masks), index in zip(views, kept, strict=True)]
+
+
+def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
+    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view."""
+    refiner, _ = job.recipe.refiners(job.device)
+    masks, scores = [], []
+    for box, coarse in views:
+        view = np.ascontiguousarray(box.of(image))
+        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou)
+        whole = np.zeros((len(refined), *image.shape[:2]), bool)
+        whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
+        masks.append(whole)
+        scores.append(refined.scores)
+    return MaskSet(np.concatenate(masks), np.concatenate(scores))
 
 
 def _segment(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray) -> np.ndarray:
