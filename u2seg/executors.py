@@ -144,6 +144,10 @@ class DaskExecutor(Executor):
         self._executor = self._client.get_executor(pure=False)
         self.deaths = (KilledWorker,)
 
+    def on_each_worker(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Address of each worker that is there now to what ``function`` gives on it."""
+        return dict(self._client.run(function, *args))
+
     @property
     def workers(self) -> int:
         """Threads of all workers that are there now, at least 4."""
@@ -179,3 +183,15 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
+
+
+def refuse_strangers(executor: Executor, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
+    """Raise UsageError if ``describe(*args)`` gives something else on a worker of a cluster than here."""
+    if not isinstance(executor, DaskExecutor):
+        return
+    here = describe(*args)
+    for worker, there in executor.on_each_worker(describe, *args).items():
+        differing = [key for key in here if there.get(key) != here[key]]
+        if differing:
+            told = "; ".join(f"{key} is {there.get(key)!r} there and {here[key]!r} here" for key in differing)
+            raise UsageError(f"Dask worker {worker} would make other labels: {told}")

@@ -72,7 +72,7 @@ class GuardedPart:
         if name in FOR_NOTHING and not len(args[0]):
             return FOR_NOTHING[name].copy()
         raised: list[BaseException] = []
-        arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else _unguarded(arg) for arg in args]
+        arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else unguarded(arg) for arg in args]
         with self._named(raised, name):
             result = call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
         self._kept.add(name)
@@ -119,10 +119,10 @@ class GuardedPart:
             raise kind(f"{self._title}: {describe(error, self._packages)}") from error
 
 
-def _unguarded(value: Any) -> Any:
+def unguarded(value: Any) -> Any:
     """``value`` with parts in place of those that stand for them: a part may know its like by their class."""
     if isinstance(value, (list, tuple)):
-        return [_unguarded(item) for item in value]
+        return [unguarded(item) for item in value]
     return value._part if isinstance(value, GuardedPart) else value
 
 

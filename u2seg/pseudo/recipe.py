@@ -11,7 +11,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+import u2seg
 from u2seg.plugins.api import PARTS
+from u2seg.plugins.registry import installed_plugins
 from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import worker_device
 from u2seg.structures import LabelSpace
@@ -54,6 +56,7 @@ class Recipe:
     features: Part
     masks: Part
     min_refined_iou: float
+    keep_rough: bool
     crops: float
     refine: Part
     clusterer: Part
@@ -86,6 +89,7 @@ class Recipe:
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            keep_rough=tree.MASKS.KEEP_ROUGH,
             crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),
@@ -175,6 +179,14 @@ class Recipe:
         }
         return {role: f"{part.name} from {part.distribution}" for role, part in roles.items()}
 
+    def identity(self, with_weights: bool) -> dict[str, Any]:
+        """What must be the same on every machine that works on a run: versions, plugins and, if asked for, weights."""
+        same: dict[str, Any] = {"u2seg": u2seg.__version__, "plugins": installed_plugins().distributions}
+        for role, extractor in zip(("things", "stuff"), self.extractors("cpu"), strict=True) if with_weights else ():
+            info = getattr(extractor, "info", {})
+            same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
+        return same
+
     def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """For each product of a run, the settings that it depends on beside those of the products it is made from.
 
@@ -208,6 +220,7 @@ class Recipe:
                 "weights": dict(weights["things"]),
                 "U2SEG.MASKS": self.masks.settings(),
                 "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.MASKS.KEEP_ROUGH": self.keep_rough,
                 "U2SEG.MASKS.CROPS": self.crops,
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,

@@ -270,7 +270,7 @@ def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet
     masks, scores = [], []
     for box, coarse in views:
         view = np.ascontiguousarray(box.of(image))
-        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou)
+        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou, job.recipe.keep_rough)
         whole = np.zeros((len(refined), *image.shape[:2]), bool)
         whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
         masks.append(whole)

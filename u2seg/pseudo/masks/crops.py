@@ -57,15 +57,16 @@ def corner_boxes(height: int, width: int, share: float) -> list[Box]:
 
 
 def whole_things(masks: MaskSet, box: Box, height: int, width: int) -> MaskSet:
-    """Those of ``masks`` bool (N, h, w) of the crop ``box`` that no inner edge of it cuts, if they are not too large."""
+    """Those of ``masks`` bool (N, h, w) of the crop ``box`` that no inner edge cuts and that are not too large."""
     grid = masks.masks
-    edges = {
-        "top": (box.top > 0, grid[:, 0]),
-        "bottom": (box.bottom < height, grid[:, -1]),
-        "left": (box.left > 0, grid[:, :, 0]),
-        "right": (box.right < width, grid[:, :, -1]),
-    }
-    cut = np.any([line.any(axis=1) for is_inner, line in edges.values() if is_inner] or [[False]], axis=0)
+    cut = np.zeros(len(masks), bool)
+    for is_inner, line in (
+        (box.top > 0, grid[:, 0]),
+        (box.bottom < height, grid[:, -1]),
+        (box.left > 0, grid[:, :, 0]),
+        (box.right < width, grid[:, :, -1]),
+    ):
+        cut |= is_inner & line.any(axis=1)
     return masks.take(np.flatnonzero(~cut & (grid.mean(axis=(1, 2)) <= MOST_OF_CROP)))
 
 
