@@ -56,7 +56,8 @@ def site(folder, name, source):
     (folder / f"{name}.py").write_text(textwrap.dedent(source))
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[u2seg]\n{name} = {name}\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def test_photos_that_take_workers_down_are_put_aside_and_the_rest_is_labelled(photos, options, tmp_path):
@@ -76,6 +77,7 @@ def test_photos_that_take_workers_down_are_put_aside_and_the_rest_is_labelled(ph
     assert "exit code 3" in reasons["b101.png"]
     assert "SIGSEGV" in reasons["b102.png"]
     assert "SystemExit" in reasons["b103.png"]
+    assert all("mask generator 'faulty' of faults 1.0" in reason for reason in reasons.values())
     assert run["photos"]["labelled"] == 3
 
 

@@ -15,9 +15,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import UsageError, lookup
 from u2seg.modeling.trunk import FEATURE, Trunk, ViTBlocks
+from u2seg.plugins.guard import unguarded
 from u2seg.pseudo.features.precision import resolve_precision
 from u2seg.pseudo.features.vit import ViTFeatures
-from u2seg.pseudo.recipe import Part
+from u2seg.pseudo.parts import Part
 
 if TYPE_CHECKING:
     from detectron2.layers import ShapeSpec
@@ -79,7 +80,8 @@ def build_u2seg_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None)
     """
     node = cfg.MODEL.VIT
     stride = lookup("MODEL.VIT.STRIDE", str(node.STRIDE), {str(stride): stride for stride in STRIDES})
-    extractor = Part.from_config("feature extractor", cfg.U2SEG.FEATURES).build(device=cfg.MODEL.DEVICE)
+    part = Part.from_config("feature extractor", cfg.U2SEG.FEATURES)
+    extractor = unguarded(part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED))
     trunk = Trunk(
         _network(extractor, node.BLOCKS, cfg.U2SEG.FEATURES.NAME),
         stride=stride,
