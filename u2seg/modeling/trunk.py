@@ -120,7 +120,7 @@ class Trunk(Backbone):
         super().__init__()
         self._out_features = [FEATURE]
         self._out_feature_channels, self._out_feature_strides = {FEATURE: network.dim}, {FEATURE: stride}
-        self.patch: int = network.stride
+        self.patch = int(network.stride)  # type: ignore[arg-type]  # torch types every attribute as a module
         self.stride, self.frozen, self.precision = stride, frozen, precision
         self.flips_channels = image_format == "BGR"
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):

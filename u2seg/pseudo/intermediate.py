@@ -150,7 +150,7 @@ def read_stuff(path: Path) -> np.ndarray:
 
 
 def read_entry(path: Path) -> dict[str, Any]:
-    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.worker.merge_photos` has left it.
+    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it.
 
     Raises:
         DamagedFileError: it is damaged.

@@ -25,12 +25,12 @@ from u2seg.errors import UsageError
 from u2seg.images import PhotoSet, find_photos
 from u2seg.pseudo.fitted import reuse_fitted
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
+from u2seg.pseudo.labelling import keep_features, label_photos
 from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
 from u2seg.pseudo.run import LabelRun
-from u2seg.pseudo.worker import keep_features, label_photos
 from u2seg.runtime import bounded_threads, worker_device
 
 logger = logging.getLogger(__name__)

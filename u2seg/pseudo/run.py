@@ -27,10 +27,11 @@ from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
 from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_entry, sweep
 from u2seg.pseudo.inventory import save_inventory, take_inventory
 from u2seg.pseudo.ledger import FITTED_FILES, STAGES, Ledger
+from u2seg.pseudo.painting import merge_photos
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary, summarise, write_checksums, write_labels, write_run
 from u2seg.pseudo.stages import StageNotes, StageWatcher
-from u2seg.pseudo.worker import Job, Outcome, merge_photos
+from u2seg.pseudo.worker import Job, Outcome
 from u2seg.runtime import Progress, default_workers
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,171 @@
+"""The stage ``label`` on a worker: masks with their vectors, and stuff, of each photo, in one pass of the network.
+
+Shapes: ``H, W`` pixels at which a photo is labelled; ``D, h, w`` features; ``N`` masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from u2seg.files import write_arrays
+from u2seg.images import Photo, batches
+from u2seg.pseudo.embeddings import embed_masks
+from u2seg.pseudo.features.shared import extract_each
+from u2seg.pseudo.fitted import read_fitted
+from u2seg.pseudo.intermediate import (
+    DamagedFileError,
+    MaskRecord,
+    read_arrays,
+    write_masks,
+    write_stuff,
+)
+from u2seg.pseudo.masks.crops import View, choose, corner_boxes, whole_box, whole_things
+from u2seg.pseudo.recipe import Recipe
+from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
+from u2seg.pseudo.worker import Job, Outcome, Pixels, read_photos
+from u2seg.runtime import bounded_threads
+from u2seg.structures import MaskSet
+
+
+def keep_features(job: Job) -> Outcome:
+    """Write the features of each photo: for fitting the stuff segmenter, and so that no photo needs a second pass."""
+    outcome = Outcome()
+
+    def work(group: Sequence[Photo]) -> None:
+        readable = read_photos(group, outcome, job.recipe)
+        things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
+        with outcome.timed("features"):
+            extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
+        for (photo, _), features in zip(readable, extracted, strict=True):
+            write_arrays(job.features.path(job.keys[photo.id]), features)
+
+    with bounded_threads(job.recipe.executor.threads):
+        for batch in batches(job.photos, job.recipe.executor.batch_size):
+            if not all(job.features.has(job.keys[photo.id]) for photo in batch):
+                outcome.attempt(batch, work)
+    return outcome
+
+
+def _extract(job: Job, images: Sequence[np.ndarray], things: bool, stuff: bool) -> list[dict[str, np.ndarray]]:
+    """``things`` and ``stuff`` features float32 (D, h, w) of each image, by one pass of the network if it can be."""
+    extractors = dict(zip(("things", "stuff"), job.recipe.extractors(job.device), strict=True))
+    roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
+    by_role = extract_each([extractors[role] for role in roles], images)
+    return [dict(zip(roles, features, strict=True)) for features in zip(*by_role, strict=True)]
+
+
+def label_photos(job: Job) -> Outcome:
+    """Make the masks with their vectors, and the stuff map, of each photo: read once, one pass of the network."""
+    outcome = Outcome()
+    with bounded_threads(job.recipe.executor.threads):
+        for batch in batches(job.photos, job.recipe.executor.batch_size):
+            things = any(not job.masks.has(job.keys[photo.id]) for photo in batch)
+            stuff = any(not job.stuff.has(job.keys[photo.id]) for photo in batch)
+            if things or stuff:
+                outcome.attempt(batch, partial(_label, job, outcome, things=things, stuff=stuff))
+    return outcome
+
+
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool, stuff: bool) -> None:
+    readable = read_photos(photos, outcome, job.recipe)
+    with outcome.timed("features"):
+        features = _kept_features(job, readable, things, stuff)
+        if features is None:
+            features = _extract(job, [pixels.image for _, pixels in readable], things, stuff)
+    masks: list[MaskSet] = []
+    if things:
+        with outcome.timed("masks"):
+            masks = _generate(job, [pixels.image for _, pixels in readable], [f["things"] for f in features])
+    for index, (photo, pixels) in enumerate(readable):
+        key = job.keys[photo.id]
+
+        def finish(group: Sequence[Photo], index: int = index, pixels: Pixels = pixels, key: str = key) -> None:
+            if things:
+                record = _refine_and_embed(job, outcome, pixels, features[index]["things"], masks[index])
+                write_masks(job.masks.path(key), record)
+            if stuff:
+                write_stuff(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
+            job.features.path(key).unlink(missing_ok=True)
+
+        outcome.attempt([photo], finish)
+
+
+def _kept_features(
+    job: Job, readable: Sequence[tuple[Photo, Pixels]], things: bool, stuff: bool
+) -> list[dict[str, np.ndarray]] | None:
+    """What `keep_features` has left of all of these photos, or None where something is missing."""
+    roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
+    try:
+        kept = [read_arrays(job.features.path(job.keys[photo.id])) for photo, _ in readable]
+    except DamagedFileError:
+        return None
+    return kept if all(role in features for features in kept for role in roles) else None
+
+
+def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) -> list[MaskSet]:
+    generator = job.recipe.mask_generator(job.device)
+    if len(images) > 1 and hasattr(generator, "generate_batch"):
+        return generator.generate_batch(images, features)
+    return [generator.generate(image, feature) for image, feature in zip(images, features, strict=True)]
+
+
+def _refine_and_embed(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
+    recipe = job.recipe
+    extractor, _ = recipe.extractors(job.device)
+    views = [(whole_box(pixels.image), coarse)]
+    if recipe.crops:
+        views = _add_crops(job, outcome, pixels.image, views)
+    with outcome.timed("refine"):
+        masks = _refine_views(job, pixels.image, views)
+    with outcome.timed("embed"):
+        arguments = recipe.crop_size, recipe.cluster_min_score
+        vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
+    return MaskRecord(masks, vectors, pixels.size, {})
+
+
+def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View]) -> list[View]:
+    """``views`` and the crops of the photo, each with those of its masks on the grid that are worth keeping."""
+    height, width = image.shape[:2]
+    boxes = corner_boxes(height, width, job.recipe.crops)
+    crops = [np.ascontiguousarray(box.of(image)) for box in boxes]
+    with outcome.timed("features of crops"):
+        extractor, _ = job.recipe.extractors(job.device)
+        features = extractor.extract(crops)
+    with outcome.timed("masks of crops"):
+        masks = _generate(job, crops, features)
+        views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
+        kept = choose(views, height, width)
+    return [(box, masks.take(index)) for (box, masks), index in zip(views, kept, strict=True)]
+
+
+def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
+    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view."""
+    refiner, _ = job.recipe.refiners(job.device)
+    masks, scores = [], []
+    for box, coarse in views:
+        view = np.ascontiguousarray(box.of(image))
+        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou, job.recipe.keep_rough)
+        whole = np.zeros((len(refined), *image.shape[:2]), bool)
+        whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
+        masks.append(whole)
+        scores.append(refined.scores)
+    return MaskSet(np.concatenate(masks), np.concatenate(scores))
+
+
+def _segment(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray) -> np.ndarray:
+    with outcome.timed("stuff"):
+        segmenter = _fitted_segmenter(job.recipe, job.device, str(job.root), job.stuff.fingerprint)
+        classes = segmenter.segment(pixels.image, features)
+    with outcome.timed("refine stuff"):
+        return refine_stuff(job.recipe.refiners(job.device)[1], pixels.image, classes)
+
+
+@lru_cache(maxsize=1)
+def _fitted_segmenter(recipe: Recipe, device: str, root: str, fingerprint: str) -> Any:
+    """The segmenter with what was fitted; ``fingerprint`` tells what one fit has learnt from the next."""
+    return recipe.build_stuff_segmenter(device).load_state(read_fitted(Path(root) / "stuff.npz").state)
