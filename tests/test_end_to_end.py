@@ -325,7 +325,8 @@ def test_the_template_plugin_is_found_and_used(photos, options, tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: u2seg-border-masks\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[u2seg]\nborder_masks = u2seg_border_masks\n")
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    paths = [str(site), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = generate_apart(photos, tmp_path / "out", *options, "U2SEG.MASKS.NAME", "border", env=environment)
     assert done.returncode == 0, done.stderr
     parts = json.loads((tmp_path / "out" / "run.json").read_text())["parts"]

@@ -56,7 +56,8 @@ def site(folder, name, source):
     (folder / f"{name}.py").write_text(textwrap.dedent(source))
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[u2seg]\n{name} = {name}\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def test_photos_that_take_workers_down_are_put_aside_and_the_rest_is_labelled(photos, options, tmp_path):
@@ -76,6 +77,7 @@ def test_photos_that_take_workers_down_are_put_aside_and_the_rest_is_labelled(ph
     assert "exit code 3" in reasons["b101.png"]
     assert "SIGSEGV" in reasons["b102.png"]
     assert "SystemExit" in reasons["b103.png"]
+    assert all("mask generator 'faulty' of faults 1.0" in reason for reason in reasons.values())
     assert run["photos"]["labelled"] == 3
 
 
@@ -173,3 +175,40 @@ def test_flipped_bytes_in_any_file_are_harmless(photos, options, tmp_path):
         again = generate(photos, output, *options)
         assert again.returncode == 0, (number, path, again.stderr)
         assert result(output) == whole, (number, path)
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    """A Dask cluster of two worker processes on this machine, with the plugin of `FAULTS`; its scheduler's address."""
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    folder = site(tmp_path / "site", "faults", FAULTS)["PYTHONPATH"]
+    monkeypatch.setenv("PYTHONPATH", folder)
+    monkeypatch.syspath_prepend(folder)  # which spawned workers inherit
+    arguments = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**arguments) as local:
+        yield local.scheduler_address
+
+
+@pytest.mark.slow
+def test_a_photo_that_takes_dask_workers_down_is_put_aside(photos, options, tmp_path, cluster):
+    mixed = tmp_path / "photos"
+    shutil.copytree(photos, mixed)
+    noise = np.random.default_rng(0).integers(0, 255, (80, 101, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(mixed / "b101.png")
+    extra = ["U2SEG.MASKS.NAME", "faulty", "U2SEG.EXECUTOR.NAME", "dask", "U2SEG.EXECUTOR.ADDRESS", cluster]
+    done = generate_apart(mixed, tmp_path / "out", *options, *extra)
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [entry["file"] for entry in run["skipped"]] == ["b101.png"]
+    assert run["photos"]["labelled"] == 3
+
+
+@pytest.mark.slow
+def test_dask_workers_with_other_plugins_are_refused(photos, options, tmp_path, cluster, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    extra = ["U2SEG.EXECUTOR.NAME", "dask", "U2SEG.EXECUTOR.ADDRESS", cluster]
+    done = generate_apart(photos, tmp_path / "out", *options, *extra)
+    assert done.returncode == 2
+    assert "would make other labels: plugins is" in done.stderr
+    assert "'faults 1.0'} there" in done.stderr
+    assert "Traceback" not in done.stderr

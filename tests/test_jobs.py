@@ -13,6 +13,7 @@ import pytest
 from u2seg.errors import U2SegError, UsageError
 from u2seg.executors import InlineExecutor, ProcessExecutor, make_executor
 from u2seg.jobs import Watcher, run_in_order, run_jobs
+from u2seg.runtime import at_work
 
 
 def squares(numbers):
@@ -42,6 +43,14 @@ def misbehave(numbers):
     for number in numbers:
         ends.get(number, lambda: None)()
     return squares(numbers)
+
+
+def misbehave_at_work(numbers):
+    """As `misbehave`, first at a part that goes well, then at another."""
+    with at_work("part one"):
+        pass
+    with at_work("part two"):
+        return misbehave(numbers)
 
 
 class Collected(Watcher):
@@ -99,6 +108,18 @@ def test_what_hangs_is_put_aside(monkeypatch):
         run_jobs(executor, misbehave, [(6,), (7,)], collected)
     assert collected.results == {7: 49}
     assert collected.reasons == {6: "takes longer than 3 s"}
+
+
+def test_what_a_worker_was_at_is_named(monkeypatch):
+    monkeypatch.setattr("u2seg.jobs.SECONDS_TO_START", 5.0)
+    collected = Collected(seconds=3.0)
+    with ProcessExecutor(1) as executor:
+        run_jobs(executor, misbehave_at_work, [(3,), (6,), (7,)], collected)
+    assert collected.results == {7: 49}
+    assert collected.reasons == {
+        3: "takes its worker process down (exit code 7) in part two",
+        6: "takes longer than 3 s in part two",
+    }
 
 
 def test_leaving_is_no_success():

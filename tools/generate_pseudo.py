@@ -63,6 +63,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="show every part that U2SEG.*.NAME, and every label generator that U2SEG.GENERATOR can name, and stop",
     )
+    parser.add_argument(
+        "--check-plugin",
+        metavar="NAME",
+        help="check the contract of a part, or of every part of a plugin, and stop; with --config-file, on the "
+        "features that it names (docs/plugins.md)",
+    )
     parser.add_argument("--json", action="store_true", help="with --list-plugins: as JSON")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings over those of the YAML")
     return parser.parse_args(argv)
@@ -82,6 +88,7 @@ def import_generators(name: str) -> None:
 
 def list_plugins(as_json: bool) -> None:
     """Print every offer of every plugin."""
+    from u2seg.plugins.offers import DISABLE_VARIABLE
     from u2seg.plugins.registry import installed_plugins
     from u2seg.pseudo.pipeline import generator_table
 
@@ -90,12 +97,15 @@ def list_plugins(as_json: bool) -> None:
     rows = [*generator_table(), *plugins.table()]
     broken = [str(plugin) for plugin in plugins.broken]
     if as_json:
-        print(json.dumps({"parts": rows, "broken": broken, "disabled": plugins.disabled}, indent=1))
+        state = {"plugins": plugins.third_parties(), "broken": broken, "disabled": plugins.disabled}
+        print(json.dumps({"parts": rows, **state, "remarks": plugins.remarks}, indent=1))
         return
     for row in rows:
         print(f"{row['kind']:18} {row['name']:14} {row['distribution']}\n    {row['help']}\n    {row['arguments']}")
-    for line in broken:
-        print(line)
+    print(f"\nplugins ({DISABLE_VARIABLE}=name,name leaves them out):")
+    for name, distribution in plugins.third_parties().items():
+        print(f"    {name:20} {distribution}")
+    print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *broken, *plugins.remarks]))
 
 
 def verify(output: Path) -> int:
@@ -117,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from u2seg.errors import UsageError, lookup
 
-    if not args.output:
+    if not args.output and not args.check_plugin:
         raise UsageError("--output is missing; see --help")
     if args.verify:
         return verify(Path(args.output))
@@ -125,11 +135,16 @@ def main(argv: list[str] | None = None) -> int:
     from u2seg.plugins.registry import add_plugin_config
     from u2seg.pseudo.ledger import REDOABLE, STAGES
     from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.plugin_check import check_plugin
 
     cfg = get_pseudo_cfg()
     add_plugin_config(cfg)
     fill(cfg, args.config_file or "", args.opts)
     check_bounds(cfg)
+    if args.check_plugin:
+        for line in check_plugin(args.check_plugin, cfg, real_features=bool(args.config_file)):
+            print(line)
+        return 0
     stages = [name.strip() for name in args.stages.split(",") if name.strip()]
     for stage in stages:
         lookup("stage", stage, dict.fromkeys(STAGES))

@@ -17,11 +17,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from u2seg.errors import UsageError, lookup
-from u2seg.runtime import RANK_VARIABLE, default_workers
+from u2seg.runtime import RANK_VARIABLE, default_workers, share_work
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+LONGEST_NOTE = 200
+"""Bytes of what a worker says that it is at."""
 
 
 class InlineExecutor(Executor):
@@ -54,7 +57,9 @@ class ProcessExecutor(Executor):
         ranks = context.Queue()
         for rank in range(workers):
             ranks.put(rank)
-        self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ranks,))
+        self._at_work = context.RawArray("c", LONGEST_NOTE)
+        initargs = (ranks, self._at_work)
+        self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=initargs)
         self._processes: set[Any] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
@@ -63,6 +68,10 @@ class ProcessExecutor(Executor):
         future = self._pool.submit(fn, *args, **kwargs)
         self._processes |= set(multiprocessing.active_children()) - before
         return future
+
+    def at_work(self) -> str:
+        """What the only worker was at when it died or was killed, as `u2seg.runtime.at_work` notes it; or ""."""
+        return self._at_work.value.decode(errors="ignore")
 
     def restart(self, workers: int | None = None) -> str:
         """Start again with ``workers``, or as many as before; how the old ones ended, in words."""
@@ -96,9 +105,10 @@ def _ending(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _start_worker(ranks: Any) -> None:
+def _start_worker(ranks: Any, note: Any) -> None:
     """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it."""
     os.environ[RANK_VARIABLE] = str(ranks.get())
+    share_work(note)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -133,6 +143,10 @@ class DaskExecutor(Executor):
             logger.warning("the Dask scheduler at %s has no workers yet; waiting for the first", address)
         self._executor = self._client.get_executor(pure=False)
         self.deaths = (KilledWorker,)
+
+    def on_each_worker(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Address of each worker that is there now to what ``function`` gives on it."""
+        return dict(self._client.run(function, *args))
 
     @property
     def workers(self) -> int:
@@ -169,3 +183,15 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
+
+
+def refuse_strangers(executor: Executor, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
+    """Raise UsageError if ``describe(*args)`` gives something else on a worker of a cluster than here."""
+    if not isinstance(executor, DaskExecutor):
+        return
+    here = describe(*args)
+    for worker, there in executor.on_each_worker(describe, *args).items():
+        differing = [key for key in here if there.get(key) != here[key]]
+        if differing:
+            told = "; ".join(f"{key} is {there.get(key)!r} there and {here[key]!r} here" for key in differing)
+            raise UsageError(f"Dask worker {worker} would make other labels: {told}")

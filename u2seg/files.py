@@ -228,7 +228,9 @@ def _check_claim(root: Path, kind: str, option: str) -> None:
         if found.get("kind") != kind:
             raise UsageError(f"{option} {str(root)!r} holds {found.get('kind')}, not {kind}; {advice}")
         return
-    foreign = next((entry.name for entry in sorted(root.iterdir()) if not entry.name.endswith(".part.json")), None)
+    names = sorted(entry.name for entry in root.iterdir())
+    # The marker may have come since it was looked for: another process of the same run claims the directory too.
+    foreign = next((name for name in names if name != MARKER and not name.endswith(".part.json")), None)
     if foreign is not None:
         raise UsageError(f"{option} {str(root)!r} holds files that u2seg did not write, such as {foreign!r}; {advice}")
 

@@ -143,9 +143,13 @@ def _run_alone(executor: Executor, function: Callable[[Job], Result], job: Job, 
             hangs = _kill(executor)
     if not _collect(executor, {future: (job, started)}, watcher):
         return 0
-    ending = executor.restart(workers=1) if isinstance(executor, ProcessExecutor) else "it died"
+    where, ending = "", "it died"
+    if isinstance(executor, ProcessExecutor):
+        part = executor.at_work()
+        where, ending = f" in {part}" if part else "", executor.restart(workers=1)
     limit = readable_seconds(watcher.limit(job)) if hangs else ""
-    watcher.lost(job, f"takes longer than {limit}" if hangs else f"takes its worker process down ({ending})")
+    reason = f"takes longer than {limit}" if hangs else f"takes its worker process down ({ending})"
+    watcher.lost(job, reason + where)
     return 1
 
 

@@ -61,6 +61,29 @@ def worker_device(device: str) -> str:
     return f"cuda:{int(os.environ.get(RANK_VARIABLE, '0')) % count}" if count else "cpu"
 
 
+_note: Any = None
+"""Memory that this worker shares with its parent."""
+
+
+def share_work(note: Any) -> None:
+    """Let `at_work` write into ``note``, an array of bytes in shared memory."""
+    global _note
+    _note = note
+
+
+@contextlib.contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """Let the parent know that this worker is at ``what`` inside the block, in case that it does not come back."""
+    if _note is None:
+        yield
+        return
+    _note.value = what.encode()[: len(_note) - 1]
+    try:
+        yield
+    finally:
+        _note.value = b""
+
+
 @contextlib.contextmanager
 def bounded_threads(threads: int) -> Iterator[None]:
     """Let BLAS, OpenMP and torch use ``threads`` threads inside the block."""

@@ -110,7 +110,7 @@ def compare(dicts, size):
     mapper = U2SegDatasetMapper(is_train=True, augmentations=chain, image_format="RGB", paste_probability=1.0)
     mapper(dicts[0])  # imports
     mapped, mapping = timed(mapper, [(each,) for each in dicts])
-    samples = [each["panoptic_sample"] for each in mapped]
+    samples = [each["labelled"] for each in mapped]
     pairs = list(zip(samples, [*samples[1:], samples[0]], range(len(samples)), strict=True))
 
     def ours(target, source, seed):

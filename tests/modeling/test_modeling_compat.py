@@ -119,3 +119,19 @@ def test_photos_without_things_and_without_any_label(models, things):
         found = losses(model, batch(void=True, things=things))
         assert all(torch.isfinite(loss) for loss in found.values())
         assert found["loss_sem_seg"] == 0
+
+
+def test_the_semantic_loss_of_a_stride_is_that_of_one_pixel_a_square(models):
+    """At the head's own stride nothing is interpolated, and each cell answers to the pixel in its middle."""
+    head = make("MODEL.U2SEG.SEM_SEG_LOSS_STRIDE", "4").sem_seg_head
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(2, 4, 6, 5)).astype(np.float32))
+    targets = torch.from_numpy(rng.choice([0, 1, 2, 3, 255], (2, 24, 20)))
+    terms = []
+    for photo, y, x in np.ndindex(2, 6, 5):
+        label = int(targets[photo, 4 * y + 2, 4 * x + 2])
+        if label != 255:
+            terms.append(-float(logits[photo, :, y, x].log_softmax(dim=0)[label]))
+    expected = head.loss_weight * np.mean(terms)
+    assert head.losses(logits, targets)["loss_sem_seg"].item() == pytest.approx(expected, rel=1e-5)
+    assert models[0].sem_seg_head.loss_stride == 1

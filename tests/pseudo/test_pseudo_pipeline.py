@@ -1,6 +1,7 @@
 """The label factory with parts that count, fail and run out of memory."""
 
 import json
+import re
 import shutil
 import types
 
@@ -68,7 +69,7 @@ def parts(monkeypatch):
     plugins = registry.load_plugins([], "")
     plugins.add("test_parts", plugin, "test 1.0")
     monkeypatch.setattr(registry, "installed_plugins", lambda: plugins)
-    monkeypatch.setattr("u2seg.pseudo.recipe.installed_plugins", lambda: plugins)
+    monkeypatch.setattr("u2seg.pseudo.parts.installed_plugins", lambda: plugins)
     monkeypatch.setattr("u2seg.pseudo.record.installed_plugins", lambda: plugins)
     CALLS.clear()
 
@@ -123,7 +124,10 @@ def test_only_what_fails_alone_is_named_and_it_is_tried_again(photos, tmp_path):
     good, image[0, 0] = image.copy(), 14
     Image.fromarray(image).save(photos / "1.png")
     summary = make(photos, tmp_path / "out", "EXECUTOR.BATCH_SIZE", 4)
-    assert summary.skipped == {"1.png": "ValueError: unlucky photo"}
+    (file, reason), *others = summary.skipped.items()
+    assert (file, others) == ("1.png", [])
+    part = re.escape("feature extractor 'colours' of test 1.0")
+    assert re.fullmatch(rf"{part}: ValueError: unlucky photo \(\S*test_pseudo_pipeline\.py:\d+\)", reason)
     assert summary.photos == 3
     Image.fromarray(good).save(photos / "1.png")
     summary = make(photos, tmp_path / "out", "EXECUTOR.BATCH_SIZE", 4)

@@ -105,7 +105,7 @@ def test_without_a_cache_of_features_a_step_is_the_same_to_half_precision(world,
 def test_a_run_with_a_labelled_set_is_scored_on_it(world, tmp_path):
     """Stuff is refined and scored as the label factory would label it."""
     from u2seg.panoptic import read_panoptic
-    from u2seg.pseudo.recipe import Part
+    from u2seg.pseudo.parts import Part
     from u2seg.stego.crops import frozen_network
     from u2seg.stego.evaluation import score_segmenter
     from u2seg.stego.segmenter import StegoStuff

@@ -25,6 +25,7 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.INPUT.MAX_PIXELS": (1024, None),
     "U2SEG.INPUT.MAX_DECODED_PIXELS": (1024, 178_956_970),
     "U2SEG.MASKS.MIN_REFINED_IOU": SHARE,
+    "U2SEG.MASKS.CROPS": SHARE,
     "U2SEG.CLUSTERS.MIN_SCORE": SHARE,
     "U2SEG.CLUSTERS.CROP_SIZE": (16, 4096),
     "U2SEG.STUFF.FIT_IMAGES": (1, None),
@@ -42,6 +43,10 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.EXECUTOR.SHARD_SIZE": (1, None),
     "U2SEG.EXECUTOR.PHOTO_SECONDS": (1, None),
     "U2SEG.EXECUTOR.MAX_FAILURES": SHARE,
+    "INPUT.INSTANCES.MIN_SCORE": SHARE,
+    "INPUT.INSTANCES.MAX_MASKS": (0, None),
+    "INPUT.INSTANCES.MAX_INSIDE": SHARE,
+    "MODEL.VIT.LR_DECAY": SHARE,
     "STEGO.CROP_RATIO": (0.01, 1),
     "STEGO.MIN_CROP": (1, None),
     "STEGO.NUM_NEIGHBOURS": (1, None),
@@ -51,6 +56,7 @@ BOUNDS: dict[str, Range] = {
     "STEGO.NUM_RANDOM": (1, None),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "INPUT.THINGS": ("panoptic", "instances"),
     "U2SEG.CLUSTERS.EMBEDDING": ("crop", "mean"),
     "U2SEG.MERGE.ORDER": ("area", "score"),
     "STEGO.CENTRING": ("row", "row_keep_mean"),
@@ -120,6 +126,12 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MASKS = _part(node, "maskcut")
     # A mask is kept if refinement leaves it this similar (IoU of before and after); 0 keeps all.
     u2seg.MASKS.MIN_REFINED_IOU = 0.5
+    # A mask that is less similar stays, unrefined, instead of being dropped.
+    u2seg.MASKS.KEEP_ROUGH = False
+
+    # Look for masks in the four corners of the photo too, each this share of its sides (0.6); 0 looks at the whole
+    # alone. Finds more small things and takes about three times as long.
+    u2seg.MASKS.CROPS = 0.0
 
     # From grid to pixels, for masks and stuff.
     u2seg.REFINE = _part(node, "densecrf")

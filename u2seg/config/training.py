@@ -17,6 +17,16 @@ def add_training_keys(cfg: CfgNode) -> None:
     # Entry of u2seg.data.mapper.DATASET_MAPPERS.
     cfg.INPUT.DATASET_MAPPER_NAME = "U2SegDatasetMapper"
 
+    # Where things to learn come from: "panoptic", the label, which shows each pixel of one thing at most; or
+    # "instances", whole masks of instances.json, painted or not. Stuff always comes from the label.
+    cfg.INPUT.THINGS = "panoptic"
+    # Which masks of instances.json: with this score or more, the surest so many of a photo (0 is all), and none of
+    # which more than this share lies inside one surer one (1 keeps nested masks).
+    cfg.INPUT.INSTANCES = node()
+    cfg.INPUT.INSTANCES.MIN_SCORE = 0.0
+    cfg.INPUT.INSTANCES.MAX_MASKS = 0
+    cfg.INPUT.INSTANCES.MAX_INSIDE = 1.0
+
     # Large-scale jitter (Simple Copy-Paste, CVPR 2021) in place of MIN_SIZE_TRAIN: the photo is resized to fit
     # SIZE x SIZE pixels times a random factor, then cropped or padded to SIZE x SIZE.
     cfg.INPUT.LARGE_SCALE_JITTER = node()
@@ -34,13 +44,31 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.COPY_PASTE.MIN_SCALE = 0.3
     cfg.INPUT.COPY_PASTE.MAX_SCALE = 1.0
 
-    # Departures from the paper's losses; all off there.
+    # The network of U2SEG.FEATURES as a backbone (MODEL.BACKBONE.NAME build_u2seg_vit_backbone), with the channels and
+    # the norm of MODEL.FPN.
+    cfg.MODEL.VIT = vit = node()
+    # Keep it as it is: it has no gradient, runs in half precision where U2SEG.FEATURES says so, and checkpoints hold
+    # its sha256 in its place.
+    vit.FROZEN = True
+    # Blocks whose features are used, side by side; none is the layer of U2SEG.FEATURES.
+    vit.BLOCKS = []
+    # Pixels of the image that a patch stands for: 16, or 8 for small images. The input is rescaled to suit.
+    vit.STRIDE = 16
+    # If not frozen, the learning rate of each block is that of the next one times this.
+    vit.LR_DECAY = 0.8
+
+    # Departures from the paper; all off there.
     cfg.MODEL.U2SEG = node()
     # DropLoss (CutLER, section 3.3; there 0.01): no loss at a stage for regions whose predicted box has no IoU with a
     # label above this; photos without labels have the plain loss. 0 is off.
     cfg.MODEL.U2SEG.DROP_LOSS_IOU = 0.0
     # No loss for background regions of which more than this share is unlabelled; 0 is off.
     cfg.MODEL.U2SEG.IGNORE_UNLABELLED = 0.0
+    # A detection's score is that of a thing, of whichever cluster, and not that of its cluster; one name a region.
+    cfg.MODEL.U2SEG.OBJECT_SCORES = False
+    # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
+    # a CPU a step of a small model takes a quarter less time with 4 than with 1.
+    cfg.MODEL.U2SEG.SEM_SEG_LOSS_STRIDE = 1
 
 
 def add_evaluation_keys(cfg: CfgNode) -> None:

@@ -16,7 +16,7 @@ from detectron2.data import transforms as T  # noqa: N812
 from detectron2.data.detection_utils import build_augmentation
 from PIL import Image
 
-from u2seg.data.targets import Segments
+from u2seg.data.targets import Segments, Targets, derive_targets
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -34,6 +34,11 @@ class PanopticSample:
     segment_ids: np.ndarray
     """unsigned (H, W), numbered 1..n, 0 for nothing"""
     segments: Segments
+
+    @property
+    def targets(self) -> Targets:
+        """What it teaches."""
+        return derive_targets(self.segment_ids, self.segments)
 
 
 class Resize(T.Augmentation):

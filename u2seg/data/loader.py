@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetFromList, build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from u2seg.data.mapper import Sample, build_mapper
+from u2seg.data.whole_masks import training_entries
 from u2seg.errors import DataError, U2SegError, UsageError
 from u2seg.panoptic import read_ids
 from u2seg.panoptic.agreement import segment_areas
@@ -197,8 +198,8 @@ def training_dicts(cfg: CfgNode) -> list[Sample]:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
-    dicts = [entry for name in names for entry in DatasetCatalog.get(name)]
-    kept = [entry for entry in dicts if entry["segments_info"]]
+    dicts = [entry for name in names for entry in training_entries(name, cfg)]
+    kept = [entry for entry in dicts if entry["segments_info"] or entry.get("thing_masks")]
     if not kept:
         raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
     if len(kept) < len(dicts):

@@ -16,7 +16,8 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
 
 from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
-from u2seg.data.targets import derive_targets, number_segments
+from u2seg.data.targets import number_segments
+from u2seg.data.whole_masks import WholeMasks, copy_paste_whole, transform_masks
 from u2seg.errors import DataError, lookup
 from u2seg.fields import told
 from u2seg.images import read_image
@@ -35,6 +36,9 @@ whole batch and returns as many.
 
 Sample = dict[str, Any]
 
+LABEL_KEYS = ("segments_info", "thing_masks")
+"""Of a dataset dict, what a sample no longer has."""
+
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Any:
     """The mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
@@ -49,6 +53,8 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Any:
 @DATASET_MAPPERS.register()
 class U2SegDatasetMapper:
     """Reads photo and panoptic PNG, augments both alike, and derives instances and ``sem_seg`` from the PNG.
+
+    Where a dataset dict has ``thing_masks``, as with ``INPUT.THINGS instances``, the instances are those.
 
     In training a sample holds ``image`` uint8 (3, H, W) in the channel order of ``INPUT.FORMAT``; ``instances`` with
     ``gt_masks`` (BitMasks), ``gt_boxes``, ``gt_classes``; and ``sem_seg`` int64 (H, W), 255 where there is no label.
@@ -98,13 +104,13 @@ class U2SegDatasetMapper:
         Raises:
             DataError: photo or label is missing, damaged, or of another size than the dataset says.
         """
-        sample = {key: value for key, value in dataset_dict.items() if key != "segments_info"}
+        sample = {key: value for key, value in dataset_dict.items() if key not in LABEL_KEYS}
         image = _read_photo(sample)
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
         colours = _read_label(sample["pan_seg_file_name"], image.shape[:2]) if self.is_train else None
         augmented = T.AugInput(image, sem_seg=colours)
-        self.augmentations(augmented)
+        transform = self.augmentations(augmented)
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
         ids = decode_ids(augmented.sem_seg)
@@ -113,7 +119,11 @@ class U2SegDatasetMapper:
         if len(unlisted):
             file = sample["pan_seg_file_name"]
             warn_once(f"label {file} holds segment id {unlisted[0]}, which is not listed; its pixels are void")
-        return self._finish(sample, PanopticSample(augmented.image, numbers, segments))
+        panoptic = PanopticSample(augmented.image, numbers, segments)
+        if "thing_masks" not in dataset_dict:
+            return self._finish(sample, panoptic)
+        masks = dataset_dict["thing_masks"]
+        return self._finish(sample, transform_masks(masks, transform, augmented.image, panoptic.targets.sem_seg))
 
     def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
@@ -123,20 +133,21 @@ class U2SegDatasetMapper:
         mixed = []
         for sample, partner in zip(samples, samples[shift:] + samples[:shift], strict=True):
             if rng.random() < self.paste_probability:
-                pasted = copy_paste(sample["panoptic_sample"], partner["panoptic_sample"], rng, self.paste_scale)
-                sample = self._finish(sample, pasted)
+                target, source = sample["labelled"], partner["labelled"]
+                paste: Any = copy_paste_whole if isinstance(target, WholeMasks) else copy_paste
+                sample = self._finish(sample, paste(target, source, rng, self.paste_scale))
             mixed.append(sample)
         return mixed
 
-    def _finish(self, sample: Sample, panoptic: PanopticSample) -> Sample:
-        targets = derive_targets(panoptic.segment_ids, panoptic.segments)
-        instances = Instances(panoptic.segment_ids.shape)
+    def _finish(self, sample: Sample, labelled: PanopticSample | WholeMasks) -> Sample:
+        targets = labelled.targets
+        instances = Instances(targets.sem_seg.shape)
         instances.gt_masks = BitMasks(torch.from_numpy(targets.masks))
         instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         instances.gt_classes = torch.from_numpy(targets.classes)
         sem_seg = torch.from_numpy(targets.sem_seg.astype(np.int64))
-        done = sample | {"image": _to_tensor(panoptic.image), "instances": instances, "sem_seg": sem_seg}
-        return done | {"panoptic_sample": panoptic} if self.paste_probability else done
+        done = sample | {"image": _to_tensor(labelled.image), "instances": instances, "sem_seg": sem_seg}
+        return done | {"labelled": labelled} if self.paste_probability else done
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -26,6 +26,7 @@ from u2seg.data.mapper import build_mapper
 from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
 from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
+from u2seg.modeling.optimizer import build_optimizer
 
 if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
@@ -217,6 +218,11 @@ class Trainer(DefaultTrainer):
         """The model that ``MODEL.META_ARCHITECTURE`` names."""
         lookup("model (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
         return super().build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's, with lower learning rates down a vision transformer that is tuned."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:

@@ -1,4 +1,6 @@
-"""Cascade ROI heads that may leave regions out of the losses; the same parameters as Detectron2's `CascadeROIHeads`.
+"""Cascade ROI heads for clusters as classes; the same parameters as Detectron2's `CascadeROIHeads`.
+
+They may leave regions out of the losses, and may score a detection as a thing instead of as one of the clusters.
 
 Shapes: ``R`` regions of one image; ``K`` thing classes; ``H, W`` pixels of the image.
 """
@@ -12,7 +14,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 if TYPE_CHECKING:
@@ -38,19 +40,28 @@ class SelectiveBoxPredictor(FastRCNNOutputLayers):
 
 @ROI_HEADS_REGISTRY.register()
 class U2SegCascadeROIHeads(CascadeROIHeads):
-    """`CascadeROIHeads` with DropLoss and ignored unlabelled regions as options, both off by default."""
+    """`CascadeROIHeads` with DropLoss, ignored unlabelled regions and scores of things as options, off by default."""
 
     @configurable
-    def __init__(self, *, drop_loss_iou: float = 0.0, ignore_unlabelled: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        drop_loss_iou: float = 0.0,
+        ignore_unlabelled: float = 0.0,
+        object_scores: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Make the heads.
 
         Args:
             drop_loss_iou: DropLoss (CutLER, section 3.3: 0.01): a region has no loss at a stage whose box for it has no
                 IoU with a label above this. An image without labels has the plain loss. 0 is off.
             ignore_unlabelled: background regions of which more than this share is unlabelled have no loss. 0 is off.
+            object_scores: see `detect_objects`.
             kwargs: those of `CascadeROIHeads`.
         """
         super().__init__(**kwargs)
+        self.object_scores = object_scores
         self.drop_loss_iou, self.ignore_unlabelled = drop_loss_iou, ignore_unlabelled
         self.unlabelled: list[torch.Tensor] | None = None
         """For each image of the batch bool (H, W), True where it has no label; None where that is not known."""
@@ -69,7 +80,7 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
                 SelectiveBoxPredictor(cfg, head.output_shape, box2box_transform=predictor.box2box_transform)
                 for head, predictor in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
             ]
-        return arguments | options
+        return arguments | options | {"object_scores": cfg.MODEL.U2SEG.OBJECT_SCORES}
 
     def forward(
         self,
@@ -81,6 +92,26 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         """As `CascadeROIHeads`."""
         self._labels = targets or []
         return super().forward(images, features, proposals, targets)
+
+    def _forward_box(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Any:
+        """As Detectron2's, but for the scores of detections if asked to."""
+        if self.training or not self.object_scores:
+            return super()._forward_box(features, proposals, targets)
+        levels = [features[name] for name in self.box_in_features]
+        sizes = [regions.image_size for regions in proposals]
+        boxes: list[torch.Tensor] = []
+        scores_by_stage = []
+        for stage, predictor in enumerate(self.box_predictor):
+            if stage:
+                proposals = self._create_proposals_from_boxes(boxes, sizes)
+            predictions = self._run_stage(levels, proposals, stage)
+            boxes = predictor.predict_boxes(predictions, proposals)
+            scores_by_stage.append(predictor.predict_probs(predictions, proposals))
+        scores = [torch.stack(of_image).mean(dim=0) for of_image in zip(*scores_by_stage, strict=True)]
+        limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
+        return detect_objects(boxes, scores, sizes, *limits)
 
     def _run_stage(self, features: list[torch.Tensor], proposals: list[Instances], stage: int) -> Any:
         """As Detectron2's; in training, the regions are told whether they count at this stage."""
@@ -102,6 +133,35 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
             share = mean_inside(self.unlabelled[image], regions.proposal_boxes.tensor)
             counts &= (regions.gt_classes != self.num_classes) | (share <= self.ignore_unlabelled)
         return counts
+
+
+def detect_objects(
+    boxes: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    sizes: list[tuple[int, int]],
+    score_threshold: float,
+    nms_threshold: float,
+    most: int,
+) -> list[Instances]:
+    """Detections whose score says that a region is a thing, of whichever cluster: 1 minus that of the background.
+
+    With many clusters of few examples, the score of a thing is spread over several of them: ranked by the highest, a
+    sure thing stands behind, and one region comes back under several names. Here a region has its likeliest name, and
+    is suppressed by regions of any name.
+
+    Args:
+        boxes: of each image float (R, 4), pixels.
+        scores: of each image float (R, K + 1), probabilities, the background last.
+        sizes: of each image (H, W).
+        score_threshold: least score.
+        nms_threshold: IoU of boxes above which the less sure one is left out.
+        most: detections of an image.
+    """
+    of_things = [torch.stack([1 - of_image[:, -1], of_image[:, -1]], dim=1) for of_image in scores]
+    detections, rows = fast_rcnn_inference(boxes, of_things, sizes, score_threshold, nms_threshold, most)
+    for detected, of_image, row in zip(detections, scores, rows, strict=True):
+        detected.pred_classes = of_image[row, :-1].argmax(dim=1)
+    return detections
 
 
 def mean_inside(mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,8 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
     """Annotations of the ``instances.json`` beside ``dataset``, by image id; None where there is no such file.
 
     Each has ``id``, ``category_id`` (a thing's), ``segmentation`` (compressed run-length code
-    ``{"size": [H, W], "counts": str}`` that covers its photo), ``area`` (its pixels), ``score`` and ``segment_id``: the
-    segment of the panoptic label that shows it, 0 for none, or None where the file does not say.
+    ``{"size": [H, W], "counts": str}`` that covers its photo), ``area`` (its pixels), ``iscrowd``, ``score`` and
+    ``segment_id``: the segment of the panoptic label that shows it, 0 for none, or None where the file does not say.
 
     Raises:
         DataError: the file is damaged, or names photos or categories that ``dataset`` does not have.
@@ -63,7 +63,8 @@ def _instance(entry: Mapping[str, Any], photo: LabelledPhoto, things: set[int]) 
     if isinstance(code["counts"], list):
         code = _encode(_decode(runs, height, width))
     numbered = {"id": entry.get("id"), "category_id": category, "segment_id": segment}
-    return {**numbered, "score": score, "segmentation": code, "area": int(runs[1::2].sum())}
+    crowd, area = fields.flag(entry, "iscrowd", False), int(runs[1::2].sum())
+    return {**numbered, "score": score, "segmentation": code, "area": area, "iscrowd": crowd}
 
 
 def instance_entry(mask: np.ndarray, category_id: int, score: float) -> dict[str, Any] | None:

@@ -1,21 +1,27 @@
 """Executable contracts: call one from a plugin's tests, as one calls scikit-learn's ``check_estimator``.
 
-Each check builds small inputs, calls the part, and raises AssertionError with the rule that was broken.
+Each check builds small inputs, calls the part, and raises AssertionError with the rule that was broken. A run checks
+the rules of `u2seg.plugins.rules` too; determinism, batches and states are checked here alone.
+
+Shapes: as in `u2seg.plugins.contracts`.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from u2seg.plugins.api import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
-from u2seg.structures import STUFF_VOID, MaskSet
+from u2seg.errors import PluginError, U2SegError
+from u2seg.plugins.blame import CAUGHT, describe
+from u2seg.plugins.contracts import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
+from u2seg.plugins.offers import Offer
+from u2seg.plugins.rules import call_checked, check_members, check_refined, require
 
-
-def _require(truth: bool, rule: str) -> None:
-    if not truth:
-        raise AssertionError(rule)
+Arrays = list[np.ndarray]
+"""What a part gave: to be compared with what another of its kind gives."""
 
 
 def sample_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -39,103 +45,170 @@ def _disc(height: int, width: int) -> np.ndarray:
     return ((y / height - 0.5) ** 2 + (x / width - 0.45) ** 2) < 0.06
 
 
-def check_feature_extractor(extractor: FeatureExtractor, size: tuple[int, int] = (96, 128)) -> None:
+def check_feature_extractor(extractor: FeatureExtractor, size: tuple[int, int] = (96, 128)) -> Arrays:
     """Raise AssertionError unless ``extractor`` keeps the `FeatureExtractor` contract on images of ``size``."""
+    check_members("feature extractor", extractor)
+    if hasattr(extractor, "prepare"):
+        call_checked(extractor, "prepare")
     images = [sample_image(*size), sample_image(size[1], size[0], seed=1)]
-    copies = [image.copy() for image in images]
-    found = extractor.extract(images)
-    _require(len(found) == len(images), "extract returns one array for each image")
-    for array in found:
-        _require(array.dtype == np.float32 and array.ndim == 3, "features are float32 (D, h, w)")
-        _require(array.shape[0] == extractor.dim, f"features have dim={extractor.dim} channels, not {array.shape[0]}")
-        _require(bool(np.isfinite(array).all()), "features are finite")
-    _require(extractor.stride > 0, "stride is the pixels of the network's input per cell of the grid")
-    _require(all(np.array_equal(a, b) for a, b in zip(images, copies, strict=True)), "images are left as they were")
-    again = extractor.extract(images)
-    _require(all(np.array_equal(a, b) for a, b in zip(found, again, strict=True)), "the same images, the same features")
+    together = call_checked(extractor, "extract", images)
+    require(extractor.stride > 0, "stride is the pixels of the network's input per cell of the grid")
+    _same(together, call_checked(extractor, "extract", images), "the same images, the same features")
+    alone = [call_checked(extractor, "extract", [image])[0] for image in images]
+    _close(together, alone, "an image has the same features alone as with others")
+    results = [*together]
+    if hasattr(extractor, "embed"):
+        vectors = call_checked(extractor, "embed", images)
+        singly = [call_checked(extractor, "embed", [image])[0] for image in images]
+        _close(list(vectors), singly, "an image has the same embedding alone as with others")
+        results.append(vectors)
+    if hasattr(extractor, "shares_pass") and call_checked(extractor, "shares_pass", extractor):
+        shared = call_checked(extractor, "extract_with", images, [extractor])
+        _close(shared[0] + shared[1], together + together, "extract_with gives what extract gives")
+    return results
 
 
-def check_mask_generator(generator: MaskGenerator, size: tuple[int, int] = (48, 64), dim: int = 16) -> None:
-    """Raise AssertionError unless ``generator`` keeps the `MaskGenerator` contract on an image of ``size`` pixels."""
-    image, features = sample_image(*size), sample_features(dim, size[0] // 4, size[1] // 4)
-    image_copy, features_copy = image.copy(), features.copy()
-    found = generator.generate(image, features)
-    _require(isinstance(found, MaskSet), "generate returns a MaskSet")
-    same = np.array_equal(image, image_copy) and np.array_equal(features, features_copy)
-    _require(same, "image and features are left as they were")
-    again = generator.generate(image, features)
-    _require(np.array_equal(found.masks, again.masks), "the same image, the same masks")
-    _require(np.array_equal(found.scores, again.scores), "the same image, the same scores")
-    flat = np.ones_like(features)
-    _require(
-        isinstance(generator.generate(image, flat), MaskSet), "constant features give a MaskSet, maybe an empty one"
-    )
+def check_mask_generator(
+    generator: MaskGenerator,
+    size: tuple[int, int] = (48, 64),
+    dim: int = 16,
+    extractor: FeatureExtractor | None = None,
+) -> Arrays:
+    """Raise AssertionError unless ``generator`` keeps the `MaskGenerator` contract on images of ``size`` pixels.
+
+    Its features are those of ``extractor``, or made up, with ``dim`` channels.
+    """
+    check_members("mask generator", generator)
+    images, grids = _samples(size, dim, extractor, 2)
+    single = [call_checked(generator, "generate", *pair) for pair in zip(images, grids, strict=True)]
+    again = call_checked(generator, "generate", images[0], grids[0])
+    _same([again.masks, again.scores], [single[0].masks, single[0].scores], "the same image, the same masks and scores")
+    call_checked(generator, "generate", images[0], np.ones_like(grids[0]))  # constant features
     if hasattr(generator, "generate_batch"):
-        batch = generator.generate_batch([image, image], [features, features])
-        _require(
-            len(batch) == 2 and all(np.array_equal(b.masks, found.masks) for b in batch),
-            "generate_batch gives what generate gives",
-        )
+        batch = call_checked(generator, "generate_batch", images, grids)
+        _same([b.masks for b in batch], [s.masks for s in single], "generate_batch gives what generate gives")
+    return [array for masks in single for array in (masks.masks, masks.scores)]
 
 
-def check_clusterer(clusterer: Clusterer, dim: int = 8) -> None:
+def check_clusterer(clusterer: Clusterer, dim: int = 8) -> Arrays:
     """Raise AssertionError unless ``clusterer`` keeps the `Clusterer` contract on a few blobs."""
+    check_members("clusterer", clusterer)
     rng = np.random.default_rng(0)
     count = clusterer.n_clusters
     centres = rng.normal(size=(count, dim)) * 5
     X = (np.repeat(centres, 6, axis=0) + 0.1 * rng.normal(size=(6 * count, dim))).astype(np.float32)
-    copy = X.copy()
-    _require(clusterer.fit(X) is clusterer, "fit returns the clusterer itself")
-    labels = clusterer.predict(X)
-    _require(labels.dtype == np.int64 and labels.shape == (len(X),), "predict returns int64 (M,)")
-    _require(set(labels.tolist()) == set(range(count)), "ids cover [0, K): no cluster is empty")
-    _require(np.array_equal(X, copy), "X is left as it was")
-    centers = clusterer.cluster_centers_
-    _require(centers.dtype == np.float32 and len(centers) == count, "cluster_centers_ is float32 (K, D)")
-    _require(np.array_equal(clusterer.fit(X).predict(X), labels), "the same vectors, the same ids")
-    _require(clusterer.load_state(clusterer.state()) is clusterer, "load_state returns the clusterer itself")
-    _require(np.array_equal(clusterer.predict(X), labels), "a loaded state predicts as before")
+    call_checked(clusterer, "fit", X)
+    labels = call_checked(clusterer, "predict", X)
+    if hasattr(clusterer, "cluster_centers_"):
+        centers = clusterer.cluster_centers_
+        require(centers.dtype == np.float32 and len(centers) == count, "cluster_centers_ is float32 (K, D)")
+        require(set(labels.tolist()) == set(range(count)), "ids cover [0, K): no cluster with a centre is empty")
+    _same([labels], [clusterer.fit(X).predict(X)], "the same vectors, the same ids")
+    call_checked(clusterer, "load_state", call_checked(clusterer, "state"))
+    _same([labels], [clusterer.predict(X)], "a loaded state predicts as before")
+    return [labels]
 
 
-def check_stuff_segmenter(segmenter: StuffSegmenter, size: tuple[int, int] = (48, 64), dim: int = 16) -> None:
-    """Raise AssertionError unless ``segmenter`` keeps the `StuffSegmenter` contract on an image of ``size`` pixels."""
-    image = sample_image(*size)
-    sample = [sample_features(dim, size[0] // 4, size[1] // 4, seed=s) for s in range(4)]
-    _require(segmenter.fit(iter(sample)) is segmenter, "fit returns the segmenter itself")
-    found = segmenter.segment(image, sample[0])
-    if found.dtype == np.uint8:
-        fits = (found == STUFF_VOID) | (found < segmenter.num_classes)
-        _require(found.shape == image.shape[:2] and bool(fits.all()), "labels are uint8 (H, W) in [0, S) or 255")
-    else:
-        _require(found.dtype == np.float32, "segment returns uint8 labels or float32 probabilities")
-        _require(found.ndim == 3 and len(found) == segmenter.num_classes, "probabilities are (S, h, w)")
-        _require(bool(((found >= 0) & (found <= 1)).all()), "probabilities lie in [0, 1]")
-    _require(np.array_equal(segmenter.segment(image, sample[0]), found), "the same image, the same stuff")
-    state = segmenter.state()
-    _require(all(isinstance(v, np.ndarray) for v in state.values()), "state is a dict of arrays")
-    _require(segmenter.load_state(state) is segmenter, "load_state returns the segmenter itself")
-    _require(np.array_equal(segmenter.segment(image, sample[0]), found), "a loaded state segments as before")
+def check_stuff_segmenter(
+    segmenter: StuffSegmenter,
+    size: tuple[int, int] = (48, 64),
+    dim: int = 16,
+    extractor: FeatureExtractor | None = None,
+) -> Arrays:
+    """Raise AssertionError unless ``segmenter`` keeps the `StuffSegmenter` contract on images of ``size`` pixels.
+
+    Its features are those of ``extractor``, or made up, with ``dim`` channels.
+    """
+    check_members("stuff segmenter", segmenter)
+    images, grids = _samples(size, dim, extractor, 4)
+    call_checked(segmenter, "fit", iter(grids))
+    stuff = call_checked(segmenter, "segment", images[0], grids[0])
+    _same([stuff], [segmenter.segment(images[0], grids[0])], "the same image, the same stuff")
+    call_checked(segmenter, "load_state", call_checked(segmenter, "state"))
+    _same([stuff], [segmenter.segment(images[0], grids[0])], "a loaded state segments as before")
+    return [stuff]
 
 
-def check_refiner(refiner: Refiner, size: tuple[int, int] = (48, 64)) -> None:
+def check_refiner(refiner: Refiner, size: tuple[int, int] = (48, 64)) -> Arrays:
     """Raise AssertionError unless ``refiner`` keeps the `Refiner` contract on an image of ``size`` pixels."""
+    check_members("refiner", refiner)
     image = sample_image(*size)
     mask = _disc(size[0] // 4, size[1] // 4).astype(np.float32)
-    for scores in (np.stack([1 - mask, mask]), np.stack([1 - mask, mask / 2, mask / 2])):
-        image_copy, scores_copy = image.copy(), scores.copy()
-        found = refiner.refine(image, scores)
-        _require(found.dtype == np.float32, "refined scores are float32")
-        _require(found.shape == (len(scores), *size), "refined scores are (C, H, W)")
-        _require(bool(np.isfinite(found).all()), "refined scores are finite")
-        same = np.array_equal(image, image_copy) and np.array_equal(scores, scores_copy)
-        _require(same, "image and scores are left as they were")
-        _require(np.array_equal(refiner.refine(image, scores), found), "the same image, the same scores")
-    inside = refiner.refine(image, np.stack([1 - mask, mask])).argmax(axis=0).astype(bool)
-    truth = _disc(*size)
+    many = [np.stack([1 - mask, mask]), np.stack([1 - mask, mask / 2, mask / 2])]
+    single = [call_checked(refiner, "refine", image, scores) for scores in many]
+    _same(single, [refiner.refine(image, scores) for scores in many], "the same image, the same scores")
+    if hasattr(refiner, "refine_many"):
+        shared = list(refiner.refine_many(image, iter(many)))
+        require(len(shared) == len(many), "refine_many gives a result for each scores")
+        for result, scores in zip(shared, many, strict=True):
+            check_refined(refiner, result, image, scores)
+        _close(shared, single, "refine_many gives what refine gives")
+    inside, truth = single[0].argmax(axis=0).astype(bool), _disc(*size)
     overlap = (inside & truth).sum() / max((inside | truth).sum(), 1)
-    _require(bool(overlap > 0.6), f"a clear disc stays where it is (IoU {overlap:.2f})")
+    require(bool(overlap > 0.6), f"a clear disc stays where it is (IoU {overlap:.2f})")
+    return single
 
 
 def check_picklable(part: object) -> None:
     """Raise AssertionError unless ``part`` can travel to a worker process."""
-    _require(pickle.loads(pickle.dumps(part)) is not None, "the part can be pickled")
+    require(pickle.loads(pickle.dumps(part)) is not None, "the part can be pickled")
+
+
+CHECKS: dict[str, Callable[..., Arrays]] = {
+    "feature extractor": check_feature_extractor,
+    "mask generator": check_mask_generator,
+    "refiner": check_refiner,
+    "clusterer": check_clusterer,
+    "stuff segmenter": check_stuff_segmenter,
+}
+"""Kind of part to its check."""
+
+
+def check_offer(
+    offer: Offer, args: Mapping[str, Any], context: Mapping[str, Any], extractor: FeatureExtractor | None = None
+) -> None:
+    """Check what ``offer`` makes of ``args`` and ``context``, twice, and that both give the same.
+
+    Args:
+        offer: of a plugin.
+        args: of the factory, as in a config.
+        context: what the program gives to it.
+        extractor: whose features parts that need some are given; made up ones if None.
+
+    Raises:
+        UsageError: the factory refuses an argument.
+        PluginError: the part does not keep its contract, or fails.
+    """
+    more = {"extractor": extractor} if offer.kind in ("mask generator", "stuff segmenter") else {}
+    parts = [offer.build(args, context) for _ in range(2)]
+    try:
+        first, second = (CHECKS[offer.kind](part, **more) for part in parts)
+        _same(first, second, "made again with the same arguments and seed, it gives the same")
+    except (U2SegError, MemoryError):
+        raise
+    except AssertionError as error:
+        raise PluginError(f"{offer.title} breaks its contract: {error}") from error
+    except CAUGHT as error:
+        raise PluginError(f"{offer.title}: {describe(error, offer.packages)}") from error
+
+
+def _samples(size: tuple[int, int], dim: int, extractor: FeatureExtractor | None, count: int) -> tuple[Arrays, Arrays]:
+    """``count`` images of ``size`` and their features."""
+    images = [sample_image(*size, seed=seed) for seed in range(count)]
+    if extractor is not None:
+        return images, extractor.extract(images)
+    return images, [sample_features(dim, size[0] // 4, size[1] // 4, seed=seed) for seed in range(count)]
+
+
+def _same(result: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
+    """Raise the error of ``rule`` unless both are equal, bit by bit."""
+    pairs = list(zip(result, expected, strict=False))
+    require(len(result) == len(expected) and all(np.array_equal(a, b) for a, b in pairs), rule)
+
+
+def _close(result: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:
+    """As `_same`, but for rounding, of a hundredth of the largest value."""
+    for a, b in zip(result, expected, strict=True):
+        require(
+            a.shape == b.shape and float(np.abs(a - b).max(initial=0)) <= 0.01 * float(np.abs(b).max(initial=0)), rule
+        )

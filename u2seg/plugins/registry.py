@@ -1,4 +1,4 @@
-"""Finds plugins, one entry point at a time, and builds the parts they offer.
+"""Finds plugins, one entry point at a time, and calls each hook of each plugin by itself.
 
 Entry-point group: ``u2seg``. ``U2SEG_DISABLE_PLUGINS=name,name`` leaves entry points out.
 """
@@ -10,85 +10,30 @@ import importlib.metadata
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import pluggy
 
+import u2seg
 from u2seg.errors import PluginError, UsageError, closest, lookup
 from u2seg.plugins import api
+from u2seg.plugins.blame import CAUGHT, describe
+from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
+from u2seg.runtime import RANK_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "u2seg"
-DISABLE_VARIABLE = "U2SEG_DISABLE_PLUGINS"
+CONTRACT_ATTRIBUTE = "U2SEG_CONTRACT"
+"""In a plugin: the `api.CONTRACT_VERSION` that it is made for."""
 
-KINDS: dict[str, str] = {
-    "feature extractor": "u2seg_feature_extractors",
-    "mask generator": "u2seg_mask_generators",
-    "clusterer": "u2seg_clusterers",
-    "stuff segmenter": "u2seg_stuff_segmenters",
-    "refiner": "u2seg_refiners",
-}
+KINDS: dict[str, str] = {kind: part.hook for kind, part in api.PARTS.items()}
 """Kind of part, in words, to the hook that offers it."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One factory under one name, and who offers it."""
-
-    kind: str
-    name: str
-    factory: Callable[..., Any]
-    distribution: str
-    """Name and version of the pip distribution, or ``u2seg (built in)``."""
-
-    def check(self, args: Mapping[str, Any], given: Mapping[str, Any] = {}) -> None:
-        """Raise UsageError unless the factory takes ``args`` from the config and ``given`` from the program."""
-        parameters = inspect.signature(self.factory).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        free = [name for name in parameters if name not in given]
-        for name in args:
-            if name in given:
-                raise UsageError(f"{self.kind} {self.name!r}: {name!r} has a config key of its own")
-            if name not in parameters and not open_ended:
-                takes = ", ".join(f"{key}={parameters[key].default!r}" for key in free) or "nothing"
-                raise UsageError(
-                    f"{self.kind} {self.name!r} takes no argument {name!r}.{closest(name, free)} It takes: {takes}."
-                )
-        missing = [key for key in free if _is_required(parameters[key]) and key not in args]
-        if missing:
-            raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
-
-    def build(self, args: Mapping[str, Any], given: Mapping[str, Any] = {}) -> Any:
-        """Call the factory with ``args`` and those of ``given`` that it names."""
-        self.check(args, given)
-        parameters = inspect.signature(self.factory).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        wanted = {key: value for key, value in given.items() if key in parameters or open_ended}
-        return self.factory(**args, **wanted)
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    return parameter.default is parameter.empty and not variadic
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """An entry point that could not be used, and why."""
-
-    name: str
-    distribution: str
-    reason: str
-
-    def __str__(self) -> str:
-        return (
-            f"plugin {self.name!r} of {self.distribution} is broken: {self.reason} "
-            f"(fix or uninstall it, or set {DISABLE_VARIABLE}={self.name})"
-        )
+HOOKS = tuple(name for name in vars(api) if name.startswith("u2seg_"))
 
 
 @dataclass
@@ -96,75 +41,146 @@ class Plugins:
     """Everything that the installed plugins offer."""
 
     manager: pluggy.PluginManager
-    offers: dict[str, dict[str, Offer]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    offers: dict[str, dict[str, list[Offer]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    """By kind and name; two of one name are an error when that name is asked for."""
     broken: list[BrokenPlugin] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What else the user should know."""
     distributions: dict[str, str] = field(default_factory=dict)
+    """What ``U2SEG_DISABLE_PLUGINS`` calls a plugin to its distribution."""
 
     def offer(self, kind: str, name: str) -> Offer:
         """The offer of ``name``.
 
         Raises:
             UsageError: nobody offers it.
-            PluginError: nobody offers it, and a broken plugin might have.
+            PluginError: nobody offers it, and a broken plugin might have; or several do.
         """
+        offers = self._lookup(kind, name, self.offers[kind])
+        if len(offers) > 1:
+            who = " and by ".join(offer.distribution for offer in offers)
+            names = " or ".join(offer.plugin for offer in offers if offer.distribution != BUILT_IN)
+            raise PluginError(f"{kind} {name!r} is offered by {who}; disable one with {DISABLE_VARIABLE}={names}")
+        return offers[0]
+
+    def named(self, name: str) -> list[Offer]:
+        """Every offer called ``name``, or all of the plugin called so.
+
+        Raises:
+            UsageError: there is none.
+            PluginError: there is none, or the plugin is broken.
+        """
+        offers = [offer for by_name in self.offers.values() for several in by_name.values() for offer in several]
+        matches = [offer for offer in offers if offer.name == name] or [o for o in offers if o.plugin == name]
+        for broken in self.broken:
+            if broken.name in {name, *(offer.plugin for offer in matches)}:
+                raise PluginError(str(broken))
+        if not matches and name in self.distributions:
+            raise UsageError(f"plugin {name!r} of {self.distributions[name]} offers no part that could be checked")
+        names = [*(offer.name for offer in offers), *(offer.plugin for offer in offers)]
+        return matches or self._lookup("part or plugin", name, dict.fromkeys(names, matches))
+
+    def _lookup(self, kind: str, name: str, table: Mapping[str, list[Offer]]) -> list[Offer]:
+        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``."""
         try:
-            return lookup(kind, name, self.offers[kind])
+            return lookup(kind, name, table)
         except UsageError as error:
             if self.broken:
                 raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
             raise
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
-        """Register ``plugin`` and collect its offers; a plugin that breaks the rules is noted in `broken`."""
+        """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
+        version = getattr(plugin, CONTRACT_ATTRIBUTE, api.CONTRACT_VERSION)
+        if version != api.CONTRACT_VERSION:
+            newer = isinstance(version, int) and version > api.CONTRACT_VERSION
+            self._report(
+                name,
+                distribution,
+                f"it is made for version {version} of u2seg's plugin contract, and u2seg {u2seg.__version__} has "
+                f"version {api.CONTRACT_VERSION}: update {'u2seg' if newer else 'the plugin'}",
+            )
+            return
         try:
             self.manager.register(plugin, name)
-            self.manager.check_pending()
-            found = self._collect(name, plugin, distribution)
-        except PluginError:
-            raise
-        except Exception as error:
+        except CAUGHT as error:
             # pluggy keeps what it could not validate: take it out, or every later check fails on it.
-            if self.manager.has_plugin(name):
+            if self.manager.get_plugin(name) is plugin:
                 self.manager.unregister(name=name)
-            self.broken.append(BrokenPlugin(name, distribution, f"{type(error).__name__}: {error}"))
-            logger.warning("%s", self.broken[-1])
+            self._report(name, distribution, describe(error, ()))
             return
-        for offer in found:
-            self.offers[offer.kind][offer.name] = offer
         self.distributions[name] = distribution
-
-    def _collect(self, name: str, plugin: Any, distribution: str) -> list[Offer]:
-        found = []
+        self._report_unmarked(name, plugin, distribution)
         for kind, hook in KINDS.items():
-            provider = getattr(plugin, hook, None)
-            if provider is None:
+            for factories in self._call(hook, name, distribution):
+                if not isinstance(factories, Mapping) or not all(callable(f) for f in factories.values()):
+                    self._report(name, distribution, f"{hook}() must return {{name: factory}}, not {factories!r}")
+                    continue
+                for part, factory in factories.items():
+                    offer = Offer(kind, part, factory, distribution, name, _module(plugin))
+                    self.offers[kind].setdefault(part, []).append(offer)
+
+    def call_each(self, hook: str, **arguments: Any) -> None:
+        """Call ``hook`` of each plugin, the built-in ones first; one that fails is noted in `broken`."""
+        for name, distribution in self.distributions.items():
+            self._call(hook, name, distribution, **arguments)
+
+    def _call(self, hook: str, name: str, distribution: str, **arguments: Any) -> list[Any]:
+        """What ``hook`` of the plugin ``name`` returns: a list of none or one."""
+        plugin = self.manager.get_plugin(name)
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        try:
+            return self.manager.subset_hook_caller(hook, others)(**arguments)
+        except CAUGHT as error:
+            self._report(name, distribution, f"{hook}: {describe(error, {_module(plugin).split('.')[0]})}")
+            return []
+
+    def _report_unmarked(self, name: str, plugin: Any, distribution: str) -> None:
+        """Report functions of ``plugin`` that look like hooks and are none."""
+        for attribute in dir(plugin):
+            function = getattr(plugin, attribute, None)
+            if not attribute.startswith("u2seg_") or not inspect.isroutine(function):
                 continue
-            factories = provider()
-            if not isinstance(factories, Mapping) or not all(callable(f) for f in factories.values()):
-                raise TypeError(f"{hook}() must return {{name: factory}}, not {factories!r}")
-            for part, factory in factories.items():
-                other = self.offers[kind].get(part)
-                if other is not None:
-                    raise PluginError(
-                        f"{kind} {part!r} is offered by {other.distribution} and by {distribution}; "
-                        f"disable one with {DISABLE_VARIABLE}={name}"
-                    )
-                found.append(Offer(kind, part, factory, distribution))
-        return found
+            if attribute not in HOOKS:
+                self._report(name, distribution, f"there is no hook {attribute}.{closest(attribute, HOOKS)}")
+            elif self.manager.parse_hookimpl_opts(plugin, attribute) is None:
+                self._report(name, distribution, f"{attribute} is not called: @u2seg.hookimpl is missing above it")
+
+    def _report(self, name: str, distribution: str, reason: str) -> None:
+        broken = BrokenPlugin(name, distribution, reason)
+        if broken not in self.broken:
+            self.broken.append(broken)
+            self._warn(str(broken))
+
+    def _remark(self, text: str) -> None:
+        self.remarks.append(text)
+        self._warn(text)
+
+    @staticmethod
+    def _warn(text: str) -> None:
+        """Say ``text`` once for all processes of a run."""
+        logger.log(logging.DEBUG if RANK_VARIABLE in os.environ else logging.WARNING, "%s", text)
+
+    def load(self, entry_point: importlib.metadata.EntryPoint, name: str) -> None:
+        """Import and `add` what ``entry_point`` names."""
+        distribution = _distribution(entry_point)
+        try:
+            plugin = entry_point.load()
+        except CAUGHT as error:  # a third party's module may raise anything
+            self._report(name, distribution, describe(error, {entry_point.value.split(":")[0].split(".")[0]}))
+            return
+        self.add(name, plugin, distribution)
+
+    def third_parties(self) -> dict[str, str]:
+        """What ``U2SEG_DISABLE_PLUGINS`` calls each plugin, to its distribution; broken ones too."""
+        known = {**self.distributions, **{broken.name: broken.distribution for broken in self.broken}}
+        return {name: distribution for name, distribution in known.items() if distribution != BUILT_IN}
 
     def table(self) -> list[dict[str, str]]:
         """Rows kind, name, distribution, signature and first line of help, for ``--list-plugins``."""
         return [
-            {
-                "kind": offer.kind,
-                "name": offer.name,
-                "distribution": offer.distribution,
-                "arguments": str(inspect.signature(offer.factory)),
-                "help": (inspect.getdoc(offer.factory) or "").split("\n")[0],
-            }
-            for offers in self.offers.values()
-            for offer in sorted(offers.values(), key=lambda o: o.name)
+            offer.row() for offers in self.offers.values() for _, several in sorted(offers.items()) for offer in several
         ]
 
 
@@ -173,41 +189,44 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
 
     Args:
         entry_points: what to load; the installed ones if None.
-        disabled: comma-separated entry-point names to leave out; the environment variable if None.
-
-    Raises:
-        PluginError: two plugins offer one name.
+        disabled: comma-separated names to leave out; the environment variable if None. A name is that of the entry
+            point, or ``distribution:name`` where several distributions have one name.
     """
     manager = pluggy.PluginManager(api.PROJECT)
     manager.add_hookspecs(api)
     plugins = Plugins(manager)
     # by name, as an entry point: what the built-ins offer may itself ask this module for parts
-    plugins.add("builtin", importlib.import_module("u2seg.plugins.builtin"), "u2seg (built in)")
+    plugins.add(BUILT_IN, importlib.import_module("u2seg.plugins.builtin"), BUILT_IN)
     if plugins.broken:
         raise PluginError(str(plugins.broken[0]))
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    refused = (os.environ.get(DISABLE_VARIABLE, "") if disabled is None else disabled).split(",")
-    refused = [name.strip() for name in refused if name.strip()]
-    for entry_point in sorted(entry_points, key=lambda e: e.name):
-        if entry_point.name in refused:
-            plugins.disabled.append(entry_point.name)
-            continue
-        distribution = _distribution(entry_point)
-        try:
-            plugin = entry_point.load()
-        except Exception as error:  # a third party's module may raise anything
-            reason = f"{type(error).__name__}: {error}"
-            plugins.broken.append(BrokenPlugin(entry_point.name, distribution, reason))
-            logger.warning("%s", plugins.broken[-1])
-            continue
-        plugins.add(entry_point.name, plugin, distribution)
+    entry_points = sorted(entry_points, key=lambda e: (e.name, _distribution(e)))
+    counts = Counter(entry_point.name for entry_point in entry_points)
+    text = os.environ.get(DISABLE_VARIABLE, "") if disabled is None else disabled
+    refused = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = set(refused)
+    for entry_point in entry_points:
+        full = f"{_distribution(entry_point).split(' ')[0]}:{entry_point.name}"
+        name = entry_point.name if counts[entry_point.name] == 1 else full
+        unknown -= {entry_point.name, full}
+        if refused & {entry_point.name, full}:
+            plugins.disabled.append(name)
+        else:
+            plugins.load(entry_point, name)
+    for name in sorted(unknown):
+        known = ", ".join(sorted(counts)) or "none"
+        plugins._remark(f"{DISABLE_VARIABLE}: no plugin is called {name!r}.{closest(name, counts)} There are: {known}.")
     return plugins
 
 
 def _distribution(entry_point: importlib.metadata.EntryPoint) -> str:
     dist = getattr(entry_point, "dist", None)
     return f"{dist.name} {dist.version}" if dist is not None else entry_point.value
+
+
+def _module(plugin: Any) -> str:
+    return plugin.__name__ if inspect.ismodule(plugin) else getattr(plugin, "__module__", "")
 
 
 @cache
@@ -218,7 +237,7 @@ def installed_plugins() -> Plugins:
 
 def add_plugin_config(cfg: Any) -> None:
     """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`."""
-    installed_plugins().manager.hook.u2seg_add_config(cfg=cfg)
+    installed_plugins().call_each("u2seg_add_config", cfg=cfg)
 
 
 def register_detectron2() -> None:
@@ -228,4 +247,4 @@ def register_detectron2() -> None:
 
 @cache
 def _register_detectron2_once() -> None:
-    installed_plugins().manager.hook.u2seg_register_detectron2()
+    installed_plugins().call_each("u2seg_register_detectron2")

@@ -1,60 +1,22 @@
 """The recipe of a run: the ``U2SEG`` tree of a config as frozen, typed values, and the parts that it names.
 
-A recipe travels to worker processes; each part is built once in each process.
+A recipe travels to worker processes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from u2seg.config import part_args
+import u2seg
+from u2seg.plugins.api import PARTS
 from u2seg.plugins.registry import installed_plugins
+from u2seg.pseudo.parts import Part, build_once
+from u2seg.runtime import worker_device
 from u2seg.structures import LabelSpace
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component by its name, with its arguments."""
-
-    kind: str
-    """A key of `u2seg.plugins.registry.KINDS`."""
-    name: str
-    arguments: str
-    """As JSON, so that a part can be hashed."""
-
-    @classmethod
-    def from_config(cls, kind: str, node: Mapping[str, Any]) -> Part:
-        """The component that ``node`` ``{NAME, ARGS}`` names."""
-        return cls(kind, node["NAME"], json.dumps(part_args(node), sort_keys=True))
-
-    def build(self, **context: Any) -> Any:
-        """The component, made anew; of ``context`` it gets what its factory names."""
-        return installed_plugins().offer(self.kind, self.name).build(json.loads(self.arguments), context)
-
-    def node(self) -> dict[str, Any]:
-        """As in a config: ``{NAME, ARGS}``."""
-        return {"NAME": self.name, "ARGS": {self.name: json.loads(self.arguments)}}
-
-    @property
-    def distribution(self) -> str:
-        """Name and version of the pip distribution that offers it."""
-        return installed_plugins().offer(self.kind, self.name).distribution
-
-    def settings(self) -> dict[str, Any]:
-        """What a result depends on: name, arguments and distribution."""
-        return {**self.node(), "from": self.distribution}
-
-
-@lru_cache(maxsize=16)
-def build_once(part: Part, **context: str) -> Any:
-    """The component of ``part``: the same object on every call in this process."""
-    return part.build(**context)
 
 
 @dataclass(frozen=True)
@@ -94,6 +56,8 @@ class Recipe:
     features: Part
     masks: Part
     min_refined_iou: float
+    keep_rough: bool
+    crops: float
     refine: Part
     clusterer: Part
     embedding: str
@@ -125,6 +89,8 @@ class Recipe:
             features=Part.from_config("feature extractor", tree.FEATURES),
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
+            keep_rough=tree.MASKS.KEEP_ROUGH,
+            crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),
             embedding=clusters.EMBEDDING,
@@ -141,22 +107,39 @@ class Recipe:
             executor=ExecutorSettings(**{key.lower(): value for key, value in tree.EXECUTOR.items()}),
         )
 
+    def context(self, kind: str, device: str) -> dict[str, Any]:
+        """What the program gives to factories of ``kind`` that name it, see `u2seg.plugins.api.PARTS`."""
+        values = {
+            "device": device,
+            "random_state": self.seed,
+            "features": self.stuff_features if kind == "stuff segmenter" else self.features,
+            "n_clusters": self.space.num_things,
+            "num_classes": self.space.num_stuff,
+        }
+        return {name: values[name] for name in PARTS[kind].context}
+
+    def _once(self, part: Part, device: str) -> Any:
+        return build_once(part, **self.context(part.kind, device))
+
     def extractors(self, device: str) -> tuple[Any, Any]:
         """The feature extractors of things and of stuff; the same objects on every call."""
-        return build_once(self.features, device=device), build_once(self.stuff_features, device=device)
+        return self._once(self.features, device), self._once(self.stuff_features, device)
+
+    def mask_generator(self, device: str) -> Any:
+        """The mask generator; the same object on every call."""
+        return self._once(self.masks, device)
+
+    def refiners(self, device: str) -> tuple[Any, Any]:
+        """The refiners of things and of stuff; the same objects on every call."""
+        return self._once(self.refine, device), self._once(self.stuff_refine, device)
 
     def build_clusterer(self) -> Any:
         """A fresh clusterer for K clusters."""
-        return self.clusterer.build(n_clusters=self.space.num_things, random_state=self.seed)
+        return self.clusterer.build(**self.context("clusterer", worker_device(self.device)))
 
     def build_stuff_segmenter(self, device: str) -> Any:
         """A fresh stuff segmenter for S classes."""
-        return self.stuff.build(
-            num_classes=self.space.num_stuff,
-            random_state=self.seed,
-            device=device,
-            features=self.stuff_features.node(),
-        )
+        return self.stuff.build(**self.context("stuff segmenter", device))
 
     def check(self, device: str) -> dict[str, dict[str, Any]]:
         """Build every part once and fetch its weights, so that a mistake shows before hours of work.
@@ -169,9 +152,8 @@ class Recipe:
             UsageError: a part refuses its arguments.
             PluginError: a part that is asked for may be in a broken plugin.
         """
-        build_once(self.masks, device=device)
-        build_once(self.refine)
-        build_once(self.stuff_refine)
+        self.mask_generator(device)
+        self.refiners(device)
         self.build_clusterer()
         segmenter = self.build_stuff_segmenter("cpu")
         weights = {}
@@ -197,6 +179,14 @@ class Recipe:
         }
         return {role: f"{part.name} from {part.distribution}" for role, part in roles.items()}
 
+    def identity(self, with_weights: bool) -> dict[str, Any]:
+        """What must be the same on every machine that works on a run: versions, plugins and, if asked for, weights."""
+        same: dict[str, Any] = {"u2seg": u2seg.__version__, "plugins": installed_plugins().distributions}
+        for role, extractor in zip(("things", "stuff"), self.extractors("cpu"), strict=True) if with_weights else ():
+            info = getattr(extractor, "info", {})
+            same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
+        return same
+
     def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """For each product of a run, the settings that it depends on beside those of the products it is made from.
 
@@ -209,6 +199,7 @@ class Recipe:
             "U2SEG.EXECUTOR.BATCH_SIZE": self.executor.batch_size,
         }
         stuff_features = {
+            **self._seed_of(self.stuff_features),
             "features of stuff": self.stuff_features.settings(),
             "weights of stuff": dict(weights["stuff"]),
         }
@@ -224,16 +215,24 @@ class Recipe:
             },
             "masks": {
                 **common,
+                **self._seed_of(self.features, self.masks, self.refine),
                 "U2SEG.FEATURES": self.features.settings(),
                 "weights": dict(weights["things"]),
                 "U2SEG.MASKS": self.masks.settings(),
                 "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
+                "U2SEG.MASKS.KEEP_ROUGH": self.keep_rough,
+                "U2SEG.MASKS.CROPS": self.crops,
                 "U2SEG.REFINE": self.refine.settings(),
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
                 "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
                 "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
             },
-            "stuff": {**common, **stuff_features, "refiner of stuff": self.stuff_refine.settings()},
+            "stuff": {
+                **common,
+                **self._seed_of(self.stuff_refine),
+                **stuff_features,
+                "refiner of stuff": self.stuff_refine.settings(),
+            },
             "cluster": {
                 "U2SEG.CLUSTERS": self.clusterer.settings(),
                 "U2SEG.CLUSTERS.REUSE": self.reuse,
@@ -242,6 +241,10 @@ class Recipe:
             },
             "merge": {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self.merge).items()},
         }
+
+    def _seed_of(self, *parts: Part) -> dict[str, int]:
+        """The seed, where one of ``parts`` depends on it."""
+        return {"U2SEG.SEED": self.seed} if any(part.takes("random_state") for part in parts) else {}
 
     def vector_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """What the vectors of masks depend on: clusters that were learnt with other values mean nothing here."""

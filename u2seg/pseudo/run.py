@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from u2seg.errors import DataError, UsageError
-from u2seg.executors import make_executor
+from u2seg.executors import make_executor, refuse_strangers
 from u2seg.files import claim_directory, file_sha256, locked
 from u2seg.images import Photo, PhotoSet
 from u2seg.jobs import run_jobs
@@ -67,7 +67,7 @@ class LabelRun:
             UsageError: the directory was made with other settings, is in use, or is not this package's.
         """
         self.root = claim_directory(root, "labels")
-        self.photo_set, self.recipe = photos, recipe
+        self.photo_set, self.recipe, self._settings = photos, recipe, settings
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(locked(self.root / "stages" / "lock", f"another run is at work in {self.root}"))
         try:
@@ -206,6 +206,7 @@ class LabelRun:
             settings = self.recipe.executor
             executor = make_executor(settings.name, settings.workers, settings.threads, settings.address)
             self._executor = self._resources.enter_context(executor)
+            refuse_strangers(executor, self.recipe.identity, "weights" in self._settings["masks"])
         return self._executor
 
     def unfinished(self, photos: Sequence[Photo], is_done: Callable[[str], bool]) -> list[Photo]:

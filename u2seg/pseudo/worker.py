@@ -26,6 +26,7 @@ from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.files import file_sha256, write_arrays, write_checked, write_png
 from u2seg.images import Photo, batches, enlarge, read_shrunk
 from u2seg.panoptic import encode_ids, instance_entry
+from u2seg.plugins.blame import at_photo, print_traceback
 from u2seg.pseudo.embeddings import cluster_ids, embed_masks
 from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.fitted import read_fitted
@@ -40,8 +41,9 @@ from u2seg.pseudo.intermediate import (
     write_stuff,
 )
 from u2seg.pseudo.learning import MEAN_CENTRES
+from u2seg.pseudo.masks.crops import View, choose, corner_boxes, whole_box, whole_things
 from u2seg.pseudo.merge import merge_segments
-from u2seg.pseudo.recipe import Recipe, build_once
+from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.runtime import bounded_threads, worker_device
 from u2seg.structures import LabelSpace, MaskSet
@@ -79,14 +81,16 @@ class Outcome:
         """
         try:
             work(photos)
-        except (UsageError, PluginError, OSError):
+        except PluginError as error:
+            raise at_photo(error, photos[0].name) from error
+        except (UsageError, OSError):
             raise
         except (Exception, SystemExit) as error:  # what breaks on a photo must not cost the others their labels
             if len(photos) > 1:
                 for photo in photos:
                     self.attempt([photo], work)
                 return
-            logger.debug("%s", photos[0].name, exc_info=True)
+            print_traceback(photos[0].name)
             self.failures[photos[0].id] = (
                 str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
             )
@@ -225,7 +229,7 @@ def _kept_features(
 
 
 def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) -> list[MaskSet]:
-    generator = build_once(job.recipe.masks, device=job.device)
+    generator = job.recipe.mask_generator(job.device)
     if len(images) > 1 and hasattr(generator, "generate_batch"):
         return generator.generate_batch(images, features)
     return [generator.generate(image, feature) for image, feature in zip(images, features, strict=True)]
@@ -233,13 +237,45 @@ def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) ->
 
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
     recipe = job.recipe
+    extractor, _ = recipe.extractors(job.device)
+    views = [(whole_box(pixels.image), coarse)]
+    if recipe.crops:
+        views = _add_crops(job, outcome, pixels.image, views)
     with outcome.timed("refine"):
-        masks = refine_masks(build_once(recipe.refine), pixels.image, coarse, recipe.min_refined_iou)
+        masks = _refine_views(job, pixels.image, views)
     with outcome.timed("embed"):
-        extractor, _ = recipe.extractors(job.device)
         arguments = recipe.crop_size, recipe.cluster_min_score
         vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
     return MaskRecord(masks, vectors, pixels.size, {})
+
+
+def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View]) -> list[View]:
+    """``views`` and the crops of the photo, each with those of its masks on the grid that are worth keeping."""
+    height, width = image.shape[:2]
+    boxes = corner_boxes(height, width, job.recipe.crops)
+    crops = [np.ascontiguousarray(box.of(image)) for box in boxes]
+    with outcome.timed("features of crops"):
+        extractor, _ = job.recipe.extractors(job.device)
+        features = extractor.extract(crops)
+    with outcome.timed("masks of crops"):
+        masks = _generate(job, crops, features)
+        views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
+        kept = choose(views, height, width)
+    return [(box, masks.take(index)) for (box, masks), index in zip(views, kept, strict=True)]
+
+
+def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
+    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view."""
+    refiner, _ = job.recipe.refiners(job.device)
+    masks, scores = [], []
+    for box, coarse in views:
+        view = np.ascontiguousarray(box.of(image))
+        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou, job.recipe.keep_rough)
+        whole = np.zeros((len(refined), *image.shape[:2]), bool)
+        whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
+        masks.append(whole)
+        scores.append(refined.scores)
+    return MaskSet(np.concatenate(masks), np.concatenate(scores))
 
 
 def _segment(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray) -> np.ndarray:
@@ -247,7 +283,7 @@ def _segment(job: Job, outcome: Outcome, pixels: _Pixels, features: np.ndarray) 
         segmenter = _fitted_segmenter(job.recipe, job.device, str(job.root), job.stuff.fingerprint)
         classes = segmenter.segment(pixels.image, features)
     with outcome.timed("refine stuff"):
-        return refine_stuff(build_once(job.recipe.stuff_refine), pixels.image, classes)
+        return refine_stuff(job.recipe.refiners(job.device)[1], pixels.image, classes)
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from u2seg.files import in_words, replacing, write_arrays
 from u2seg.images import PhotoSet, find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
 from u2seg.pseudo.centres import unit_length
-from u2seg.pseudo.recipe import Part, build_once
+from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import Progress
 
 if TYPE_CHECKING:
@@ -180,7 +180,8 @@ class CropSet:
 
 def frozen_network(cfg: CfgNode) -> FeatureExtractor:
     """The extractor of ``U2SEG.FEATURES`` on ``MODEL.DEVICE``; the same object on every call."""
-    return build_once(Part.from_config("feature extractor", cfg.U2SEG.FEATURES), device=cfg.MODEL.DEVICE)
+    part = Part.from_config("feature extractor", cfg.U2SEG.FEATURES)
+    return build_once(part, device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
 
 
 def build_crops(cfg: CfgNode) -> CropSet:

@@ -58,7 +58,7 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
-        from u2seg.pseudo.recipe import Part, build_once
+        from u2seg.pseudo.parts import Part, build_once
         from u2seg.stego.head import ClusterProbe, CodeHead, read_checkpoint
 
         if not checkpoint:

@@ -21,7 +21,8 @@ from u2seg.engine.trainer import TRAINERS, Trainer
 from u2seg.errors import UsageError
 from u2seg.files import write_json
 from u2seg.panoptic import read_panoptic
-from u2seg.pseudo.recipe import Part, Recipe, build_once
+from u2seg.pseudo.parts import Part, build_once
+from u2seg.pseudo.recipe import Recipe
 from u2seg.stego.crops import build_crop_loader
 from u2seg.stego.evaluation import score_segmenter
 from u2seg.stego.head import write_checkpoint

@@ -77,7 +77,7 @@ def skeleton(name: str) -> Any:
 
 
 @functools.cache
-def _normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
+def normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation float32 (3,) of RGB in [0, 1] that timm's ``name`` was trained with."""
     import timm
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -93,5 +93,5 @@ def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: st
 
     size = (grid[1] * patch, grid[0] * patch)
     scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
-    mean, deviation = _normalisation(name)
+    mean, deviation = normalisation(name)
     return ((scaled - mean) / deviation).transpose(2, 0, 1)

@@ -18,12 +18,14 @@ CONFIDENCE = 0.9
 """Probability that a mask of the grid is right, where the grid says it is; sets the unary term of the refiners."""
 
 
-def refine_masks(refiner: Refiner, image: np.ndarray, coarse: MaskSet, min_iou: float) -> MaskSet:
+def refine_masks(
+    refiner: Refiner, image: np.ndarray, coarse: MaskSet, min_iou: float, keep_rough: bool = False
+) -> MaskSet:
     """Masks at the pixels of ``image`` uint8 (H, W, 3), bool (N', H, W), in their old order and with their old scores.
 
     The refiner gets two channels for a mask, `CONFIDENCE` inside and one minus it outside. A mask is dropped where
     nothing is left of it, or where it has become another: IoU of the refined mask with the interpolated one below
-    ``min_iou`` (MaskCut, CutLER, CVPR 2023, section 3.2).
+    ``min_iou`` (MaskCut, CutLER, CVPR 2023, section 3.2). With ``keep_rough`` it stays, as it was interpolated.
 
     Raises:
         DataError: the refiner broke its contract.
@@ -34,7 +36,9 @@ def refine_masks(refiner: Refiner, image: np.ndarray, coarse: MaskSet, min_iou: 
     for index, refined in enumerate(_refine_each(refiner, image, channels)):
         after = refined[1] > refined[0]
         before = resize_scores(coarse.masks[index : index + 1], *image.shape[:2])[0] > 0.5
-        if after.any() and mask_iou(before, after) >= min_iou:
+        if not after.any() or mask_iou(before, after) < min_iou:
+            after = before & keep_rough
+        if after.any():
             kept.append(index)
             masks.append(after)
     return MaskSet(np.stack(masks), coarse.scores[kept]) if kept else MaskSet.empty(*image.shape[:2])

@@ -24,8 +24,8 @@ def resize_scores(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     scores = np.array(scores, np.float32, order="C")
     if scores.shape[1:] == (height, width):
         return scores
-    resized = torch.nn.functional.interpolate(torch.from_numpy(scores)[None], (height, width), mode="bilinear")
-    return resized[0].numpy()
+    resized = torch.nn.functional.interpolate(torch.from_numpy(scores)[:, None], (height, width), mode="bilinear")
+    return resized[:, 0].numpy()
 
 
 def shrink_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

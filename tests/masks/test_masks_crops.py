@@ -1,0 +1,51 @@
+"""Masks of the corners of a photo, beside those of the whole."""
+
+import numpy as np
+
+from u2seg.pseudo.masks.crops import Box, choose, corner_boxes, whole_box, whole_things
+from u2seg.structures import MaskSet
+
+
+def masks_of(*slices, size=(10, 10), scores=None):
+    masks = np.zeros((len(slices), *size), bool)
+    for mask, (rows, columns) in zip(masks, slices, strict=True):
+        mask[rows, columns] = True
+    return MaskSet(masks, np.float32(scores or [0.5] * len(slices)))
+
+
+def test_corners_cover_the_photo_and_overlap():
+    boxes = corner_boxes(100, 60, 0.6)
+    assert boxes[0] == Box(0, 0, 60, 36)
+    assert boxes[-1] == Box(40, 24, 100, 60)
+    covered = np.zeros((100, 60), int)
+    for box in boxes:
+        box.of(covered)[...] += 1
+    assert covered.min() == 1
+    assert covered[50, 30] == 4
+
+
+def test_masks_that_an_inner_edge_cuts_or_that_are_large_are_left_out():
+    masks = masks_of(
+        (slice(0, 3), slice(0, 3)),  # at the photo's own border
+        (slice(4, 6), slice(7, 10)),  # cut by the crop's right edge
+        (slice(7, 10), slice(2, 4)),  # cut by its bottom edge
+        (slice(2, 8), slice(2, 8)),  # too large
+        (slice(4, 6), slice(4, 6)),
+    )
+    kept = whole_things(masks, Box(0, 0, 60, 60), 100, 100)
+    assert np.array_equal(kept.masks, masks.masks[[0, 4]])
+    assert len(whole_things(masks, Box(0, 0, 100, 100), 100, 100)) == 4
+
+
+def test_of_masks_alike_in_two_views_the_better_is_kept():
+    image = np.zeros((100, 100, 3), np.uint8)
+    whole = masks_of((slice(2, 4), slice(2, 4)), (slice(6, 9), slice(6, 9)), scores=[0.4, 0.9])
+    crop = masks_of((slice(4, 8), slice(4, 8)), (slice(0, 2), slice(0, 2)), scores=[0.5, 0.1])
+    kept = choose([(whole_box(image), whole), (Box(0, 0, 50, 50), crop)], 100, 100)
+    assert [index.tolist() for index in kept] == [[1], [0, 1]]
+
+
+def test_views_without_masks_are_no_trouble():
+    image = np.zeros((40, 30, 3), np.uint8)
+    kept = choose([(whole_box(image), MaskSet.empty(4, 3)), (Box(0, 0, 20, 15), MaskSet.empty(4, 3))], 40, 30)
+    assert [len(index) for index in kept] == [0, 0]

@@ -1,0 +1,135 @@
+"""A part as a run uses it: what it raises is named, and what it gives is checked.
+
+Errors of the kinds that a run understands stay what they are. Whatever else a part raises becomes a DataError, which
+costs the photo at hand, or a PluginError, which ends the run: files that can't be opened, a contract that is broken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import DataError, PluginError, UsageError
+from u2seg.plugins.blame import CAUGHT, describe
+from u2seg.plugins.rules import (
+    RULES,
+    BadValuesError,
+    BrokenRuleError,
+    call_checked,
+    check_members,
+    check_refined,
+    require,
+)
+from u2seg.runtime import at_work
+
+MOST_REFUSED = 3
+"""Photos that a part may give bad values for before it is given up, if it has never given good ones."""
+FOR_NOTHING: dict[str, Any] = {
+    "extract": [],
+    "embed": np.zeros((0, 0), np.float32),
+    "predict": np.zeros(0, np.int64),
+}
+"""What is given for no images or no vectors: most libraries can't take an empty array, so no part is asked."""
+
+
+class GuardedPart:
+    """Stands for a part: the methods of its contract are guarded, everything else is the part's own."""
+
+    def __init__(self, kind: str, part: Any, title: str, packages: Collection[str], built_in: bool = False) -> None:
+        """Guard ``part``.
+
+        Args:
+            kind: a key of `u2seg.plugins.api.PARTS`.
+            part: what a factory has made.
+            title: kind, name and distribution, in words.
+            packages: top-level modules of the plugin.
+            built_in: leave errors that a run understands as they are.
+
+        Raises:
+            PluginError: the part lacks something that its contract names.
+        """
+        self._part, self._title, self._packages, self._built_in = part, title, packages, built_in
+        self._kept: set[str] = set()
+        self._refused = 0
+        with self._named([]):
+            check_members(kind, part)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_part":  # asked for by pickle, before there is a part
+            raise AttributeError(name)
+        value = getattr(self._part, name)
+        if name not in RULES and name != "refine_many":
+            return value
+        if value is None:  # how a class takes away what its base class may have
+            raise AttributeError(name)
+        return self._refine_many if name == "refine_many" else functools.partial(self._call, name)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if name in FOR_NOTHING and not len(args[0]):
+            return FOR_NOTHING[name].copy()
+        raised: list[BaseException] = []
+        arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else unguarded(arg) for arg in args]
+        with self._named(raised, name):
+            result = call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
+        self._kept.add(name)
+        return self if result is self._part else result
+
+    def _refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        raised: list[BaseException] = []
+        lengths: list[int] = []
+
+        def scores() -> Iterator[np.ndarray]:
+            for array in _remember(iter(many), raised):
+                lengths.append(len(array))
+                yield array
+
+        stream, count = scores(), 0
+        with self._named(raised, "refine_many"):
+            for refined in self._part.refine_many(image, stream):
+                require(count < len(lengths), "refine_many gives a result for each scores, in order")
+                check_refined(self._part, refined, image, range(lengths[count]))
+                count += 1
+                yield refined
+            complete = count == len(lengths) and next(stream, None) is None
+            require(complete, "refine_many gives a result for each scores, and some are missing")
+        self._kept.add("refine_many")
+
+    @contextmanager
+    def _named(self, raised: list[BaseException], method: str = "") -> Iterator[None]:
+        """Name what the block raises, unless it came out of what the part was given and is in ``raised``."""
+        try:
+            with at_work(self._title):
+                yield
+        except BrokenRuleError as error:
+            text = f"{self._title} breaks its contract: {error}"
+            self._refused += 1
+            passing = isinstance(error, BadValuesError) and (method in self._kept or self._refused < MOST_REFUSED)
+            raise (DataError(text) if passing else PluginError(text)) from error
+        except (UsageError, PluginError, MemoryError):
+            raise
+        except CAUGHT as error:
+            understood = self._built_in and isinstance(error, (DataError, OSError))
+            if understood or any(error is other for other in raised):
+                raise
+            kind = PluginError if isinstance(error, OSError) else DataError
+            raise kind(f"{self._title}: {describe(error, self._packages)}") from error
+
+
+def unguarded(value: Any) -> Any:
+    """``value`` with parts in place of those that stand for them: a part may know its like by their class."""
+    if isinstance(value, (list, tuple)):
+        return [unguarded(item) for item in value]
+    return value._part if isinstance(value, GuardedPart) else value
+
+
+def _remember(stream: Iterator[Any], raised: list[BaseException]) -> Iterator[Any]:
+    """``stream``; an error that comes out of it is noted in ``raised``."""
+    try:
+        yield from stream
+    except Exception as error:
+        raised.append(error)
+        raise

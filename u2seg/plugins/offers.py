@@ -1,0 +1,127 @@
+"""What a plugin offers, and what is wrong with one that can't be used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from u2seg.errors import PluginError, U2SegError, UsageError, closest
+from u2seg.plugins.blame import CAUGHT, describe
+from u2seg.plugins.guard import GuardedPart
+
+DISABLE_VARIABLE = "U2SEG_DISABLE_PLUGINS"
+BUILT_IN = "u2seg (built in)"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One factory under one name, and who offers it."""
+
+    kind: str
+    """A key of `u2seg.plugins.api.PARTS`."""
+    name: str
+    factory: Callable[..., Any]
+    distribution: str
+    """Name and version of the pip distribution, or `BUILT_IN`."""
+    plugin: str
+    """What `DISABLE_VARIABLE` calls the plugin."""
+    module: str = ""
+    """Of the plugin."""
+
+    @property
+    def title(self) -> str:
+        """Kind, name and distribution, in words."""
+        return f"{self.kind} {self.name!r} of {self.distribution}"
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """Of the factory; one that takes anything where Python can't tell."""
+        try:
+            return inspect.signature(self.factory)
+        except (TypeError, ValueError):
+            return inspect.Signature([inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)])
+
+    def takes(self, name: str) -> bool:
+        """Whether the factory takes an argument ``name``."""
+        parameters = self.signature.parameters
+        return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    def check(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> None:
+        """Raise UsageError unless the factory takes ``args`` from the config and ``context`` from the program."""
+        parameters = self.signature.parameters
+        free = [name for name in parameters if name not in context]
+        for name in args:
+            if name in context:
+                raise UsageError(f"{self.kind} {self.name!r}: {name!r} has a config key of its own")
+            if not self.takes(name):
+                takes = ", ".join(f"{key}={parameters[key].default!r}" for key in free) or "nothing"
+                raise UsageError(
+                    f"{self.kind} {self.name!r} takes no argument {name!r}.{closest(name, free)} It takes: {takes}."
+                )
+        missing = [key for key in free if _is_required(parameters[key]) and key not in args]
+        if missing:
+            raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
+
+    def build(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> Any:
+        """Call the factory with ``args`` and those of ``context`` that it names.
+
+        Raises:
+            UsageError: an argument is not one of the factory's, or it refuses a value.
+            PluginError: the factory fails.
+        """
+        self.check(args, context)
+        try:
+            return self.factory(**args, **{key: value for key, value in context.items() if self.takes(key)})
+        except (U2SegError, MemoryError):
+            raise
+        except CAUGHT as error:
+            raise PluginError(f"{self.title} can't be built: {describe(error, self.packages)}") from error
+
+    def build_guarded(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> GuardedPart:
+        """What `build` makes, its methods guarded.
+
+        Raises:
+            UsageError: as `build`.
+            PluginError: as `build`; or the part lacks a method of its contract.
+        """
+        part = self.build(args, context)
+        return GuardedPart(self.kind, part, self.title, self.packages, self.distribution == BUILT_IN)
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """Top-level modules in which the plugin's own code is."""
+        modules = (self.module, getattr(self.factory, "__module__", None) or "")
+        return frozenset(module.split(".")[0] for module in modules if module)
+
+    def row(self) -> dict[str, str]:
+        """The offer in words, for ``--list-plugins``."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "distribution": self.distribution,
+            "arguments": str(self.signature),
+            "help": (inspect.getdoc(self.factory) or "").split("\n")[0],
+        }
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    return parameter.default is parameter.empty and not variadic
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """An entry point of which something could not be used, and why."""
+
+    name: str
+    """What `DISABLE_VARIABLE` calls it."""
+    distribution: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"plugin {self.name!r} of {self.distribution} is broken: {self.reason} "
+            f"(fix or uninstall it, or set {DISABLE_VARIABLE}={self.name})"
+        )

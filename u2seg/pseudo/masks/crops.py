@@ -1,0 +1,94 @@
+"""Small things from crops: four overlapping corners of the photo, each as large a grid as the whole photo has.
+
+Any mask generator can be run on them; what it finds there is masks of a size that the whole photo's grid is too coarse
+for. Measured in ``docs/research/masks.md``.
+
+Shapes: ``H, W`` pixels of the photo; ``h, w`` feature grid; ``N`` masks of one view, ``n`` of them kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from u2seg.pseudo.masks.regiontree import distinct
+from u2seg.pseudo.refine.resize import resize_scores
+from u2seg.structures import MaskSet
+
+MOST_OF_CROP = 0.25
+"""A mask that covers more of a crop is left to the whole photo."""
+MAX_OVERLAP = 0.7
+"""Of two masks of a photo with a higher IoU only the better one is kept."""
+MOST = 100
+"""Masks of a photo: as many as COCO's scores look at."""
+LONGEST = 160
+"""Cells of the longer side of the grid on which masks of different views are compared."""
+
+
+class Box(NamedTuple):
+    """A part of a photo, in pixels; the end is outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """What it holds of ``pixels`` (H, W, ...)."""
+        return pixels[self.top : self.bottom, self.left : self.right]
+
+
+View = tuple[Box, MaskSet]
+"""A part of a photo, and its masks bool (N, h, w) on any grid that covers it."""
+
+
+def whole_box(image: np.ndarray) -> Box:
+    """All of ``image`` (H, W, ...)."""
+    return Box(0, 0, *image.shape[:2])
+
+
+def corner_boxes(height: int, width: int, share: float) -> list[Box]:
+    """The four corners of a photo, ``share`` of each of its sides; they overlap where that is more than a half."""
+    h, w = max(1, round(share * height)), max(1, round(share * width))
+    return [Box(top, left, top + h, left + w) for top in (0, height - h) for left in (0, width - w)]
+
+
+def whole_things(masks: MaskSet, box: Box, height: int, width: int) -> MaskSet:
+    """Those of ``masks`` bool (N, h, w) of the crop ``box`` that no inner edge cuts and that are not too large."""
+    grid = masks.masks
+    cut = np.zeros(len(masks), bool)
+    for is_inner, line in (
+        (box.top > 0, grid[:, 0]),
+        (box.bottom < height, grid[:, -1]),
+        (box.left > 0, grid[:, :, 0]),
+        (box.right < width, grid[:, :, -1]),
+    ):
+        cut |= is_inner & line.any(axis=1)
+    return masks.take(np.flatnonzero(~cut & (grid.mean(axis=(1, 2)) <= MOST_OF_CROP)))
+
+
+def choose(views: Sequence[View], height: int, width: int) -> list[np.ndarray]:
+    """Which masks of each view to keep, int64 (n,): the best of the photo, no two alike.
+
+    Args:
+        views: the whole photo and its crops.
+        height: H.
+        width: W.
+    """
+    scale = min(1.0, LONGEST / max(height, width))
+    common = np.concatenate([_place(masks, box, height, width, scale) for box, masks in views])
+    scores = np.concatenate([masks.scores for _, masks in views])
+    kept = distinct(common, np.where(common.any(axis=(1, 2)), scores, 0), MAX_OVERLAP, MOST)
+    starts = np.cumsum([0, *(len(masks) for _, masks in views)])
+    return [np.sort(kept[(kept >= start) & (kept < end)]) - start for start, end in itertools.pairwise(starts)]
+
+
+def _place(masks: MaskSet, box: Box, height: int, width: int, scale: float) -> np.ndarray:
+    """``masks`` bool (N, h, w) of ``box`` on the grid of the whole photo times ``scale``, bool (N, H', W')."""
+    top, left, bottom, right = (round(scale * edge) for edge in box)
+    placed = np.zeros((len(masks), round(scale * height), round(scale * width)), bool)
+    placed[:, top:bottom, left:right] = resize_scores(masks.masks, bottom - top, right - left) > 0.5
+    return placed
