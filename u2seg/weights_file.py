@@ -147,8 +147,9 @@ def _check_zip(file: BinaryIO) -> None:
 def _check_names(stream: BinaryIO) -> None:
     """Raise UnpicklingError unless the pickle that ``stream`` is at names plain things alone. Nothing is run."""
     for operation, argument, _ in pickletools.genops(stream):
-        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(argument):
-            raise pickle.UnpicklingError(f"unsupported class {argument.replace(' ', '.')}")
+        name = str(argument)
+        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(name):
+            raise pickle.UnpicklingError(f"unsupported class {name.replace(' ', '.')}")
 
 
 class _ArrayUnpickler(pickle._Unpickler):
