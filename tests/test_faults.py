@@ -86,15 +86,15 @@ def test_photos_whose_disk_goes_away_are_not_lost(photos, options, tmp_path, mon
 
     folder, hidden = tmp_path / "photos", tmp_path / "elsewhere"
     shutil.copytree(photos, folder)
-    read_image, reads = worker.read_image, []
+    read_shrunk, reads = worker.read_shrunk, []
 
     def unmount_after_one(path, *args, **kwargs):
         if reads and folder.exists():
             folder.rename(hidden)
         reads.append(path)
-        return read_image(path, *args, **kwargs)
+        return read_shrunk(path, *args, **kwargs)
 
-    monkeypatch.setattr(worker, "read_image", unmount_after_one)
+    monkeypatch.setattr(worker, "read_shrunk", unmount_after_one)
     gone = generate(folder, tmp_path / "out", *options)
     assert gone.returncode == 1
     assert str(folder) in gone.stderr

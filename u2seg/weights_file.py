@@ -147,9 +147,8 @@ def _check_zip(file: BinaryIO) -> None:
 def _check_names(stream: BinaryIO) -> None:
     """Raise UnpicklingError unless the pickle that ``stream`` is at names plain things alone. Nothing is run."""
     for operation, argument, _ in pickletools.genops(stream):
-        name = str(argument)
-        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(name):
-            raise pickle.UnpicklingError(f"unsupported class {name.replace(' ', '.')}")
+        if operation.name == "GLOBAL" and not _PLAIN.fullmatch(str(argument)):
+            raise pickle.UnpicklingError(f"unsupported class {str(argument).replace(' ', '.')}")
 
 
 class _ArrayUnpickler(pickle._Unpickler):
