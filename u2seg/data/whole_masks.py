@@ -160,28 +160,29 @@ def copy_paste_whole(
     frame = target.targets.sem_seg.shape
     height, width = (max(1, round(side * factor)) for factor in [rng.uniform(*scale)] for side in frame)
     top, left = int(rng.integers(frame[0] - height + 1)), int(rng.integers(frame[1] - width + 1))
-    place = np.s_[top : top + height, left : left + width]
+    place = slice(top, top + height), slice(left, left + width)
     size = source.targets.sem_seg.shape
     rows = ((np.arange(height) + 0.5) * size[0] / height).astype(int)[:, None]
     columns = ((np.arange(width) + 0.5) * size[1] / width).astype(int)
     pasted = source.targets.masks[subset][:, rows, columns]  # (m, h, w)
     kept = (_overlap(target.targets.masks, pasted, place) < MAX_OVERLAP) & pasted.any(axis=(1, 2))
-    pasted, union = pasted[kept], pasted[kept].any(axis=0)
+    pasted = pasted[kept]
+    union = np.logical_or.reduce(pasted, axis=0)
 
     image, sem_seg, masks = target.image.copy(), target.targets.sem_seg.copy(), target.targets.masks.copy()
     photo = np.asarray(Image.fromarray(source.image).resize((width, height), Image.Resampling.BILINEAR))
     np.copyto(image[place], photo, where=union[:, :, None])
     np.copyto(sem_seg[place], source.targets.sem_seg[rows, columns], where=union)
-    masks[(slice(None), *place)] &= ~union
+    masks[:, place[0], place[1]] &= ~union
     added = np.zeros((len(pasted), *frame), bool)
-    added[(slice(None), *place)] = pasted
+    added[:, place[0], place[1]] = pasted
     classes = np.append(target.targets.classes, source.targets.classes[subset[kept]])
     return _without_empty(image, np.concatenate([masks, added]), classes, sem_seg)
 
 
 def _overlap(masks: np.ndarray, pasted: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
     """Largest IoU float64 (m,) of each of ``pasted`` bool (m, h, w), at ``place``, with one of ``masks`` (N, H, W)."""
-    columns = masks[(slice(None), *place)].reshape(len(masks), pasted[0].size).astype(np.float32)
+    columns = masks[:, place[0], place[1]].reshape(len(masks), pasted[0].size).astype(np.float32)
     rows = pasted.reshape(len(pasted), -1).astype(np.float32)
     shared = rows @ columns.T  # (m, N), whole numbers
     union = rows.sum(axis=1)[:, None] + masks.sum(axis=(1, 2)) - shared

@@ -48,6 +48,9 @@ class ViTBlocks(nn.Module):
             DataError: the weights do not fit the network.
         """
         super().__init__()
+        self.network: Any
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         located = weights.locate(extractor.weights)
         if located.caveat:
             logger.warning("%s", located.caveat)
@@ -117,7 +120,8 @@ class Trunk(Backbone):
         super().__init__()
         self._out_features = [FEATURE]
         self._out_feature_channels, self._out_feature_strides = {FEATURE: network.dim}, {FEATURE: stride}
-        self.stride, self.patch, self.frozen, self.precision = stride, network.stride, frozen, precision
+        self.patch: int = network.stride
+        self.stride, self.frozen, self.precision = stride, frozen, precision
         self.flips_channels = image_format == "BGR"
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None] / 255, persistent=False)
