@@ -3,11 +3,17 @@
 import contextlib
 import fcntl
 import logging
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from training_tool import exit_code, setup, train_net
+from synthetic_panoptic import TINY_CONFIG
+from training_tool import TOOL, exit_code, setup, train_net
 
 from u2seg.engine import checkpoint
 from u2seg.engine.output_dir import last_checkpoint, newest_checkpoint
@@ -131,3 +137,22 @@ def test_what_killed_runs_left_half_written_is_swept(options, tmp_path):
     assert exit_code(options) == 0
     assert not any(path.exists() for path in parts)
     assert all(path.exists() for path in others)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_loses_no_checkpoint(options, tmp_path):
+    out, clock = tmp_path / "out", random.Random(0)
+    more = ["SOLVER.MAX_ITER", "1000", "SOLVER.CHECKPOINT_PERIOD", "1", "DATALOADER.NUM_WORKERS", "1"]
+    command = [sys.executable, str(TOOL), "--num-gpus", "0", "--config-file", str(TINY_CONFIG), "--resume"]
+    for _ in range(6):
+        saved = last_checkpoint(out)
+        with subprocess.Popen([*command, *options, *more], stderr=subprocess.PIPE, text=True) as run:
+            while last_checkpoint(out) == saved and run.poll() is None:
+                time.sleep(0.01)
+            time.sleep(clock.random() / 2)
+            run.kill()
+            _, stderr = run.communicate()
+        assert run.returncode == -signal.SIGKILL, stderr
+        start = int(saved[-11:-4]) + 1 if saved else 0
+        assert f"Starting training from iteration {start}\n" in (out / "log.txt").read_text()
+        assert newest_checkpoint(out) == last_checkpoint(out)
