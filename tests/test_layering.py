@@ -15,7 +15,7 @@ MODULES = {
 }
 
 GROUND = {"errors", "structures", "config", "fields"}
-TOOLS = GROUND | {"files", "images", "panoptic", "runtime", "executors", "jobs"}
+TOOLS = GROUND | {"files", "images", "panoptic", "runtime", "executors", "jobs", "weights_file"}
 LABELS = TOOLS | {"plugins", "pseudo"}
 ROOMS = {
     "errors": set(),
@@ -23,6 +23,7 @@ ROOMS = {
     "config": {"errors"},
     "fields": {"errors"},
     "files": GROUND,
+    "weights_file": GROUND | {"files"},
     "images": GROUND | {"files"},
     "panoptic": GROUND | {"files"},
     "runtime": GROUND,
@@ -44,6 +45,7 @@ LIBRARIES = {
     "config": {"torch", "detectron2", "scipy", "pluggy"},
     "fields": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "files": {"torch", "detectron2", "scipy"},
+    "weights_file": {"detectron2", "scipy"},
     "images": {"torch", "detectron2", "scipy"},
     "panoptic": {"torch", "detectron2", "scipy"},
     "runtime": {"detectron2", "scipy"},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +25,26 @@ FORMAT = 2
 """Of output directories; raise it when an older one could be misread."""
 _OLD_MARKS = ("stages/settings.json", "stages/masks.done")
 """Files of output directories of format 1, which had no marker."""
+_PART = re.compile(r"\.[0-9a-f]{32}\.part(\.\w+)?")
+"""Names that `replacing` gives to temporary files."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Full disk, exhausted quota, broken disk: no fault of the path that the user gave."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open ``path`` to read without waiting, as opening a pipe does, and without reading from a device.
+
+    Raises:
+        OSError: it can't be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError("it is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager
@@ -43,16 +66,51 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep_parts(folder: Path) -> int:
+    """Delete what killed writers left half written in ``folder``, and return the number of files.
+
+    Call it only while no other process may write there (`locked`).
+    """
+    parts = [path for path in folder.iterdir() if _PART.fullmatch(path.name)]
+    for path in parts:
+        path.unlink(missing_ok=True)
+    return len(parts)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path``, where the system has file locks; a process that is forked holds it as well.
+
+    Raises:
+        UsageError: another process holds it; ``busy`` is the message.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(busy) from error
+        yield
+
+
 @contextlib.contextmanager
 def in_words(path: Path, advice: str = "") -> Iterator[None]:
     """Turn what the system says against writing ``path`` into a `UsageError`; ``advice`` follows the reason.
 
     Raises:
         UsageError: the block raised an OSError.
+        OSError: the disk is full or broken; the error names ``path``.
     """
     try:
         yield
     except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "what should be its folder is a file" if blocked else error.strerror or error
         raise UsageError(f"{path} can't be written: {reason}{advice}") from error

@@ -15,7 +15,7 @@ from synthetic_panoptic import TINY_CONFIG as CONFIG
 from synthetic_panoptic import read_json, write_dataset, write_json
 from training_tool import TOOL, exit_code, setup, train_net
 
-from u2seg.engine.checkpoint import last_checkpoint
+from u2seg.engine.output_dir import last_checkpoint
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError
 from u2seg.files import claim_directory

@@ -117,7 +117,7 @@ class Bomb:
 
 def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path):
     torch.save({"model": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pth")
-    with pytest.raises(DataError, match="refused"):
+    with pytest.raises(DataError, match=r"it asks for \S*mkdir, which is no tensor$"):
         weights.read(tmp_path / "bomb.pth")
     assert not (tmp_path / "boom").exists()
     torch.load(tmp_path / "bomb.pth", weights_only=False)

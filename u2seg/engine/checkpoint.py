@@ -6,40 +6,32 @@
 ``""``                       none: random weights
 ``dino://resnet50``          the official DINO ResNet-50 backbone, from the hub
 ``detectron2://``, http(s)   a file of Detectron2's model zoo, or of anyone's
-a path                       ``.pkl`` of Detectron2; ``.pth`` of Detectron2, U2Seg, DINO or torchvision
+a path                       ``.pkl`` of Detectron2; ``.pth`` or ``.safetensors`` of any of these names:
+                             Detectron2's, U2Seg's, DINO's, torchvision's
 ============================ ======================================================================
 """
 
 from __future__ import annotations
 
-import argparse
-import pickle
+import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
+from u2seg.engine.output_dir import LAST
 from u2seg.errors import DataError, UsageError, lookup
-from u2seg.files import in_words, replacing
+from u2seg.files import in_words, replacing, write_bytes
+from u2seg.weights_file import read_weights
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 DINO_URLS = {"resnet50": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"}
-LAST = "last_checkpoint"
-"""File of an output directory that names its newest checkpoint."""
-
-_ARRAY_PARTS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-}
 
 
 def local_file(uri: str) -> Path:
@@ -64,62 +56,43 @@ def local_file(uri: str) -> Path:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a file of weights as ``{"model": {name: tensor}, ...}`` with Detectron2's names.
 
-    Only tensors, arrays and plain values are read; a file that asks for anything else is refused.
-
     Raises:
         UsageError: it can't be opened.
-        DataError: it is damaged, holds code, or holds no weights.
+        DataError: it is damaged, holds code, or holds no weights; see `u2seg.weights_file`.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115  closed below; what can't be opened is not damaged
-    except OSError as error:
-        raise UsageError(f"weights {path} can't be read: {error.strerror}") from error
-    read = _read_pickle if str(path).endswith(".pkl") else _read_torch
-    try:
-        with file:
-            checkpoint = read(file)
-    except Exception as error:  # half a file raises nearly anything
-        # torch's own words advise to run what the file carries
-        asked = re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error))
-        reason = f"it asks for {asked[1]}, which is no tensor" if asked else type(error).__name__
-        raise DataError(f"weights {path} are damaged or no checkpoint: {reason}") from error
-    state = checkpoint["model"]
-    kinds = (np.ndarray, torch.Tensor)
-    if not isinstance(state, dict) or not state or not all(isinstance(value, kinds) for value in state.values()):
-        raise DataError(f"weights {path} hold no table of tensors")
-    return checkpoint
+    content = read_weights(path)
+    if isinstance(content, dict):
+        checkpoint = _from_zoo(content) if str(path).endswith(".pkl") else _from_torch(content)
+        if _is_table(checkpoint["model"]):
+            return checkpoint | {"model": to_detectron2(checkpoint["model"])}
+    raise DataError(f"weights {path} hold no table of tensors")
 
 
-def _read_torch(file: BinaryIO) -> dict[str, Any]:
+def _is_table(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(
+            isinstance(name, str) and isinstance(value, (np.ndarray, torch.Tensor)) for name, value in state.items()
+        )
+    )
+
+
+def _from_torch(content: dict[Any, Any]) -> dict[str, Any]:
     """A checkpoint of Detectron2's, or the weights under ``teacher`` (DINO), ``state_dict``, or at the top."""
-    # DINO's full checkpoints keep the command line, and some of Detectron2's a numpy number.
-    multiarray = (getattr(np, "_core", None) or np.core).multiarray
-    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}
-    allowed = [argparse.Namespace, np.dtype, np.ndarray, *kinds, multiarray.scalar, multiarray._reconstruct]
-    with torch.serialization.safe_globals(allowed):
-        content = torch.load(file, map_location="cpu", weights_only=True)
     key = next((key for key in ("model", "teacher", "state_dict") if isinstance(content.get(key), dict)), "")
     rest = content if key == "model" else {}
-    return {**rest, "model": to_detectron2(content[key] if key else content)}
+    return {**rest, "model": content[key] if key else content}
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays and plain containers, nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"unsupported class {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _read_pickle(file: BinaryIO) -> dict[str, Any]:
+def _from_zoo(content: dict[Any, Any]) -> dict[str, Any]:
     """A Detectron2 ``.pkl``; one of Detectron's or Caffe2's is marked as such."""
-    content = _ArrayUnpickler(file, encoding="latin1").load()
     if "model" in content:
         return {"matching_heuristics": True, **content}
     weights = content.get("blobs", content)
-    state = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
-    return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
+    if isinstance(weights, dict):
+        weights = {key: value for key, value in weights.items() if not str(key).endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def to_detectron2(state: dict[str, Any]) -> dict[str, Any]:
@@ -172,10 +145,28 @@ def class_counts_from_weights(cfg: CfgNode) -> None:
         )
 
 
-def last_checkpoint(directory: str | Path) -> str:
-    """Path of the newest checkpoint of ``directory``, or "" where there is none."""
-    file = Path(directory) / LAST
-    return str(file.with_name(file.read_text(encoding="utf-8").strip())) if file.is_file() else ""
+class _Stream(io.BufferedWriter):
+    """A new file that remembers why it could not be written, which torch forgets."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    """Write ``content`` to ``path`` with a checksum of each tensor, or raise what the system said against it."""
+    with _Stream(path) as stream:
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:
+            raise stream.error or error from error
 
 
 class U2SegCheckpointer(DetectionCheckpointer):
@@ -227,6 +218,7 @@ class U2SegCheckpointer(DetectionCheckpointer):
 
         Raises:
             UsageError: it can't be written; what was there before is still whole.
+            OSError: so it is where the disk is full or broken.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -234,15 +226,12 @@ class U2SegCheckpointer(DetectionCheckpointer):
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with in_words(file, "; earlier checkpoints are whole"), replacing(file) as temporary:
-            try:
-                torch.save(content | kwargs, temporary)
-            except RuntimeError as error:  # so torch reports a disk that is full
-                raise OSError(str(error).splitlines()[0]) from error
+        with in_words(file), replacing(file) as temporary:
+            _save(content | kwargs, temporary)
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Point ``last_checkpoint`` at a file of this directory."""
         file = Path(self.save_dir) / LAST
-        with in_words(file, "; earlier checkpoints are whole"), replacing(file) as temporary:
-            temporary.write_text(last_filename_basename, encoding="utf-8")
+        with in_words(file):
+            write_bytes(file, last_filename_basename.encode())

@@ -100,7 +100,8 @@ class SelfTrainingGenerator:
 
     def _rule(self) -> Rule:
         """CutLER prints the threshold 0.75 - 0.5 t, below zero from round 2 on; the default SCORE_STEP is 0.05."""
-        from u2seg.engine.checkpoint import last_checkpoint, local_file
+        from u2seg.engine.checkpoint import local_file
+        from u2seg.engine.output_dir import last_checkpoint
 
         node = self.config["SELF_TRAINING"]
         min_score = node["SCORE"] - node["SCORE_STEP"] * self.round

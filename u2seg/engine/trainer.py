@@ -23,7 +23,8 @@ from detectron2.utils.registry import Registry
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
-from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights, last_checkpoint
+from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
+from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
 from u2seg.modeling.optimizer import build_optimizer
 
@@ -159,14 +160,19 @@ class Trainer(DefaultTrainer):
     def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
         """Fill in what only the data and the checkpoint know: dataset names, class counts, and the weights to score.
 
+        A run that will train keeps others out of ``OUTPUT_DIR`` from here on.
+
         Raises:
-            UsageError: there is nothing to score or nothing to score it on, or the class counts are unknown.
+            UsageError: there is nothing to score or nothing to score it on, or the class counts are unknown; or another
+                run trains in ``OUTPUT_DIR``.
         """
+        if not eval_only and comm.is_main_process():
+            occupy(cfg.OUTPUT_DIR)
         register_datasets(cfg, train=not eval_only)
         if eval_only:
             if not cfg.DATASETS.TEST:
                 raise UsageError("--eval-only needs DATASETS.TEST, the directory of a labelled dataset; it is empty")
-            cfg.MODEL.WEIGHTS = (last_checkpoint(cfg.OUTPUT_DIR) if resume else "") or cfg.MODEL.WEIGHTS
+            cfg.MODEL.WEIGHTS = (newest_checkpoint(cfg.OUTPUT_DIR) if resume else "") or cfg.MODEL.WEIGHTS
             if not cfg.MODEL.WEIGHTS:
                 raise UsageError(
                     "--eval-only needs a trained model: give MODEL.WEIGHTS, or --resume with a trained OUTPUT_DIR"
@@ -190,8 +196,17 @@ class Trainer(DefaultTrainer):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint of ``OUTPUT_DIR`` if asked to and there is one; else load the weights."""
-        super().resume_or_load(resume)
+        """Resume from the newest whole checkpoint of ``OUTPUT_DIR`` if asked to; without one, load the weights.
+
+        Raises:
+            DataError: there are checkpoints, but none is whole.
+        """
+        newest = newest_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
+        if newest:
+            self.checkpointer.load(newest)
+            self.start_iter = self.iter + 1
+        else:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
         self.data_loader.sampler.start_batch = self.start_iter
         if resume and self.start_iter >= self.max_iter:
             logger.warning(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import warnings
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
+from u2seg.files import open_regular
 from u2seg.images.depth import has_contrast, is_deep, read_deep, to_eight_bits
 from u2seg.images.formats import formats_of
 
@@ -70,7 +70,7 @@ def read_shrunk(
 def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """The photo in RGB, reduced where it is far larger than ``pixels``, and its height and width."""
     try:
-        with warnings.catch_warnings(), _open_regular(path) as file:
+        with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")  # Pillow warns of large photos, which are welcome here
             with _open(file, path) as image:
                 width, height = image.size
@@ -96,15 +96,6 @@ def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image,
         # Pillow's decoders raise each of these on damaged files.
         text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise DataError(f"can't be read: {text or type(error).__name__}") from error
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """Open ``path`` without waiting, as opening a pipe does, and without reading from a device."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError("can't be read: it is no regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _open(file: BinaryIO, path: Path) -> ImageFile:

