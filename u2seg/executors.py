@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from u2seg.errors import UsageError, lookup
 from u2seg.runtime import RANK_VARIABLE, default_workers
+from u2seg.tool import quiet
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -100,6 +101,7 @@ def _start_worker(ranks: Any) -> None:
     """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it."""
     os.environ[RANK_VARIABLE] = str(ranks.get())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
