@@ -10,14 +10,15 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, printable
 from u2seg.tool import DEBUG_VARIABLE, Stoppable, end_children, quiet
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress, where there is no terminal."""
@@ -118,6 +119,14 @@ class Progress:
                 rate,
                 readable_seconds(left),
             )
+
+
+def track(items: Sequence[T], title: str, unit: str = "photo") -> Iterator[T]:
+    """``items``, with progress shown."""
+    with Progress(title, len(items), unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
 
 
 def readable_seconds(seconds: float) -> str:

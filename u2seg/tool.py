@@ -28,7 +28,7 @@ _NOISY_LOGGERS = ("torch.fx", "torch.utils.cpp_extension", "torch.distributed")
 
 
 class ToolParser(argparse.ArgumentParser):
-    """Errors are one line. Options may also stand behind the ``KEY VALUE`` pairs, which go to ``opts``."""
+    """Errors are one line. Options may also stand behind the ``KEY VALUE`` pairs, the rest of the line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -38,13 +38,13 @@ class ToolParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; see --help\n")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """The arguments; the values of ``opts`` are not looked at."""
+        """The arguments, with options taken from among the ``KEY VALUE`` pairs."""
         words = list(sys.argv[1:] if args is None else args)
         parsed = super().parse_args(words, namespace)
-        pairs = list(getattr(parsed, "opts", None) or ())
+        pairs = [*(getattr(parsed, "opts", None) or ()), *(getattr(parsed, "key_values", None) or ())]
         for index in range(0, len(pairs), 2):
             if pairs[index].startswith("--") and pairs[index].split("=")[0] in self._option_string_actions:
-                options = words[: len(words) - len(pairs)]
+                options = [word for word in words[: len(words) - len(pairs)] if word != "--opts"]
                 return self.parse_args([*options, *pairs[index:], *pairs[:index]], namespace)
         return parsed
 
