@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from u2seg.runtime import run_tool
-from u2seg.tool import ToolParser, quiet
+from u2seg.tool import LEAKS, ToolParser, quiet
 
 if TYPE_CHECKING:
     import argparse
@@ -129,6 +129,7 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.config_file:
         raise UsageError("--config-file is missing: name a recipe, such as those in configs/; see --help")
+    os.environ.setdefault("PYTHONWARNINGS", LEAKS)
     from detectron2.engine import launch
 
     launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))

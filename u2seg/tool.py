@@ -23,6 +23,8 @@ SECONDS_TO_REPEAT = 0.3
 """Within which a second signal is the same one, sent to the process and to its group, as ``timeout`` does."""
 SECONDS_TO_END = 3.0
 """That child processes have to end by themselves."""
+LEAKS = "ignore::UserWarning:multiprocessing.resource_tracker"
+"""For ``PYTHONWARNINGS`` of child processes: those that are told to stop clean up nothing, and need not."""
 _LIBRARIES = "u2seg torch torchvision detectron2 fvcore iopath timm PIL numpy scipy sklearn matplotlib pycocotools"
 _NOISY_LOGGERS = ("torch.fx", "torch.utils.cpp_extension", "torch.distributed")
 
@@ -54,7 +56,7 @@ def quiet() -> None:
 
     ``python -W``, ``PYTHONWARNINGS`` and ``U2SEG_DEBUG=1`` show everything.
     """
-    if sys.warnoptions or os.environ.get(DEBUG_VARIABLE) == "1":
+    if set(sys.warnoptions) - {LEAKS} or os.environ.get(DEBUG_VARIABLE) == "1":
         return
     warnings.filterwarnings("ignore", module=rf"({_LIBRARIES.replace(' ', '|')})(\.|$)")
     for name in _NOISY_LOGGERS:

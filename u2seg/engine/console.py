@@ -27,8 +27,8 @@ SECONDS_BETWEEN_LINES = 2.0
 """Least time between two lines of losses on a terminal; ``log.txt`` has them all."""
 ITERATIONS_BETWEEN_LINES = 20
 """Of Detectron2's `DefaultTrainer`."""
-LOSSES = "detectron2.utils.events"
-MODEL = "detectron2.engine.defaults"
+LOSSES, MODEL = ".utils.events", ".engine.defaults"
+"""Ends of the names of Detectron2's loggers, which its formatter shortens to ``d2``."""
 
 
 def set_up_logging(output: str) -> None:
@@ -64,11 +64,11 @@ class TerminalFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether ``record`` is shown."""
-        if record.name == LOSSES:
+        if record.name.endswith(LOSSES):
             if record.created < self._next_line:
                 return False
             self._next_line = record.created + SECONDS_BETWEEN_LINES
-        fills_pages = record.name == MODEL and "\n" in record.getMessage()
+        fills_pages = record.name.endswith(MODEL) and "\n" in record.getMessage()
         return not fills_pages and not getattr(record, "at_length", False)
 
 
