@@ -90,7 +90,7 @@ def test_each_command_parses_and_its_config_and_keys_exist(page, words):
         return
     args, words = parse(list(words))
     config = getattr(args, "config_file", None)
-    if config and not config.endswith("some.yaml") and "..." not in config:
+    if config and config.endswith(".yaml") and config != "some.yaml":  # else it stands for several
         assert (ROOT / config).is_file(), f"{page.name} names {config}"
     keys = [*(getattr(args, "opts", None) or ()), *(getattr(args, "key_values", None) or ())][::2]
     for key in keys:
