@@ -10,12 +10,12 @@ It needs ``gtFine/cityscapes_panoptic_val.json`` and ``gtFine/cityscapes_panopti
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from u2seg.data.convert import convert_panoptic
 from u2seg.panoptic import LabelledPhoto
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 
 def photo_name(photo: LabelledPhoto) -> str:
@@ -26,7 +26,7 @@ def photo_name(photo: LabelledPhoto) -> str:
 
 def main() -> None:
     """Parse and convert."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--cityscapes", type=Path, required=True, help="holds gtFine/ and leftImg8bit/")
     parser.add_argument("--split", default="val", help="train or val (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="new, empty, or an earlier output")

@@ -10,18 +10,16 @@ With --supercategories, stuff classes are merged into their 15 supercategories, 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-
-from tqdm import tqdm
 
 from u2seg.data.convert import convert_panoptic
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 
 def main() -> None:
     """Parse and convert."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="COCO as downloaded: annotations/, val2017/, ...")
     parser.add_argument("--split", default="val2017", help="val2017 or train2017 (default: %(default)s)")
     parser.add_argument("--supercategories", action="store_true", help="merge stuff into its 15 supercategories")
@@ -35,7 +33,6 @@ def main() -> None:
         args.coco / args.split,
         args.output,
         merge_stuff=args.supercategories,
-        progress=lambda entries: tqdm(entries, unit="label"),
     )
 
 

@@ -15,7 +15,7 @@ MODULES = {
 }
 
 GROUND = {"errors", "structures", "config", "fields"}
-TOOLS = GROUND | {"files", "images", "panoptic", "runtime", "executors", "jobs", "weights_file"}
+TOOLS = GROUND | {"files", "images", "panoptic", "tool", "runtime", "executors", "jobs", "weights_file"}
 LABELS = TOOLS | {"plugins", "pseudo"}
 ROOMS = {
     "errors": set(),
@@ -26,9 +26,10 @@ ROOMS = {
     "weights_file": GROUND | {"files"},
     "images": GROUND | {"files"},
     "panoptic": GROUND | {"files"},
-    "runtime": GROUND,
-    "executors": GROUND | {"runtime"},
-    "jobs": GROUND | {"runtime", "executors"},
+    "tool": set(),
+    "runtime": GROUND | {"tool"},
+    "executors": GROUND | {"tool", "runtime"},
+    "jobs": GROUND | {"tool", "runtime", "executors"},
     "plugins": TOOLS,
     "pseudo": LABELS - {"pseudo"},
     "evaluation": TOOLS,
@@ -48,6 +49,7 @@ LIBRARIES = {
     "weights_file": {"detectron2", "scipy"},
     "images": {"torch", "detectron2", "scipy"},
     "panoptic": {"torch", "detectron2", "scipy"},
+    "tool": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "runtime": {"detectron2", "scipy"},
     "executors": {"torch", "detectron2", "scipy"},
     "jobs": {"torch", "detectron2", "scipy"},

@@ -7,6 +7,7 @@ import re
 import sys
 
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 EXAMPLES = """
 examples:
@@ -24,9 +25,7 @@ examples:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: the arguments of Detectron2's demo, and three more."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ToolParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--config-file", required=True, metavar="YAML", help="the model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PHOTO", help="files, folders, or a 'pattern*'")
@@ -43,13 +42,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--save-panoptic", default="", metavar="DIR", help="also write the predictions as a COCO panoptic dataset"
     )
-    options = {"nargs": argparse.REMAINDER, "metavar": "KEY VALUE", "help": "config over the YAML; comes last"}
+    options = {"nargs": argparse.REMAINDER, "metavar": "KEY VALUE", "help": "config keys over those of the YAML; last"}
     parser.add_argument("--opts", default=[], **options)
     parser.add_argument("key_values", **options)
     args = parser.parse_args(argv)
     for index, word in enumerate(args.input or ()):
-        if re.fullmatch(r"[A-Z0-9_]+(\.\w+)+", word) and not os.path.exists(word):  # --input takes all that follows
-            args.key_values, args.input = args.input[index:], args.input[:index]
+        if re.fullmatch(r"[A-Z][A-Z0-9_]+(\.\w+)*", word) and not os.path.exists(word):
+            # --input takes all that follows
+            args.key_values, args.input = [*args.input[index:], *args.key_values], args.input[:index]
             break
     return args
 
@@ -67,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("no window is opened: name an --output for the pictures, or a folder for --save-panoptic")
     if args.video_input and (args.save_panoptic or not args.output):
         raise UsageError("--video-input writes a film: name an --output for it, and leave --save-panoptic out")
-    demo.quiet()
     from u2seg.engine.predictor import Predictor
 
     film = demo.film_path(args.video_input, args.output) if args.video_input else None

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 EXAMPLES = """
 The matching of clusters to classes is fitted on the photos that are scored, which flatters; so each figure stands
@@ -24,9 +25,7 @@ POLICIES = ("many_to_one", "one_to_one", "one_to_one_then_majority", "u2seg_pape
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ToolParser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--pseudo", type=Path, required=True, metavar="DIR", help="output of tools/generate_pseudo.py")
     add("--gt", type=Path, required=True, metavar="JSON", help="human labels in COCO panoptic format")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 EXAMPLES = """
 examples:
@@ -36,9 +37,7 @@ tools/evaluate_pseudo.py.
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ToolParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--config-file", metavar="YAML", help="settings, such as configs/pseudo/quickstart.yaml")
     parser.add_argument(
         "--images",

@@ -1,19 +1,19 @@
 #!/usr/bin/env python
 """Write the photos that scikit-image and scikit-learn ship into a folder."""
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
 
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left")
 
 
 def main() -> int:
     """Run the tool."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

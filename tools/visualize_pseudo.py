@@ -5,11 +5,12 @@ import argparse
 import sys
 
 from u2seg.runtime import run_tool
+from u2seg.tool import ToolParser
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("dataset", metavar="DIR", help="output directory of tools/generate_pseudo.py")
     parser.add_argument("--output", metavar="DIR", help="where the gallery goes (default: DIR/gallery)")
     parser.add_argument("--predictions", metavar="DIR", help="another dataset of the same photos, shown beside")

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from u2seg.errors import UsageError, lookup
 from u2seg.runtime import RANK_VARIABLE, default_workers, share_work
+from u2seg.tool import quiet
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -110,6 +111,7 @@ def _start_worker(ranks: Any, note: Any) -> None:
     os.environ[RANK_VARIABLE] = str(ranks.get())
     share_work(note)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -177,7 +177,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = 
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 (H, W) or (H, W, 3) as PNG."""
+    """Write uint8 (H, W) or (H, W, 3), or uint16 (H, W), as PNG."""
     from PIL import Image
 
     with replacing(path) as temporary:

@@ -8,20 +8,18 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, printable
+from u2seg.tool import DEBUG_VARIABLE, Stoppable, end_children, quiet
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-DEBUG_VARIABLE = "U2SEG_DEBUG"
-"""Set to 1, errors come with their traceback."""
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress, where there is no terminal."""
 RANK_VARIABLE = "_U2SEG_WORKER_RANK"
@@ -146,6 +144,14 @@ class Progress:
             )
 
 
+def track(items: Sequence[T], title: str, unit: str = "photo") -> Iterator[T]:
+    """``items``, with progress shown."""
+    with Progress(title, len(items), unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
 def readable_seconds(seconds: float) -> str:
     """``95.0`` as ``1 min 35 s``."""
     whole = round(seconds)
@@ -160,7 +166,7 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     """Call ``main`` and return the exit code.
 
     0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C, 143 SIGTERM. What a run wrote before
-    stays.
+    stays. A second Ctrl-C kills.
 
     Args:
         main: the tool.
@@ -168,6 +174,7 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     """
     level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
     logging.getLogger("u2seg").setLevel(level)
+    quiet()
     handler = logging.StreamHandler(sys.stderr)
     make_record = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_printable_record)
@@ -177,53 +184,44 @@ def run_tool(main: Callable[[], int | None], resume: str = "run the same command
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(handler)
-    before = signal.signal(signal.SIGTERM, _terminate) if _in_main_thread() else None
     try:
-        return _call(main, resume)
+        with Stoppable() as stop:
+            return _call(main, resume, stop)
     finally:
         logging.setLogRecordFactory(make_record)
-        if _in_main_thread():
-            signal.signal(signal.SIGTERM, before)
         # Whoever calls several tools in one process may have turned stderr elsewhere by the next.
         root.removeHandler(handler)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a tool as cleanly as Ctrl-C."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
-
-
-def _in_main_thread() -> bool:
-    """Whether this thread may set signal handlers."""
-    return threading.current_thread() is threading.main_thread()
-
-
-def _call(main: Callable[[], int | None], resume: str) -> int:
+def _call(main: Callable[[], int | None], resume: str, stop: Stoppable) -> int:
     """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
-    except KeyboardInterrupt as error:
-        return _complain(f"stopped; what is done stays; {resume}", 143 if isinstance(error, Terminated) else 130)
-    except BrokenPipeError:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt):
+            stop.code = stop.code or 130
+        if isinstance(error, Exception) and not stop.code:  # else it is that of a worker which was stopped first
+            return _fail(error, resume)
+        end_children()
+        return _complain(f"stopped; what is done stays; {resume}", stop.code)
+
+
+def _fail(error: Exception, resume: str) -> int:
+    """The exit code of a tool that ended in ``error``, which is said in one line; or the error itself."""
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()
         return 0
-    except OSError as error:
-        if error.errno is None:
-            raise
+    if isinstance(error, OSError) and error.errno is not None:
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{what}{where}; what is done stays; {resume}", 1)
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _complain(f"out of memory; {resume}, with fewer workers", 1)
-    except Exception as error:
-        # torch's processes and loader workers send an error as the text of its traceback
-        remote = _REMOTE_ERROR.search(str(error))
-        if remote is None and not isinstance(error, U2SegError):
-            raise
-        return _complain(remote[1] if remote else str(error), 2)
+    # torch's processes and loader workers send an error as the text of its traceback
+    remote = _REMOTE_ERROR.search(str(error))
+    if remote is None and not isinstance(error, U2SegError):
+        raise error
+    return _complain(remote[1] if remote else str(error), 2)
 
 
 def _printable_record(name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:

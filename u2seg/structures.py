@@ -60,7 +60,7 @@ class LabelSpace:
         return [
             {
                 "id": index,
-                "name": f"thing_{index}" if self.is_thing(index) else f"stuff_{index - self.num_things}",
+                "name": str(index),
                 "supercategory": "thing" if self.is_thing(index) else "stuff",
                 "isthing": int(self.is_thing(index)),
                 "color": category_color(index),

@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from synthetic_panoptic import write_dataset
 
-from u2seg.data.convert import convert_panoptic, number_categories
+from u2seg.data.convert import convert_panoptic, export_semantic, number_categories
 from u2seg.data.datasets import register_pseudo_dataset
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory
 from u2seg.panoptic import Category, read_ids, read_panoptic
 
@@ -252,3 +252,54 @@ def test_photos_that_are_not_there_are_counted(coco, tmp_path, monkeypatch, capl
     arguments, _ = convert(coco, tmp_path / "out")
     assert run_script("prepare_coco.py", arguments, monkeypatch) == 0
     assert re.search(r"1 of 3 photos are not in .*val2017, such as '1\.png'", caplog.text)
+
+
+def test_semantic_pngs_are_what_detectron2s_separated_sets_take(tmp_path):
+    from detectron2.data.datasets import register_coco_panoptic_separated
+
+    root = write_dataset(tmp_path / "labels", photos=3, num_things=2, num_stuff=2)
+    for path in (root / "images").glob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+    content = json.loads((root / "panoptic.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace(".png", ".jpg")
+    (root / "panoptic.json").write_text(json.dumps(content))
+    export_semantic(root, root / "sem_seg")
+    things = [category for category in content["categories"] if category["isthing"]]
+    (root / "instances.json").write_text(json.dumps({**content, "categories": things, "annotations": []}))
+    stuff = {"stuff_classes": ["things", "a", "b"], "stuff_dataset_id_to_contiguous_id": {0: 0, 3: 1, 4: 2}}
+    paths = [root / name for name in ("images", "panoptic", "panoptic.json", "sem_seg", "instances.json")]
+    register_coco_panoptic_separated("exported", stuff, *map(str, paths))
+    dicts = DatasetCatalog.get("exported_separated")
+    dataset = read_panoptic(root)
+    assert len(dicts) == 3
+    for entry, photo in zip(dicts, dataset.photos, strict=True):
+        pixels = np.array(Image.open(entry["sem_seg_file_name"]))
+        ids = dataset.read_ids(photo)
+        assert (pixels[ids == 0] == 255).all()
+        for segment in photo.segments:
+            assert set(pixels[ids == segment.id]) == {0 if segment.isthing else segment.category_id - 2}
+
+
+def test_semantic_pngs_of_every_class(tmp_path, monkeypatch):
+    root = write_dataset(tmp_path / "labels", photos=2, num_things=300, num_stuff=2)
+    options = ["--labels", str(root), "--output", str(tmp_path / "classes"), "--every-class"]
+    assert run_script("export_semantic.py", options, monkeypatch) == 0
+    dataset = read_panoptic(root)
+    for photo in dataset.photos:
+        pixels = np.array(Image.open(tmp_path / "classes" / Path(photo.file_name).with_suffix(".png")))
+        expected = np.zeros_like(pixels)
+        for segment in photo.segments:
+            expected[dataset.read_ids(photo) == segment.id] = segment.category_id
+        np.testing.assert_array_equal(pixels, expected)
+        assert pixels.max() > 255
+
+
+def test_photos_that_would_share_a_semantic_png_are_refused(tmp_path):
+    root = write_dataset(tmp_path / "labels", photos=2)
+    content = json.loads((root / "panoptic.json").read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"].replace(".png", ".jpg")
+    (root / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="would share a name"):
+        export_semantic(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -52,8 +52,8 @@ def test_dicts_and_metadata(dataset):
         assert ours["id"] == theirs["id"]
         assert ours["category_id"] == (category - 1 if category <= 3 else category - 3)
     metadata = MetadataCatalog.get(name)
-    assert metadata.thing_classes == ["thing_1", "thing_2", "thing_3"]
-    assert metadata.stuff_classes == ["things", "stuff_1", "stuff_2"]
+    assert metadata.thing_classes == ["1", "2", "3"]
+    assert metadata.stuff_classes == ["things", "4", "5"]
     assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2}
     assert metadata.stuff_dataset_id_to_contiguous_id == {0: 0, 4: 1, 5: 2}
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +140,35 @@ def fails(options, capsys, *flags, config=CONFIG):
     assert "Traceback" not in error[-1]
     assert "Caught" not in error[-1]
     return error[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "nearest"),
+    [
+        ("META_ARCHITECTURE", "U2SegPanopticFP", "U2SegPanopticFPN"),
+        ("BACKBONE.NAME", "build_resnet_fpn_backbon", "build_resnet_fpn_backbone"),
+        ("ROI_HEADS.NAME", "CascadeROIHead", "CascadeROIHeads"),
+        ("SEM_SEG_HEAD.NAME", "SemSegFPN", "SemSegFPNHead"),
+    ],
+)
+def test_a_misspelt_part_is_one_line_with_the_nearest_name(options, capsys, tmp_path, key, name, nearest):
+    error = fails([*options, f"MODEL.{key}", name], capsys)
+    assert f"(MODEL.{key}) named {name!r}. Did you mean {nearest!r}?" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_evaluation_that_is_told_to_stop_ends_cleanly(options, capsys, tmp_path, monkeypatch, number, code):
+    train(options)
+
+    def stopped(cfg, model):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    monkeypatch.setattr(Trainer, "test", stopped)
+    words = ["DATASETS.TEST", options[1], "OUTPUT_DIR", str(tmp_path / "out")]
+    assert exit_code(words, "--eval-only", "--resume") == code
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def drop_label(root):

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from detectron2.engine import launch
 from synthetic_panoptic import TINY_CONFIG
 
 from u2seg.runtime import run_tool
@@ -28,4 +27,4 @@ def setup(options, *flags, config=TINY_CONFIG):
 def exit_code(options, *flags, config=TINY_CONFIG):
     """What the tool ends with."""
     args = arguments(options, *flags, config=config)
-    return run_tool(functools.partial(launch, train_net.main, args.num_gpus, args=(args,)))
+    return run_tool(functools.partial(train_net.run, args))

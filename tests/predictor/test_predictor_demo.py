@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,7 @@ def test_overlays_and_a_dataset_of_the_predictions(demo, photos, tmp_path, predi
         "panoptic.json",
     ]
     content = json.loads((tmp_path / "p" / "panoptic.json").read_text())
+    assert {c["id"]: c["name"] for c in content["categories"]} == {i: predictor.names[i] for i in range(1, 9)}
     assert content["info"]["image_root"] == str(photos)
     assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png"]
     assert len(content["categories"]) == THINGS + STUFF
@@ -109,7 +113,8 @@ def test_an_earlier_run_is_replaced_as_a_whole(demo, photos, tmp_path):
 def test_key_values_come_last_with_or_without_opts(tiny, monkeypatch):
     tool = load_tool("demo")
     pairs = ["MODEL.WEIGHTS", tiny.weights, "MODEL.DEVICE", "cpu"]
-    for words in (["--output", "o", "--opts", *pairs], ["--output", "o", *pairs], pairs):
+    last = (["--opts", *pairs, "--output", "o"], [*pairs, "--output", "o"], [*pairs[:2], "--output", "o", *pairs[2:]])
+    for words in (["--output", "o", "--opts", *pairs], ["--output", "o", *pairs], pairs, *last):
         args = tool.parse(["--config-file", tiny.config, "--input", "a.png", "b.png", *words])
         assert args.input == ["a.png", "b.png"]
         assert [*args.opts, *args.key_values] == pairs
@@ -170,18 +175,20 @@ def test_a_photo_that_can_not_be_read_is_left_out_and_counted(demo, photos, tmp_
     assert len(json.loads((tmp_path / "p" / "panoptic.json").read_text())["images"]) == 2
 
 
-def test_interrupted_what_is_done_is_whole(demo, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_what_is_done_is_whole(demo, photos, tmp_path, monkeypatch, number, code):
     from u2seg.engine.predictor import Predictor
 
     whole = Predictor.__call__
 
     def interrupted(self, image):
         if str(image).endswith("b.png"):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+            time.sleep(10)
         return whole(self, image)
 
     monkeypatch.setattr(Predictor, "__call__", interrupted)
-    assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == 130
+    assert demo("--input", photos, "--save-panoptic", tmp_path / "p") == code
     assert len(json.loads((tmp_path / "p" / "panoptic.json").read_text())["annotations"]) == 1
 
 
@@ -200,6 +207,9 @@ def test_every_mistake_is_one_line(demo, photos, tmp_path, capsys, tiny):
     assert "no window is opened" in line("--input", photos / "b.png")
     assert "leave --save-panoptic out" in line("--video-input", "f.mp4", *out, "--save-panoptic", tmp_path / "p")
     assert "no config key 'MODEL.WEIGHT'" in line("--input", photos, *out, opts=["MODEL.WEIGHT", "x"])
+    assert "Did you mean 'PanopticFPN'?" in line(
+        "--input", photos, *out, opts=["MODEL.META_ARCHITECTURE", "PanopticFP"]
+    )
     assert "does not exist" in line("--input", photos, *out, config="gone.yaml")
     assert "gone.pth' do not exist" in line("--input", photos, *out, weights="gone.pth")
     assert "there is no file" in line("--input", photos, *out, "--matching", tmp_path / "gone.json")

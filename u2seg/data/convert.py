@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
 
 from u2seg.data.targets import number_segments
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
 from u2seg.files import claim_directory, write_png
 from u2seg.panoptic import (
@@ -32,10 +32,10 @@ from u2seg.panoptic import (
     write_dataset,
 )
 from u2seg.panoptic.agreement import segment_areas, warn_of_areas
+from u2seg.runtime import track
+from u2seg.structures import STUFF_VOID
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def convert_panoptic(
@@ -46,7 +46,6 @@ def convert_panoptic(
     *,
     merge_stuff: bool = False,
     photo_name: Callable[[LabelledPhoto], str] = lambda photo: photo.file_name,
-    progress: Progress = lambda photos: photos,
 ) -> None:
     """Write the dataset directory ``output``.
 
@@ -57,7 +56,6 @@ def convert_panoptic(
         output: a directory that is new, empty, or the output of an earlier conversion.
         merge_stuff: one stuff class for each supercategory.
         photo_name: path below ``image_root`` of a photo.
-        progress: wraps the loop over the photos, as tqdm does.
 
     Raises:
         UsageError: a path does not exist, or ``output`` holds other files.
@@ -75,7 +73,7 @@ def convert_panoptic(
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
     entries, measured = [], []
-    for photo in progress(dataset.photos):
+    for photo in track(dataset.photos, "convert"):
         segments, areas = _convert_label(dataset, photo, new_ids, root / "panoptic" if merge_stuff else None)
         measured += areas
         image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
@@ -85,6 +83,40 @@ def convert_panoptic(
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
     write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
+
+
+def export_semantic(labels: str | Path, output: str | Path, every_class: bool = False) -> None:
+    """Write a PNG of classes for each photo of a dataset, called as the photo.
+
+    Args:
+        labels: the dataset's directory.
+        output: a directory that is new, empty, or the output of an earlier export.
+        every_class: pixels hold category ids, 0 for nothing. Else they hold what Detectron2's "separated" sets do: 0
+            for every thing, 1..S for the stuff classes in rising order of their ids, 255 for nothing.
+
+    Raises:
+        UsageError: ``output`` holds other files.
+        DataError: a label can't be read, two photos would share a PNG, or a PNG can't hold the classes.
+    """
+    dataset = read_panoptic(labels)
+    if every_class:
+        values, void = {category.id: category.id for category in dataset.categories}, 0
+    else:
+        values, void = dict.fromkeys((category.id for category in dataset.things), 0), STUFF_VOID
+        values |= {category.id: number for number, category in enumerate(dataset.stuff, start=1)}
+    dtype = np.min_scalar_type(max(values.values()))
+    if dtype.itemsize > 2 or (not every_class and len(dataset.stuff) >= STUFF_VOID):
+        raise DataError(f"{dataset.json_file}: class {max(values.values())} is more than a PNG's pixels can hold")
+    names = [PurePosixPath(photo.file_name).with_suffix(".png").as_posix() for photo in dataset.photos]
+    if len(set(names)) < len(names):
+        raise DataError(f"{dataset.json_file}: photos differ in their ending alone, so their PNGs would share a name")
+    root = claim_directory(output, "semantic labels")
+    for photo, name in zip(track(dataset.photos, "export"), names, strict=True):
+        listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
+        numbers, segments = number_segments(dataset.read_ids(photo), listed)
+        meaning = np.array([void, *(values[index] for index in segments.classes.tolist())], dtype)
+        write_png(inside(root, name), meaning[numbers])
+    logger.info("%d PNGs in %s", len(names), root)
 
 
 def _convert_label(

@@ -40,6 +40,39 @@ def load_config(config_file: str = "", options: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def check_names(cfg: CfgNode) -> None:
+    """Look up what ``cfg`` names in Detectron2's registries, those of plugins included.
+
+    Raises:
+        UsageError: a name is in none; the message has the nearest.
+    """
+    from detectron2.modeling import (
+        BACKBONE_REGISTRY,
+        META_ARCH_REGISTRY,
+        PROPOSAL_GENERATOR_REGISTRY,
+        ROI_HEADS_REGISTRY,
+        SEM_SEG_HEADS_REGISTRY,
+    )
+    from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
+
+    model = cfg.MODEL
+    for kind, name, registry in (
+        ("model (MODEL.META_ARCHITECTURE)", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("backbone (MODEL.BACKBONE.NAME)", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+        (
+            "proposal generator (MODEL.PROPOSAL_GENERATOR.NAME)",
+            model.PROPOSAL_GENERATOR.NAME,
+            PROPOSAL_GENERATOR_REGISTRY,
+        ),
+        ("ROI heads (MODEL.ROI_HEADS.NAME)", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+        ("box head (MODEL.ROI_BOX_HEAD.NAME)", model.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
+        ("mask head (MODEL.ROI_MASK_HEAD.NAME)", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
+        ("semantic head (MODEL.SEM_SEG_HEAD.NAME)", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
+    ):
+        if name not in ("", "PrecomputedProposals"):  # a head that is not used; proposals that no module makes
+            lookup(kind, name, dict(registry))
+
+
 def set_confidence(cfg: CfgNode, confidence: float) -> None:
     """Set the three keys of Detectron2's demo that hold the smallest score, in [0, 1], of a thing."""
     within("the confidence threshold", confidence, 0, 1)
@@ -60,6 +93,7 @@ def prediction_config(cfg: CfgNode) -> CfgNode:
         full.merge_from_other_cfg(cfg)
     except (KeyError, ValueError, AssertionError) as error:
         raise UsageError(f"config: {error.args[0] if error.args else error}") from error
+    check_names(full)
     if not full.MODEL.WEIGHTS:
         raise UsageError("MODEL.WEIGHTS is empty: name the file of a trained model, see docs/predict.md")
     if not full.MODEL.MASK_ON:

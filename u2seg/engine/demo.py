@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,9 +191,3 @@ def _decode(film: InputContainer) -> Iterator[np.ndarray]:
         logger.warning("%s: what follows frame %d is damaged and left out (%s)", film.name, count, error)
     if not count:
         raise DataError(f"{film.name}: no frame can be read")
-
-
-def quiet() -> None:
-    """Keep torch's notes to its own developers off the terminal; called by tools, before Detectron2 is loaded."""
-    warnings.filterwarnings("ignore", module=r"torch\.")
-    logging.getLogger("torch.fx").setLevel(logging.ERROR)

@@ -53,7 +53,7 @@ class ClassNames:
     def categories(self) -> list[dict[str, Any]]:
         """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn."""
         return [
-            {**entry, "name": self.known.get(entry["id"], entry["name"]), "color": list(self.color(entry["id"]))}
+            {**entry, "name": self[entry["id"]], "color": list(self.color(entry["id"]))}
             for entry in self.space.categories()
         ]
 

@@ -22,6 +22,7 @@ from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
 from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
+from u2seg.tool import quiet
 
 if TYPE_CHECKING:
     from u2seg.engine.predictor import Predictor
@@ -54,8 +55,6 @@ class RoundJob(Job):
 @lru_cache(maxsize=1)
 def load_teacher(rule: Rule, device: str) -> Predictor:
     """The model of ``rule`` on ``device``, once in each process, and without torch's notes to its own developers."""
-    from u2seg.engine.demo import quiet
-
     quiet()
     from u2seg.engine.predictor import Predictor
 

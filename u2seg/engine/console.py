@@ -1,0 +1,92 @@
+"""What a training shows on a terminal, and what it writes to ``log.txt``: everything, without colour codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter
+from detectron2.utils.logger import setup_logger
+from fvcore.common.config import CfgNode
+
+from u2seg.files import write_bytes
+
+logger = logging.getLogger(__name__)
+
+SECONDS_WITHOUT_LINE = 5.0
+"""After which the losses are logged, whatever the iteration."""
+SECONDS_BETWEEN_LINES = 2.0
+"""Least time between two lines of losses on a terminal; ``log.txt`` has them all."""
+ITERATIONS_BETWEEN_LINES = 20
+"""Of Detectron2's `DefaultTrainer`."""
+LOSSES, MODEL = ".utils.events", ".engine.defaults"
+"""Ends of the names of Detectron2's loggers, which its formatter shortens to ``d2``."""
+
+
+def set_up_logging(output: str) -> None:
+    """Log to the terminal (the main process) and to ``log.txt`` in the folder ``output`` (every process)."""
+    for name in ("fvcore", "detectron2", "u2seg"):
+        for handler in setup_logger(output, distributed_rank=comm.get_rank(), name=name).handlers:
+            if getattr(handler, "stream", None) is sys.stdout and not handler.filters:
+                handler.addFilter(TerminalFilter())
+
+
+def set_up_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What Detectron2's ``default_setup`` does after its logging: environment and config go to files, seeds are set."""
+    rank, at_length = comm.get_rank(), {"extra": {"at_length": True}}
+    logger.info(
+        "process %d of %d; environment, config and model: %s/log.txt", rank, comm.get_world_size(), cfg.OUTPUT_DIR
+    )
+    logger.info("Environment info:\n%s", collect_env_info(), **at_length)
+    logger.info("Command line arguments: %s", args, **at_length)
+    logger.info("Running with full config:\n%s", cfg.dump(), **at_length)
+    if comm.is_main_process():
+        write_bytes(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump().encode())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+class TerminalFilter(logging.Filter):
+    """Keeps what fills pages, and losses that come quicker than anyone reads, off the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_line = 0.0  # seconds, as of the records
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether ``record`` is shown."""
+        if record.name.endswith(LOSSES):
+            if record.created < self._next_line:
+                return False
+            self._next_line = record.created + SECONDS_BETWEEN_LINES
+        fills_pages = record.name.endswith(MODEL) and "\n" in record.getMessage()
+        return not fills_pages and not getattr(record, "at_length", False)
+
+
+class RegularLines(HookBase):
+    """Logs the losses every few seconds where iterations take long, and after the first."""
+
+    def before_train(self) -> None:
+        """Take part in the main process alone."""
+        self._printer = CommonMetricPrinter(self.trainer.max_iter)
+        self._logged_at = -SECONDS_WITHOUT_LINE  # seconds, of `time.monotonic`
+
+    def after_step(self) -> None:
+        """Log a line, unless Detectron2 has."""
+        if not comm.is_main_process():
+            return
+        iteration, now = self.trainer.iter + 1, time.monotonic()
+        if iteration % ITERATIONS_BETWEEN_LINES == 0 or iteration == self.trainer.max_iter:
+            self._logged_at = now
+        elif now - self._logged_at >= SECONDS_WITHOUT_LINE:
+            self._printer.write()
+            self._logged_at = now
