@@ -39,7 +39,9 @@ class ToolParser(argparse.ArgumentParser):
         """Say ``message`` in one line and end with exit code 2."""
         self.exit(2, f"{self.prog}: error: {message}; see --help\n")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # argparse overloads it by the type of the namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """The arguments, with options taken from among the ``KEY VALUE`` pairs."""
         words = list(sys.argv[1:] if args is None else args)
         parsed = super().parse_args(words, namespace)

@@ -41,13 +41,13 @@ def set_up_logging(output: str) -> None:
 
 def set_up_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What Detectron2's ``default_setup`` does after its logging: environment and config go to files, seeds are set."""
-    rank, at_length = comm.get_rank(), {"extra": {"at_length": True}}
+    rank, at_length = comm.get_rank(), {"at_length": True}
     logger.info(
         "process %d of %d; environment, config and model: %s/log.txt", rank, comm.get_world_size(), cfg.OUTPUT_DIR
     )
-    logger.info("Environment info:\n%s", collect_env_info(), **at_length)
-    logger.info("Command line arguments: %s", args, **at_length)
-    logger.info("Running with full config:\n%s", cfg.dump(), **at_length)
+    logger.info("Environment info:\n%s", collect_env_info(), extra=at_length)
+    logger.info("Command line arguments: %s", args, extra=at_length)
+    logger.info("Running with full config:\n%s", cfg.dump(), extra=at_length)
     if comm.is_main_process():
         write_bytes(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump().encode())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
