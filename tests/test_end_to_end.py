@@ -162,7 +162,7 @@ def test_detectron2s_loaders_read_it(made, photos):
     assert all(Path(record["pan_seg_file_name"]).exists() for record in records)
     records = load_coco_json(str(made / "instances.json"), str(photos), "u2seg_end_to_end")
     assert all(Path(record["file_name"]).exists() for record in records)
-    assert MetadataCatalog.get("u2seg_end_to_end").thing_classes == ["thing_1", "thing_2"]
+    assert MetadataCatalog.get("u2seg_end_to_end").thing_classes == ["1", "2"]
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(made, photos, options):
