@@ -99,7 +99,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     register_detectron2()
     cfg = load_config(args.config_file, args.opts)
     check_names(cfg)
-    claim_directory(cfg.OUTPUT_DIR, "a training run", option="OUTPUT_DIR")
+    if comm.is_main_process():  # which sweeps half-written files: the others' markers would be among them
+        claim_directory(cfg.OUTPUT_DIR, "a training run", option="OUTPUT_DIR")
+    comm.synchronize()
     set_up_logging(cfg.OUTPUT_DIR)
     has_gpu = args.num_gpus > 0 and torch.cuda.is_available()
     fit_to_devices(cfg, comm.get_world_size(), has_gpu, training=not args.eval_only)

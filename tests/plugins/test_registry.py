@@ -1,5 +1,6 @@
 """Plugins of third parties: found, checked, reported; never in the way of the others."""
 
+import logging
 import types
 
 import pytest
@@ -197,7 +198,7 @@ def test_disabling_what_nobody_has_says_so(caplog):
 def test_what_is_wrong_is_said_once_for_all_workers(caplog, monkeypatch):
     monkeypatch.setenv("_U2SEG_WORKER_RANK", "1")
     assert load(EntryPoint("bad", ImportError("no"))).broken
-    assert not caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
 
 
 @pytest.mark.parametrize(("version", "remedy"), [(CONTRACT_VERSION + 1, "update u2seg"), (0, "update the plugin")])
