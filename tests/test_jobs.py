@@ -122,6 +122,26 @@ def test_what_a_worker_was_at_is_named(monkeypatch):
     }
 
 
+def test_a_death_on_a_cluster_costs_no_job_that_is_at_work_elsewhere():
+    class Cluster(ThreadPoolExecutor):
+        """Workers that say that they died, one by one; the others live on."""
+
+        deaths = (ZeroDivisionError,)
+        workers = 4
+
+    def work(numbers):
+        if 3 in numbers:
+            raise ZeroDivisionError
+        time.sleep(0.3)
+        return squares(numbers)
+
+    collected = Collected()
+    with Cluster(4) as executor:
+        run_jobs(executor, work, [(n, n + 1) for n in range(0, 20, 2)], collected)
+    assert collected.results == {n: n * n for n in range(20) if n != 3}
+    assert collected.reasons.keys() == {3}
+
+
 def test_leaving_is_no_success():
     with ProcessExecutor(1) as executor, pytest.raises(U2SegError, match=r"sys\.exit"):
         run_jobs(executor, misbehave, [(8,)], Collected())

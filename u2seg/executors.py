@@ -14,15 +14,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from u2seg.errors import UsageError, lookup
 from u2seg.runtime import RANK_VARIABLE, default_workers, share_work
 from u2seg.tool import quiet
 
 logger = logging.getLogger(__name__)
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 LONGEST_NOTE = 200
 """Bytes of what a worker says that it is at."""
@@ -129,7 +127,7 @@ class DaskExecutor(Executor):
         """Connect to the scheduler at ``address``.
 
         Raises:
-            UsageError: Dask is not installed, or no scheduler with workers answers.
+            UsageError: Dask is not installed, or no scheduler answers.
         """
         try:
             from distributed import Client, KilledWorker

@@ -106,9 +106,9 @@ def _run_until_death(
             # A job may have waited for another one.
             if any(time.monotonic() - since > 2 * watcher.limit(job) for job, since in pending.values()):
                 _kill(executor)
-        if isinstance(executor, ProcessExecutor):  # what was pending died with it
-            concurrent.futures.wait(pending)
-            suspects += _collect(executor, pending, watcher)
+        concurrent.futures.wait(pending)  # it died with the pool, or is done elsewhere on the cluster
+        suspects += _collect(executor, pending, watcher)
+        if isinstance(executor, ProcessExecutor):
             executor.restart(workers=1)
         return suspects
     finally:
