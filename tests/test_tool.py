@@ -141,3 +141,20 @@ def test_the_error_of_a_worker_that_was_stopped_first_is_no_error():
         _, stderr = tool.communicate(timeout=30)
     assert tool.returncode == 143
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(("before", "shown"), [("", True), ("quiet()", False)])
+def test_a_reader_that_ends_while_it_takes_a_tensor_is_no_news(before, shown):
+    code = f"""
+import os, socket
+from multiprocessing import resource_sharer
+from u2seg.tool import quiet
+{before}
+address = resource_sharer.DupFd(os.pipe()[0])._id[0]  # as a loader worker offers a tensor
+taker = socket.socket(socket.AF_UNIX)
+taker.connect(address)
+taker.close()
+resource_sharer.stop(timeout=5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("Traceback" in done.stderr) == shown, done.stderr

@@ -63,6 +63,17 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=rf"({_LIBRARIES.replace(' ', '|')})(\.|$)")
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    sys.excepthook = _hook_of_living_readers
+
+
+def _hook_of_living_readers(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nobody caught, unless it says that whoever was sent a tensor ended while taking it.
+
+    A loader worker hands over tensors from a thread of `multiprocessing`, which calls ``sys.excepthook`` itself.
+    """
+    is_thread = threading.current_thread() is not threading.main_thread()
+    if not (is_thread and isinstance(error, (EOFError, ConnectionError))):
+        sys.__excepthook__(kind, error, trace)
 
 
 class Stoppable:
