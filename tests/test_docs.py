@@ -23,6 +23,14 @@ def test_links_lead_somewhere(page):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_pages_that_code_and_configs_name_exist():
+    for folder in ("u2seg", "tools", "configs", "datasets", "examples"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".yaml"):
+                for page in re.findall(r"docs/[a-z_/]+\.md", file.read_text(encoding="utf-8")):
+                    assert (ROOT / page).exists(), f"{file.relative_to(ROOT)} names {page}"
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
 def test_a_page_serves_one_task(page):
     assert len(page.read_text(encoding="utf-8").splitlines()) <= (150 if page.name == "README.md" else 100)

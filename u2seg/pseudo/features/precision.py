@@ -2,7 +2,7 @@
 
 Matrix products run in the chosen format; the residual stream, norms and position embeddings stay float32 (autocast).
 On a CPU with AMX or AVX512-BF16, bfloat16 takes a third of float32's time, and features have a cosine of 0.9999 with
-float32's (``docs/research/speed.md``).
+float32's (``docs/research/labels.md``).
 """
 
 from __future__ import annotations
