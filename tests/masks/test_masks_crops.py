@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from u2seg.pseudo.masks.crops import Box, choose, corner_boxes, whole_box, whole_things
+from u2seg.pseudo.masks.crops import Box, choose, corner_boxes, groups, whole_box, whole_things
 from u2seg.structures import MaskSet
 
 
@@ -49,3 +49,15 @@ def test_views_without_masks_are_no_trouble():
     image = np.zeros((40, 30, 3), np.uint8)
     kept = choose([(whole_box(image), MaskSet.empty(4, 3)), (Box(0, 0, 20, 15), MaskSet.empty(4, 3))], 40, 30)
     assert [len(index) for index in kept] == [0, 0]
+
+
+def test_a_mask_whose_pieces_are_masks_too_is_a_group():
+    left, right, lower = np.zeros((3, 20, 30), bool)
+    left[2:8, 2:8] = right[2:8, 12:18] = lower[12:18, 2:8] = True
+    crumb = left.copy()
+    crumb[0, 29] = True  # too small to be a piece
+    masks = np.stack([left, right, left | right, left | lower, crumb, lower | left | right])
+    assert groups(masks).tolist() == [False, False, True, False, False, False]
+    assert groups(np.concatenate([masks, lower[None]])).tolist() == [False, False, True, True, False, True, False]
+    assert not groups(masks[:0]).size
+    assert not groups(masks[2:3]).any()

@@ -24,7 +24,7 @@ from u2seg.pseudo.intermediate import (
     write_masks,
     write_stuff,
 )
-from u2seg.pseudo.masks.crops import View, choose, corner_boxes, whole_box, whole_things
+from u2seg.pseudo.masks.crops import View, choose, corner_boxes, groups, whole_box, whole_things
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.pseudo.worker import Job, Outcome, Pixels, read_photos
@@ -144,7 +144,7 @@ def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View])
 
 
 def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
-    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view."""
+    """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view; of crops, no groups."""
     refiner, _ = job.recipe.refiners(job.device)
     masks, scores = [], []
     for box, coarse in views:
@@ -154,7 +154,8 @@ def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet
         whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
         masks.append(whole)
         scores.append(refined.scores)
-    return MaskSet(np.concatenate(masks), np.concatenate(scores))
+    refined = MaskSet(np.concatenate(masks), np.concatenate(scores))
+    return refined.take(~groups(refined.masks)) if len(views) > 1 else refined
 
 
 def _segment(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from u2seg.pseudo.masks.regiontree import distinct
+from u2seg.pseudo.masks.regiontree import distinct, overlaps
 from u2seg.pseudo.refine.resize import resize_scores
 from u2seg.structures import MaskSet
 
@@ -24,6 +24,10 @@ MAX_OVERLAP = 0.7
 """Of two masks of a photo with a higher IoU only the better one is kept."""
 MOST = 100
 """Masks of a photo: as many as COCO's scores look at."""
+LEAST_PIECE = 0.1
+"""Smallest piece of a mask that counts as one, share of the mask."""
+SAME_PIECE = 0.5
+"""A piece and a mask with an IoU above this show the same thing."""
 LONGEST = 160
 """Cells of the longer side of the grid on which masks of different views are compared."""
 
@@ -84,6 +88,24 @@ def choose(views: Sequence[View], height: int, width: int) -> list[np.ndarray]:
     kept = distinct(common, np.where(common.any(axis=(1, 2)), scores, 0), MAX_OVERLAP, MOST)
     starts = np.cumsum([0, *(len(masks) for _, masks in views)])
     return [np.sort(kept[(kept >= start) & (kept < end)]) - start for start, end in itertools.pairwise(starts)]
+
+
+def groups(masks: np.ndarray) -> np.ndarray:
+    """Which of ``masks`` bool (N, h, w) are of several pieces each of which is a mask of its own, bool (N,).
+
+    Alike things apart from each other, such as coins on a table, are one node of the tree before they are one each.
+    """
+    from scipy.ndimage import label
+
+    are_groups = np.zeros(len(masks), bool)
+    for index, mask in enumerate(masks):
+        regions, count = label(mask)
+        pieces = regions == np.arange(1, count + 1)[:, None, None]
+        pieces = pieces[pieces.sum(axis=(1, 2)) >= LEAST_PIECE * mask.sum()]
+        if len(pieces) > 1:
+            others = np.delete(masks, index, axis=0)
+            are_groups[index] = (overlaps(pieces, others) > SAME_PIECE).any(axis=1).all()
+    return are_groups
 
 
 def _place(masks: MaskSet, box: Box, height: int, width: int, scale: float) -> np.ndarray:
