@@ -303,3 +303,12 @@ def test_photos_that_would_share_a_semantic_png_are_refused(tmp_path):
     with pytest.raises(DataError, match="would share a name"):
         export_semantic(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_with_ids_that_are_not_listed_is_not_exported(tmp_path):
+    root = write_dataset(tmp_path / "labels", photos=1)
+    content = json.loads((root / "panoptic.json").read_text())
+    content["annotations"][0]["segments_info"].pop()
+    (root / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="which the JSON does not list"):
+        export_semantic(root, tmp_path / "out")

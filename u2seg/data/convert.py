@@ -96,7 +96,8 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
 
     Raises:
         UsageError: ``output`` holds other files.
-        DataError: a label can't be read, two photos would share a PNG, or a PNG can't hold the classes.
+        DataError: a label can't be read or holds ids that are not listed, two photos would share a PNG, or a PNG can't
+            hold the classes.
     """
     dataset = read_panoptic(labels)
     if every_class:
@@ -113,7 +114,9 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
     root = claim_directory(output, "semantic labels")
     for photo, name in zip(track(dataset.photos, "export"), names, strict=True):
         listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
-        numbers, segments = number_segments(dataset.read_ids(photo), listed)
+        ids = dataset.read_ids(photo)
+        segment_areas(ids, [s.id for s in photo.segments], dataset.png_path(photo))
+        numbers, segments = number_segments(ids, listed)
         meaning = np.array([void, *(values[index] for index in segments.classes.tolist())], dtype)
         write_png(inside(root, name), meaning[numbers])
     logger.info("%d PNGs in %s", len(names), root)
