@@ -163,6 +163,30 @@ def test_a_hook_that_fails_is_reported_and_stops_nobody_else(hook, error):
     assert "test_registry.py:" in broken.reason
 
 
+def test_a_plugin_that_changes_keys_of_others_is_reported_and_they_are_put_back(monkeypatch):
+    def add(cfg):
+        cfg["SOLVER"].update(MINE=2.0, STEPS=(9,))
+        del cfg["SEED"]
+        cfg["MODEL"] = 3
+
+    def extend(cfg):
+        cfg["SOLVER"]["OTHER"] = {"WEIGHT": 1.0}
+
+    modules = {"bad": types.ModuleType("bad"), "good": types.ModuleType("good")}
+    for module, hook in zip(modules.values(), (add, extend), strict=True):
+        module.u2seg_add_config = hookimpl(hook)
+    plugins = load(*(EntryPoint(name, module) for name, module in modules.items()))
+    monkeypatch.setattr(registry, "installed_plugins", lambda: plugins)
+    for _ in range(2):
+        cfg = {"SOLVER": {"STEPS": (1, 2)}, "SEED": -1, "MODEL": {"DEVICE": "cpu"}}
+        registry.add_plugin_config(cfg)
+        solver = {"STEPS": (1, 2), "MINE": 2.0, "OTHER": {"WEIGHT": 1.0}}
+        assert cfg == {"SOLVER": solver, "SEED": -1, "MODEL": {"DEVICE": "cpu"}}
+    (broken,) = plugins.broken
+    assert broken.name == "bad"
+    assert "u2seg_add_config changes SOLVER.STEPS, SEED, MODEL, not its own" in broken.reason
+
+
 def test_a_plugin_that_calls_sys_exit_when_it_is_imported_is_reported():
     class Exits(EntryPoint):
         def load(self):

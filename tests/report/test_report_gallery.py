@@ -272,7 +272,7 @@ def test_predictions_are_found_by_the_end_of_their_path_and_must_be_of_these_pho
     for number, image in enumerate(content["images"]):
         image["file_name"] = f"{number}.jpg"
     (other / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match="no photo of .* is in"):
+    with pytest.raises(DataError, match=r"no photo of .* is in"):
         write_gallery(tiny_dataset, tmp_path / "h", predictions_dir=other, workers=1)
     assert not (tmp_path / "h").exists()
 

@@ -5,6 +5,7 @@ Entry-point group: ``u2seg``. ``U2SEG_DISABLE_PLUGINS=name,name`` leaves entry p
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
 import inspect
@@ -21,6 +22,7 @@ import pluggy
 import u2seg
 from u2seg.errors import PluginError, UsageError, closest, lookup
 from u2seg.plugins import api
+from u2seg.plugins.added_keys import put_back
 from u2seg.plugins.blame import CAUGHT, describe
 from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
 from u2seg.runtime import RANK_VARIABLE
@@ -236,8 +238,17 @@ def installed_plugins() -> Plugins:
 
 
 def add_plugin_config(cfg: Any) -> None:
-    """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`."""
-    installed_plugins().call_each("u2seg_add_config", cfg=cfg)
+    """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`; keys of others that it changes are put back.
+
+    Such a plugin is noted in `Plugins.broken`.
+    """
+    plugins = installed_plugins()
+    for name, distribution in plugins.third_parties().items():
+        before = copy.deepcopy(cfg)
+        plugins._call("u2seg_add_config", name, distribution, cfg=cfg)
+        if changed := put_back(cfg, before):
+            keys = ", ".join(changed)
+            plugins._report(name, distribution, f"u2seg_add_config changes {keys}, not its own; the default stays")
 
 
 def register_detectron2() -> None:
