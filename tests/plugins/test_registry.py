@@ -219,6 +219,13 @@ def test_disabling_what_nobody_has_says_so(caplog):
     assert "no plugin is called 'borders_mask'. Did you mean 'border_masks'?" in remark
 
 
+def test_a_name_that_a_disabled_plugin_may_have_says_so():
+    plugins = load(EntryPoint("border_masks", plugin(u2seg_refiners={"mine": masker})), disabled="border_masks")
+    for ask in (lambda: plugins.offer("refiner", "mine"), lambda: plugins.named("mine")):
+        with pytest.raises(UsageError, match="U2SEG_DISABLE_PLUGINS leaves out: border_masks"):
+            ask()
+
+
 def test_what_is_wrong_is_said_once_for_all_workers(caplog, monkeypatch):
     monkeypatch.setenv("_U2SEG_WORKER_RANK", "1")
     assert load(EntryPoint("bad", ImportError("no"))).broken
@@ -277,6 +284,8 @@ def test_what_is_to_be_checked_is_found_by_part_and_by_plugin():
     )
     assert [(offer.kind, offer.name) for offer in plugins.named("a")] == [("refiner", "a"), ("clusterer", "a")]
     assert len(plugins.named("mine")) == 3
+    same = load(EntryPoint("a", plugin(u2seg_refiners={"a": masker, "b": masker})))
+    assert [offer.name for offer in same.named("a")] == ["a", "b"]
     with pytest.raises(UsageError, match="offers no part"):
         plugins.named("models")
     for name, text in (("broken", "ImportError: no"), ("half", "hookimpl is missing"), ("aa", "Did you mean 'a'")):

@@ -67,14 +67,14 @@ class Plugins:
         return offers[0]
 
     def named(self, name: str) -> list[Offer]:
-        """Every offer called ``name``, or all of the plugin called so.
+        """Every offer called ``name``, and all of the plugin called so.
 
         Raises:
             UsageError: there is none.
             PluginError: there is none, or the plugin is broken.
         """
         offers = [offer for by_name in self.offers.values() for several in by_name.values() for offer in several]
-        matches = [offer for offer in offers if offer.name == name] or [o for o in offers if o.plugin == name]
+        matches = [offer for offer in offers if name in (offer.name, offer.plugin)]
         for broken in self.broken:
             if broken.name in {name, *(offer.plugin for offer in matches)}:
                 raise PluginError(str(broken))
@@ -84,13 +84,15 @@ class Plugins:
         return matches or self._lookup("part or plugin", name, dict.fromkeys(names, matches))
 
     def _lookup(self, kind: str, name: str, table: Mapping[str, list[Offer]]) -> list[Offer]:
-        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``."""
+        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``; disabled ones are named."""
         try:
             return lookup(kind, name, table)
         except UsageError as error:
+            if self.disabled:
+                error = UsageError(f"{error} {DISABLE_VARIABLE} leaves out: {', '.join(self.disabled)}.")
             if self.broken:
                 raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
-            raise
+            raise error from None
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
         """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
