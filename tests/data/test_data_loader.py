@@ -181,6 +181,7 @@ def repaint(cfg, function):
     [
         (lambda rgb: rgb[..., ::-1], r"1\.png holds segment id 65536, .* none of its ids is listed"),
         (lambda rgb: rgb[..., 0], "its mode is L, not RGB"),
+        (lambda rgb: rgb[:-1], r"1\.png has 64 x 47 pixels \(width x height\), the dataset says 64 x 48"),
         (
             lambda rgb: np.where(rgb == 1, np.uint8(99), rgb),
             r"1\.png holds segment id 99, which the JSON does not list",

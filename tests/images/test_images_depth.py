@@ -141,6 +141,31 @@ def test_transparency_of_deep_photos(tmp_path):
         assert np.abs(pixels[20:].astype(int) - PICTURE[20:]).max() <= 1
 
 
+@pytest.mark.parametrize(("bits", "white"), [(12, 65535), (16, 65535), (12, 4095), (10, 4095)])
+def test_deep_ppm(tmp_path, bits, white):
+    """What the file states is the range, unless it is all that 16 bits can hold."""
+    values = deepened(bits, PICTURE)
+    (tmp_path / "a.ppm").write_bytes(b"P6 %d %d %d\n" % (*PICTURE.shape[1::-1], white) + values.astype(">u2").tobytes())
+    expected = PICTURE if (bits, white) != (10, 4095) else PICTURE / 4
+    assert np.abs(read_image(tmp_path / "a.ppm").astype(int) - expected).max() <= 1
+
+
+def test_white_may_be_zero(tmp_path):
+    image = Image.fromarray((65535 - deepened(16, GREY)).astype(np.uint16))
+    image.save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.tag_v2[262] == 0
+    assert np.abs(read_image(tmp_path / "a.tif")[..., 0].astype(int) - GREY).max() <= 1
+
+
+def test_a_format_that_hides_its_depth_is_named_where_it_matters(tmp_path, caplog):
+    for name, pixels in (("dark.jp2", PICTURE // 16), ("clear.jp2", PICTURE)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        read_image(tmp_path / name)
+    assert "dark.jp2' has almost no contrast left" in caplog.text
+    assert "clear.jp2" not in caplog.text
+
+
 def test_a_picture_without_contrast_is_named(tmp_path, caplog):
     Image.fromarray((GREY // 20 + 30_000).astype(np.uint16)).save(tmp_path / "fog.png")
     read_image(tmp_path / "fog.png")

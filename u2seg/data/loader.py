@@ -217,7 +217,8 @@ def check_labels(dicts: Sequence[Sample], count: int = LABELS_TO_CHECK) -> None:
     listed = empty = 0
     for entry in [entry for entry in dicts if "pan_seg_file_name" in entry][:: -(-len(dicts) // count)]:
         file, segments = entry["pan_seg_file_name"], [segment["id"] for segment in entry["segments_info"]]
-        areas = segment_areas(read_ids(file), segments, file)
+        size = (entry["height"], entry["width"]) if "height" in entry else None
+        areas = segment_areas(read_ids(file, size, "the dataset says"), segments, file)
         listed += len(areas)
         empty += int((areas == 0).sum())
     if empty:
