@@ -26,8 +26,8 @@ SAMPLE = 1_000_000
 FEWEST_VALUES = 16
 """Different values from which on a gap counts; a drawing in two colours has no outliers."""
 LEAST_CONTRAST = 16
-"""Grey levels between the 1st and the 99th percentile below which a picture is as good as empty; so is one of 12 bits in
-16 of which only the upper 8 are read."""
+"""Grey levels between the 1st and the 99th percentile below which a picture is as good as empty; so is one of 12 bits
+in 16 of which only the upper 8 are read."""
 PHOTOMETRIC, GDAL_NODATA, SAMPLE_FORMAT, SAMPLE_MIN, SAMPLE_MAX = 262, 42113, 339, 340, 341
 WHITE_IS_ZERO, SIGNED = 0, 2
 """Values of `PHOTOMETRIC` and of `SAMPLE_FORMAT`."""
