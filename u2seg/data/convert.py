@@ -9,6 +9,7 @@ Shapes: ``H, W`` image pixels; ``n`` segments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from scipy.ndimage import find_objects
 from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
-from u2seg.files import claim_directory, write_png
+from u2seg.files import claim_directory, replacing_folder, write_png
 from u2seg.panoptic import (
     Category,
     Entry,
@@ -73,11 +74,12 @@ def convert_panoptic(
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
     entries, measured = [], []
-    for photo in track(dataset.photos, "convert"):
-        segments, areas = _convert_label(dataset, photo, new_ids, root / "panoptic" if merge_stuff else None)
-        measured += areas
-        image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
-        entries.append(Entry(image, photo.label, segments))
+    with replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
+        for photo in track(dataset.photos, "convert"):
+            segments, areas = _convert_label(dataset, photo, new_ids, pngs)
+            measured += areas
+            image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
+            entries.append(Entry(image, photo.label, segments))
     warn_of_areas(source, [segment for photo in dataset.photos for segment in photo.segments], measured)
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
