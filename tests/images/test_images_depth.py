@@ -119,15 +119,17 @@ def test_what_the_file_declares_counts(tmp_path):
     assert (pixels[:20] == 0).all()
 
 
-def test_near_infrared_is_no_transparency(tmp_path):
+@pytest.mark.parametrize("kind", [1, 2], ids=["associated", "unassociated"])
+def test_near_infrared_is_no_transparency(tmp_path, kind):
     infrared = np.clip(RNG.normal(150, 30, GREY.shape), 60, 240).round().astype(np.uint8)
-    path = write_tiff(tmp_path / "a.tif", np.dstack([PICTURE, infrared]), extra=[2])
+    path = write_tiff(tmp_path / "a.tif", np.dstack([PICTURE, infrared]), extra=[kind])
     assert difference(path, PICTURE) == 0
     deep = np.dstack([deepened(12), deepened(12, infrared)])
-    assert difference(write_tiff(path, deep, extra=[2]), PICTURE) <= 1
+    assert difference(write_tiff(path, deep, extra=[kind]), PICTURE) <= 1
     alpha = np.full(GREY.shape, 255, np.uint8)
     alpha[:20] = 0
-    pixels = read_image(write_tiff(path, np.dstack([PICTURE, alpha]), extra=[2]))
+    shown = PICTURE if kind == 2 else PICTURE * (alpha[..., None] > 0)  # associated: multiplied by it
+    pixels = read_image(write_tiff(path, np.dstack([shown, alpha]), extra=[kind]))
     assert (pixels[:20] == 255).all()
     assert np.array_equal(pixels[20:], PICTURE[20:])
 

@@ -29,6 +29,7 @@ LEAST_CONTRAST = 16
 """Grey levels between the 1st and the 99th percentile below which a picture is as good as empty; so is one of 12 bits
 in 16 of which only the upper 8 are read."""
 PHOTOMETRIC, GDAL_NODATA, SAMPLE_FORMAT, SAMPLE_MIN, SAMPLE_MAX = 262, 42113, 339, 340, 341
+PREMULTIPLIED = "u2seg_premultiplied"
 WHITE_IS_ZERO, SIGNED = 0, 2
 """Values of `PHOTOMETRIC` and of `SAMPLE_FORMAT`."""
 
@@ -69,13 +70,26 @@ def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
     upper = np.asarray(image).astype(np.uint16)
     native = "L" if sys.byteorder == "little" else "B"
     other = {"L": "B", "B": "L"}[raw[-1].replace("N", native)]
-    again.tile = [
-        tile._replace(
-            args=raw[:-1] + other if isinstance(tile.args, str) else (raw[:-1] + other, *(tile.args or ())[1:])
-        )
-        for tile in again.tile
-    ]
+    _read_as(again, raw[:-1] + other)
     return upper << 8 | np.asarray(again)
+
+
+def keep_colours(image: ImageFile) -> None:
+    """Let ``image``, not yet loaded, be read without dividing its colours by a fourth band that may be no transparency.
+
+    ``image.info[PREMULTIPLIED]`` says that this was done.
+    """
+    raw = _raw_mode(image)
+    if image.mode == "RGBA" and raw.startswith("RGBa"):
+        _read_as(image, raw.replace("RGBa", "RGBA"))
+        image.info[PREMULTIPLIED] = True
+
+
+def _read_as(image: ImageFile, raw: str) -> None:
+    """Let ``image``, not yet loaded, be read as if its channels lay in the file as ``raw`` says."""
+    image.tile = [
+        tile._replace(args=raw if isinstance(tile.args, str) else (raw, *(tile.args or ())[1:])) for tile in image.tile
+    ]
 
 
 def to_eight_bits(values: np.ndarray, tags: Any) -> np.ndarray:

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
 from u2seg.files import open_regular
-from u2seg.images.depth import declarations, has_contrast, is_deep, read_deep, to_eight_bits
+from u2seg.images.depth import (
+    PREMULTIPLIED,
+    declarations,
+    has_contrast,
+    is_deep,
+    keep_colours,
+    read_deep,
+    to_eight_bits,
+)
 from u2seg.images.formats import formats_of
 
 logger = logging.getLogger(__name__)
@@ -103,7 +111,10 @@ def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image,
 def _open(file: BinaryIO, path: Path) -> ImageFile:
     """Open an image of a format that is allowed; the others start programs, or have no end."""
     file.seek(0)
-    return Image.open(file, formats=formats_of(path))
+    image = Image.open(file, formats=formats_of(path))
+    if image.format == "TIFF":
+        keep_colours(image)
+    return image
 
 
 def _reduce(image: ImageFile, pixels: int) -> bool:
@@ -134,6 +145,7 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
     rgb = Image.fromarray(eight).convert("RGB")
     if values.shape[2:] == (4,):
         rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
+        rgb.info = image.info
         rgb = _to_rgb(rgb, image.format)
     rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return ImageOps.exif_transpose(rgb)
@@ -157,6 +169,9 @@ def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         image = image.convert("RGBA")
         if kind == "TIFF" and not _is_transparency(np.asarray(image.getchannel("A"))):
             return image.convert("RGB")
+        if PREMULTIPLIED in image.info:
+            white = ImageChops.invert(image.getchannel("A"))
+            return ImageChops.add(image.convert("RGB"), Image.merge("RGB", [white] * 3))
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
