@@ -62,6 +62,7 @@ def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
     """
     raw = _raw_mode(image)
     if _ppm_white(image):
+        assert again.fp is not None
         again.fp.seek(again.tile[0].offset)
         content = again.fp.read(image.height * image.width * 6)
         return np.frombuffer(content, ">u2").astype(np.uint16).reshape(image.height, image.width, 3)
