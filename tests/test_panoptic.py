@@ -208,7 +208,7 @@ def test_photos_are_found_where_the_file_says_nothing(dataset, folder):
 
 def test_areas_are_compared_and_the_png_counts(dataset, caplog):
     root, ids = dataset
-    change(root, lambda content: [s.update(area=12) for s in content["annotations"][0]["segments_info"]])
+    change(root, lambda content: [s.update(area="12") for s in content["annotations"][0]["segments_info"]])
     (photo,) = read_panoptic(root).photos
     areas = segment_areas(ids, [1, 70000, 3], "a.png")
     assert areas.tolist() == [12, 8, 0]
@@ -219,6 +219,54 @@ def test_areas_are_compared_and_the_png_counts(dataset, caplog):
         segment_areas(ids, [1], "a.png")
     with pytest.raises(DataError, match="none of its ids is listed"):
         segment_areas(ids, [256], "a.png")
+
+
+def change_instances(root, edit):
+    content = json.loads((root / "instances.json").read_text())
+    edit(content)
+    (root / "instances.json").write_text(json.dumps(content))
+    return read_instances(read_panoptic(root))
+
+
+def repeat_annotation(content):
+    (entry,) = content["annotations"]
+    content["annotations"] = [{**entry, "id": 4}, {**entry, "id": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (repeat_annotation, "annotation id 4 is given twice"),
+        (lambda c: c["images"].append(c["images"][0]), "of 'images', id 7 is given twice"),
+        (lambda c: c["images"][0].update(id=8), "'a/b.jpg' of 'images' has the id 8, in panoptic.json 7"),
+        (lambda c: c["categories"][0].update(name="2"), "'2' of 'categories' has the id 1, in panoptic.json 2"),
+        (lambda c: c.update(categories=3), "it has no list 'categories'"),
+        (lambda c: c["annotations"][0].update(id=float("nan")), "an annotation has the 'id' nan"),
+    ],
+)
+def test_instances_that_number_otherwise_are_refused(dataset, edit, words):
+    with pytest.raises(DataError, match=words):
+        change_instances(dataset[0], edit)
+
+
+def test_other_names_and_missing_lists_are_no_contradiction(dataset):
+    def edit(content):
+        content["images"][0]["file_name"] = "b_gtFine.png"
+        content["categories"][0]["name"] = "car"
+
+    assert change_instances(dataset[0], edit)[7]
+    assert change_instances(dataset[0], lambda c: (c.pop("images"), c.pop("categories")))[7]
+
+
+def test_areas_and_boxes_of_masks_are_compared_and_the_pixels_count(dataset, caplog):
+    root, _ = dataset
+    (mask,) = change_instances(root, lambda c: None)[7]
+    assert (mask["area"], caplog.text) == (12, "")
+    (mask,) = change_instances(root, lambda c: c["annotations"][0].update(area="7", bbox=[0, 0, 1, 1]))[7]
+    assert mask["area"] == 12
+    for name in ("area", "bbox"):
+        assert f"'{name}' of 1 of 1 masks disagrees with their pixels, which count" in caplog.text
+    change_instances(root, lambda c: c["annotations"][0].update(area=None, bbox="x"))
 
 
 @pytest.mark.parametrize("names", [("none", "x"), ("Default", "x"), ("", "x"), ("x", "x")])

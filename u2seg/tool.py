@@ -49,7 +49,9 @@ class ToolParser(argparse.ArgumentParser):
         for index in range(0, len(pairs), 2):
             if pairs[index].startswith("--") and pairs[index].split("=")[0] in self._option_string_actions:
                 options = [word for word in words[: len(words) - len(pairs)] if word != "--opts"]
-                return self.parse_args([*options, *pairs[index:], *pairs[:index]], namespace)
+                parsed = self.parse_args([*options, *pairs[index:]], namespace)
+                parsed.opts = [*pairs[:index], *parsed.opts]  # of a key that stands twice the last counts
+                return parsed
         return parsed
 
 

@@ -303,3 +303,24 @@ def test_photos_that_would_share_a_semantic_png_are_refused(tmp_path):
     with pytest.raises(DataError, match="would share a name"):
         export_semantic(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_with_ids_that_are_not_listed_is_not_exported(tmp_path):
+    root = write_dataset(tmp_path / "labels", photos=1)
+    content = json.loads((root / "panoptic.json").read_text())
+    content["annotations"][0]["segments_info"].pop()
+    (root / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="which the JSON does not list"):
+        export_semantic(root, tmp_path / "out")
+
+
+def test_a_conversion_that_fails_leaves_the_one_before(coco, tmp_path, monkeypatch, capsys):
+    options = ["--coco", str(coco), "--output", str(tmp_path / "out"), "--supercategories"]
+    assert run_script("prepare_coco.py", options, monkeypatch) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    *good, bad = sorted((coco / "annotations" / "panoptic_val2017").rglob("*.png"))
+    for path in good:
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    bad.write_bytes(b"")
+    assert run_script("prepare_coco.py", options, monkeypatch) == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before

@@ -155,6 +155,16 @@ def test_wrong_path_names_the_key():
         register_datasets(cfg)
 
 
+def test_a_folder_may_be_called_like_a_number(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(dataset.parent)
+    dataset.rename("2024")
+    (tmp_path / "a.yaml").write_text("DATASETS:\n  TRAIN: [2024]\n  TEST: [2025]\n")
+    cfg = load_config(str(tmp_path / "a.yaml"))
+    with pytest.raises(UsageError, match=r"DATASETS\.TEST: no registered dataset is named '2025'"):
+        register_datasets(cfg)
+    assert cfg.DATASETS.TRAIN[0].endswith("/2024")
+
+
 def test_bad_annotation_is_named(dataset):
     content = read_json(dataset)
     content["annotations"][1]["segments_info"][0]["category_id"] = 99

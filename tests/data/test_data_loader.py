@@ -181,6 +181,7 @@ def repaint(cfg, function):
     [
         (lambda rgb: rgb[..., ::-1], r"1\.png holds segment id 65536, .* none of its ids is listed"),
         (lambda rgb: rgb[..., 0], "its mode is L, not RGB"),
+        (lambda rgb: rgb[:-1], r"1\.png has 64 x 47 pixels \(width x height\), the dataset says 64 x 48"),
         (
             lambda rgb: np.where(rgb == 1, np.uint8(99), rgb),
             r"1\.png holds segment id 99, which the JSON does not list",
@@ -218,5 +219,6 @@ def test_a_failing_mapper_names_the_photo(cfg):
     def mapper(entry):
         raise ZeroDivisionError("division by zero")
 
-    with pytest.raises(DataError, match=r"photo a\.jpg: ZeroDivisionError: division by zero"):
+    words = r"photo a\.jpg: dataset mapper mapper of \w+: ZeroDivisionError: division by zero \(.*_loader\.py:\d+\)"
+    with pytest.raises(DataError, match=words):
         next(iter(build_seeded_loader([{"file_name": "a.jpg"}], mapper, cfg)))

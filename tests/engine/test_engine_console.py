@@ -4,6 +4,8 @@ import logging
 import signal
 import subprocess
 import sys
+import time
+import types
 
 import pytest
 from synthetic_panoptic import TINY_CONFIG
@@ -99,3 +101,19 @@ def test_slow_iterations_are_logged_one_by_one(options, monkeypatch, caplog):
         trainer.train()
     lines = [record.getMessage() for record in caplog.records if record.name.endswith(LOSSES)]
     assert [f"iter: {number} " in line for number, line in enumerate(lines)] == [True, True, True]
+
+
+def test_an_iteration_that_does_not_end_is_told_of(monkeypatch, caplog):
+    from u2seg.engine import console
+
+    monkeypatch.setattr(console, "SECONDS_WITHOUT_LINE", 0.05)
+    hook = console.RegularLines()
+    hook.trainer = types.SimpleNamespace(iter=7, max_iter=9)
+    with caplog.at_level(logging.INFO, "u2seg.engine.console"):
+        hook.before_train()
+        hook.before_step()
+        end = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.05)
+        hook.after_train()
+    assert caplog.messages[0].startswith("iteration 7 has taken ")

@@ -243,7 +243,9 @@ def test_resume_scores_the_last_checkpoint(options, labels, tmp_path):
     train(options)
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
     (tmp_path / "out" / "model_final.pth").rename(tmp_path / "out" / "model_0000001.pth")
+    of_training = (tmp_path / "out" / "config.yaml").read_bytes()
     cfg = setup([*options, "DATASETS.TEST", str(labels)], "--eval-only", "--resume")
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == of_training
     assert cfg.MODEL.WEIGHTS == last_checkpoint(tmp_path / "out") == str(tmp_path / "out" / "model_0000001.pth")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
     test = [

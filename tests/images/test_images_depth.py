@@ -119,15 +119,17 @@ def test_what_the_file_declares_counts(tmp_path):
     assert (pixels[:20] == 0).all()
 
 
-def test_near_infrared_is_no_transparency(tmp_path):
+@pytest.mark.parametrize("kind", [1, 2], ids=["associated", "unassociated"])
+def test_near_infrared_is_no_transparency(tmp_path, kind):
     infrared = np.clip(RNG.normal(150, 30, GREY.shape), 60, 240).round().astype(np.uint8)
-    path = write_tiff(tmp_path / "a.tif", np.dstack([PICTURE, infrared]), extra=[2])
+    path = write_tiff(tmp_path / "a.tif", np.dstack([PICTURE, infrared]), extra=[kind])
     assert difference(path, PICTURE) == 0
     deep = np.dstack([deepened(12), deepened(12, infrared)])
-    assert difference(write_tiff(path, deep, extra=[2]), PICTURE) <= 1
+    assert difference(write_tiff(path, deep, extra=[kind]), PICTURE) <= 1
     alpha = np.full(GREY.shape, 255, np.uint8)
     alpha[:20] = 0
-    pixels = read_image(write_tiff(path, np.dstack([PICTURE, alpha]), extra=[2]))
+    shown = PICTURE if kind == 2 else PICTURE * (alpha[..., None] > 0)  # associated: multiplied by it
+    pixels = read_image(write_tiff(path, np.dstack([shown, alpha]), extra=[kind]))
     assert (pixels[:20] == 255).all()
     assert np.array_equal(pixels[20:], PICTURE[20:])
 
@@ -139,6 +141,31 @@ def test_transparency_of_deep_photos(tmp_path):
         pixels = read_image(write_png(tmp_path / "a.png", np.dstack([deepened(bits), alpha])))
         assert (pixels[:20] == 255).all()
         assert np.abs(pixels[20:].astype(int) - PICTURE[20:]).max() <= 1
+
+
+@pytest.mark.parametrize(("bits", "white"), [(12, 65535), (16, 65535), (12, 4095), (10, 4095)])
+def test_deep_ppm(tmp_path, bits, white):
+    """What the file states is the range, unless it is all that 16 bits can hold."""
+    values = deepened(bits, PICTURE)
+    (tmp_path / "a.ppm").write_bytes(b"P6 %d %d %d\n" % (*PICTURE.shape[1::-1], white) + values.astype(">u2").tobytes())
+    expected = PICTURE if (bits, white) != (10, 4095) else PICTURE / 4
+    assert np.abs(read_image(tmp_path / "a.ppm").astype(int) - expected).max() <= 1
+
+
+def test_white_may_be_zero(tmp_path):
+    image = Image.fromarray((65535 - deepened(16, GREY)).astype(np.uint16))
+    image.save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.tag_v2[262] == 0
+    assert np.abs(read_image(tmp_path / "a.tif")[..., 0].astype(int) - GREY).max() <= 1
+
+
+def test_a_format_that_hides_its_depth_is_named_where_it_matters(tmp_path, caplog):
+    for name, pixels in (("dark.jp2", PICTURE // 16), ("clear.jp2", PICTURE)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        read_image(tmp_path / name)
+    assert "dark.jp2' has almost no contrast left" in caplog.text
+    assert "clear.jp2" not in caplog.text
 
 
 def test_a_picture_without_contrast_is_named(tmp_path, caplog):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
+from u2seg.files import claim_directory
 from u2seg.images import find_photos, finding, read_image, read_shrunk, reading, shrink
 
 
@@ -129,8 +130,6 @@ def test_links_that_lead_out_are_passed_over_and_each_file_comes_once(tmp_path, 
 
 
 def test_outputs_in_the_folder_are_no_photos(tmp_path):
-    from u2seg.files import claim_directory
-
     save(tmp_path / "a.jpg")
     for kind in ("labels", "gallery"):
         save(claim_directory(tmp_path / "sub" / kind, kind) / "media" / "p.png")
@@ -138,6 +137,24 @@ def test_outputs_in_the_folder_are_no_photos(tmp_path):
         assert [name for name in names(find_photos(images)) if "media" in name] == []
     assert find_photos(str(tmp_path)).passed_over == {"output": ("sub/gallery", "sub/labels")}
     assert names(find_photos(str(tmp_path / "sub" / "labels" / "media"))) == ["p.png"]
+
+
+def test_an_output_itself_is_refused_and_photos_kept_in_it_are_not(tmp_path):
+    labels = claim_directory(tmp_path / "labels", "labels")
+    for place in ("panoptic/cam0", "images"):
+        save(labels / place / "a.png")
+    for images in (
+        labels,
+        labels / "panoptic",
+        labels / "panoptic" / "cam0",
+        labels / "*.png",
+        labels / "panoptic" / "**",
+    ):
+        with pytest.raises(UsageError, match="is an output of u2seg, not photos; name the folder of the photos"):
+            find_photos(str(images))
+    assert names(find_photos(str(labels / "images"))) == ["a.png"]
+    save(tmp_path / "panoptic" / "b.png")  # a folder of the user's
+    assert names(find_photos(str(tmp_path / "panoptic"))) == ["b.png"]
 
 
 def test_where_the_run_writes_is_no_photo_of_it(tmp_path):

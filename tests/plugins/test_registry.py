@@ -163,6 +163,30 @@ def test_a_hook_that_fails_is_reported_and_stops_nobody_else(hook, error):
     assert "test_registry.py:" in broken.reason
 
 
+def test_a_plugin_that_changes_keys_of_others_is_reported_and_they_are_put_back(monkeypatch):
+    def add(cfg):
+        cfg["SOLVER"].update(MINE=2.0, STEPS=(9,))
+        del cfg["SEED"]
+        cfg["MODEL"] = 3
+
+    def extend(cfg):
+        cfg["SOLVER"]["OTHER"] = {"WEIGHT": 1.0}
+
+    modules = {"bad": types.ModuleType("bad"), "good": types.ModuleType("good")}
+    for module, hook in zip(modules.values(), (add, extend), strict=True):
+        module.u2seg_add_config = hookimpl(hook)
+    plugins = load(*(EntryPoint(name, module) for name, module in modules.items()))
+    monkeypatch.setattr(registry, "installed_plugins", lambda: plugins)
+    for _ in range(2):
+        cfg = {"SOLVER": {"STEPS": (1, 2)}, "SEED": -1, "MODEL": {"DEVICE": "cpu"}}
+        registry.add_plugin_config(cfg)
+        solver = {"STEPS": (1, 2), "MINE": 2.0, "OTHER": {"WEIGHT": 1.0}}
+        assert cfg == {"SOLVER": solver, "SEED": -1, "MODEL": {"DEVICE": "cpu"}}
+    (broken,) = plugins.broken
+    assert broken.name == "bad"
+    assert "u2seg_add_config changes SOLVER.STEPS, SEED, MODEL, not its own" in broken.reason
+
+
 def test_a_plugin_that_calls_sys_exit_when_it_is_imported_is_reported():
     class Exits(EntryPoint):
         def load(self):
@@ -193,6 +217,13 @@ def test_disabling_what_nobody_has_says_so(caplog):
     (remark,) = plugins.remarks
     assert remark in caplog.text
     assert "no plugin is called 'borders_mask'. Did you mean 'border_masks'?" in remark
+
+
+def test_a_name_that_a_disabled_plugin_may_have_says_so():
+    plugins = load(EntryPoint("border_masks", plugin(u2seg_refiners={"mine": masker})), disabled="border_masks")
+    for ask in (lambda: plugins.offer("refiner", "mine"), lambda: plugins.named("mine")):
+        with pytest.raises(UsageError, match="U2SEG_DISABLE_PLUGINS leaves out: border_masks"):
+            ask()
 
 
 def test_what_is_wrong_is_said_once_for_all_workers(caplog, monkeypatch):
@@ -253,6 +284,8 @@ def test_what_is_to_be_checked_is_found_by_part_and_by_plugin():
     )
     assert [(offer.kind, offer.name) for offer in plugins.named("a")] == [("refiner", "a"), ("clusterer", "a")]
     assert len(plugins.named("mine")) == 3
+    same = load(EntryPoint("a", plugin(u2seg_refiners={"a": masker, "b": masker})))
+    assert [offer.name for offer in same.named("a")] == ["a", "b"]
     with pytest.raises(UsageError, match="offers no part"):
         plugins.named("models")
     for name, text in (("broken", "ImportError: no"), ("half", "hookimpl is missing"), ("aa", "Did you mean 'a'")):

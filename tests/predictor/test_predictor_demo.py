@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo
+from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo, save_matching
 from synthetic_panoptic import write_dataset
 
-from u2seg.files import claim_directory
+from u2seg.files import claim_directory, is_output
 from u2seg.panoptic import decode_mask, read_ids, read_instances, read_panoptic
 from u2seg.runtime import run_tool
 
@@ -53,7 +53,7 @@ def photos(tmp_path):
 
 def test_overlays_and_a_dataset_of_the_predictions(demo, photos, tmp_path, predictor, capsys):
     assert demo("--input", f"{photos}/*.png", "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 0
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [".u2seg.json", "a.png", "b.png"]
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
         ".u2seg.json",
         "instances.json",
@@ -135,7 +135,30 @@ def test_evaluation_scores_the_predictions_and_its_matching_names_them(demo, tmp
     expected = table["policies"]["many_to_one"]["class_of_cluster"]
     matched = {int(k): table["classes"][v]["name"] for k, v in expected.items() if v is not None}
     assert matched
-    assert {index: names[index] for index in matched} == matched
+    assert set(matched.values()) <= set(names.values())
+
+
+def test_clusters_of_one_class_are_one_category_in_files(demo, photos, tmp_path):
+    classes = [("person", True), ("sky", False)]
+    matching = save_matching(
+        tmp_path / "m.json", classes, {"many_to_one": dict.fromkeys(range(1, 6), 0) | {6: 1, 7: 1, 8: None}}
+    )
+    assert demo("--input", photos, "--save-panoptic", tmp_path / "p", "--matching", matching) == 0
+    dataset = read_panoptic(tmp_path / "p")  # which takes no name twice
+    assert [(category.id, category.name) for category in dataset.categories] == [(1, "person"), (6, "sky"), (8, "8")]
+    instances = read_instances(dataset)
+    used = {s.category_id for photo in dataset.photos for s in photo.segments}
+    assert used | {entry["category_id"] for entries in instances.values() for entry in entries} <= {1, 6, 8}
+
+
+def test_pictures_of_an_earlier_run_are_no_photos(demo, photos, tmp_path, capsys):
+    assert demo("--input", photos, "--output", photos / "drawn") == 0
+    assert demo("--input", photos, "--output", tmp_path / "again") == 0
+    assert capsys.readouterr().out.count("segmented 2 photos") == 2
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("a folder of the user's stays unmarked")
+    assert demo("--input", photos, "--output", tmp_path / "used") == 0
+    assert not is_output(tmp_path / "used")
 
 
 def test_the_gallery_reads_the_predictions(demo, photos, tmp_path):
@@ -162,7 +185,7 @@ def test_photos_of_several_folders_keep_apart(demo, photos, tmp_path):
     Image.fromarray(make_photo(40, 40)).save(other / "a.jpg")
     given = ["--input", photos / "a.png", other / "a.png", other / "a.jpg"]
     assert demo(*given, "--output", tmp_path / "o", "--save-panoptic", tmp_path / "p") == 0
-    files = {path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.*")}
+    files = {path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("[!.]*.*")}
     assert files == {"photos/a.png", "other/a.png", "other/a.jpg"}
     labels = {path.relative_to(tmp_path / "p" / "panoptic").as_posix() for path in (tmp_path / "p").rglob("*.png")}
     assert labels == {"photos/a.png", "other/a.png", "other/a.jpg.png"}
@@ -219,7 +242,7 @@ def test_every_mistake_is_one_line(demo, photos, tmp_path, capsys, tiny):
     assert "no photo could be read" in line("--input", photos / "a.png", *out)
     file = tmp_path / "file"
     file.write_text("")
-    assert "what should be its folder is a file" in line("--input", photos, "--output", file / "o")
+    assert "o' can't be written: Not a directory" in line("--input", photos, "--output", file / "o")
     assert "can't be written" in line("--input", photos, "--save-panoptic", file / "p")
     labels = claim_directory(tmp_path / "labels", "labels")
     assert "holds labels, not predictions" in line("--input", photos, "--save-panoptic", labels)

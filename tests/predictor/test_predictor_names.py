@@ -29,8 +29,14 @@ def test_matched_classes_get_their_names_and_share_a_colour(matching):
     names = names_from_matching(matching, SPACE)
     assert [names[index] for index in range(1, 6)] == ["person", "person", "car", "sky", "5"]
     assert names.color(2) == names.color(1) != names.color(3)
-    assert [entry["name"] for entry in names.categories()] == ["person", "person", "car", "sky", "5"]
-    assert [tuple(entry["color"]) for entry in names.categories()] == [names.color(index) for index in range(1, 6)]
+    assert [names.written_id(index) for index in range(1, 6)] == [1, 1, 3, 4, 5]
+    assert [(entry["id"], entry["name"]) for entry in names.categories()] == [
+        (1, "person"),
+        (3, "car"),
+        (4, "sky"),
+        (5, "5"),
+    ]
+    assert [tuple(entry["color"]) for entry in names.categories()] == [names.color(index) for index in (1, 3, 4, 5)]
     assert names.metadata()["stuff_classes"] == ["things", "sky", "5"]
 
 

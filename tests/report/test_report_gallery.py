@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
 from u2seg.panoptic import Category, LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_panoptic
 from u2seg.report.gallery import write_gallery
 from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
@@ -220,7 +220,8 @@ def test_missing_photos_and_labels_are_placeholders_and_said(make_dataset, tmp_p
     (folder / "panoptic" / "astronaut.png").write_bytes(b"no png")
     gallery = write_gallery(folder, workers=1).parent
     assert "1 of 3 photos could not be read" in caplog.text
-    assert "1 of 3 photos have labels that could not be read" in caplog.text
+    assert "1 of 3 photos have labels that could not be read, such as astronaut.jpg: " in caplog.text
+    assert "astronaut.png can't be read: it is no PNG" in caplog.text
     page = Page(gallery / "index.html")
     assert page.texts.count("photo: not found") >= 4
     for source in page.every("img", "src"):
@@ -256,6 +257,24 @@ def test_predictions_are_shown_beside(make_dataset, tmp_path, tiny_dataset):
     page = Page(gallery / "index.html")
     assert page.every("figure", "data-view") == ["photo", "things", "stuff", "panoptic", "predicted"] * 3
     assert len(list(gallery.glob("media/*/*_predicted.png"))) == 3
+
+
+def test_predictions_are_found_by_the_end_of_their_path_and_must_be_of_these_photos(
+    make_dataset, tmp_path, tiny_dataset
+):
+    other = make_dataset(tmp_path / "other")
+    content = json.loads((other / "panoptic.json").read_text(encoding="utf-8"))
+    for image in content["images"]:
+        image["file_name"] = f"val\\{image['file_name']}"
+    (other / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
+    gallery = write_gallery(tiny_dataset, tmp_path / "g", predictions_dir=other, workers=1).parent
+    assert len(list(gallery.glob("media/*/*_predicted.png"))) == 3
+    for number, image in enumerate(content["images"]):
+        image["file_name"] = f"{number}.jpg"
+    (other / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"no photo of .* is in"):
+        write_gallery(tiny_dataset, tmp_path / "h", predictions_dir=other, workers=1)
+    assert not (tmp_path / "h").exists()
 
 
 def test_a_photo_without_a_prediction_is_named_also_where_its_pictures_are_kept(make_dataset, tmp_path, caplog):

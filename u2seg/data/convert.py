@@ -9,6 +9,7 @@ Shapes: ``H, W`` image pixels; ``n`` segments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from scipy.ndimage import find_objects
 from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
-from u2seg.files import claim_directory, write_png
+from u2seg.files import claim_directory, replacing_folder, write_png
 from u2seg.panoptic import (
     Category,
     Entry,
@@ -73,11 +74,12 @@ def convert_panoptic(
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
     entries, measured = [], []
-    for photo in track(dataset.photos, "convert"):
-        segments, areas = _convert_label(dataset, photo, new_ids, root / "panoptic" if merge_stuff else None)
-        measured += areas
-        image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
-        entries.append(Entry(image, photo.label, segments))
+    with replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
+        for photo in track(dataset.photos, "convert"):
+            segments, areas = _convert_label(dataset, photo, new_ids, pngs)
+            measured += areas
+            image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
+            entries.append(Entry(image, photo.label, segments))
     warn_of_areas(source, [segment for photo in dataset.photos for segment in photo.segments], measured)
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
@@ -96,7 +98,8 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
 
     Raises:
         UsageError: ``output`` holds other files.
-        DataError: a label can't be read, two photos would share a PNG, or a PNG can't hold the classes.
+        DataError: a label can't be read or holds ids that are not listed, two photos would share a PNG, or a PNG can't
+            hold the classes.
     """
     dataset = read_panoptic(labels)
     if every_class:
@@ -113,7 +116,9 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
     root = claim_directory(output, "semantic labels")
     for photo, name in zip(track(dataset.photos, "export"), names, strict=True):
         listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
-        numbers, segments = number_segments(dataset.read_ids(photo), listed)
+        ids = dataset.read_ids(photo)
+        segment_areas(ids, [s.id for s in photo.segments], dataset.png_path(photo))
+        numbers, segments = number_segments(ids, listed)
         meaning = np.array([void, *(values[index] for index in segments.classes.tolist())], dtype)
         write_png(inside(root, name), meaning[numbers])
     logger.info("%d PNGs in %s", len(names), root)

@@ -120,8 +120,9 @@ def register_datasets(cfg: CfgNode, train: bool = True) -> None:
         UsageError: an entry is neither a registered dataset nor a dataset's directory, or can't be trained on.
         DataError: a set to test on is empty.
     """
-    cfg.DATASETS.TRAIN = tuple(_resolve("DATASETS.TRAIN", name) for name in cfg.DATASETS.TRAIN) if train else ()
-    cfg.DATASETS.TEST = tuple(_resolve("DATASETS.TEST", name) for name in cfg.DATASETS.TEST)
+    # A folder called 2024 is a number in a YAML list.
+    cfg.DATASETS.TRAIN = tuple(_resolve("DATASETS.TRAIN", str(name)) for name in cfg.DATASETS.TRAIN) if train else ()
+    cfg.DATASETS.TEST = tuple(_resolve("DATASETS.TEST", str(name)) for name in cfg.DATASETS.TEST)
     for name in cfg.DATASETS.TEST:
         if MetadataCatalog.get(name).get("num_photos") == 0:
             raise DataError(f"DATASETS.TEST: {name} has no photo with a label")

@@ -25,6 +25,7 @@ from u2seg.data.whole_masks import training_entries
 from u2seg.errors import DataError, U2SegError, UsageError
 from u2seg.panoptic import read_ids
 from u2seg.panoptic.agreement import segment_areas
+from u2seg.plugins.blame import describe, print_traceback
 from u2seg.structures import STUFF_VOID
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class MappedDataset(Dataset[tuple[int, Sample]]):
         except U2SegError:
             raise
         except Exception as error:  # a mapper or an augmentation may be a plugin's
-            raise DataError(f"photo {entry.get('file_name')}: {type(error).__name__}: {error}") from error
+            name, module = getattr(self.mapper, "__name__", type(self.mapper).__name__), self.mapper.__module__
+            what = f"photo {entry.get('file_name')}: dataset mapper {name} of {module}"
+            print_traceback(what)
+            raise DataError(f"{what}: {describe(error, {module.split('.')[0]})}") from error
 
     def collate(self, draws: list[tuple[int, Sample]]) -> list[Sample]:
         """The samples of one batch, mixed by the mapper if it does that."""
@@ -217,7 +221,8 @@ def check_labels(dicts: Sequence[Sample], count: int = LABELS_TO_CHECK) -> None:
     listed = empty = 0
     for entry in [entry for entry in dicts if "pan_seg_file_name" in entry][:: -(-len(dicts) // count)]:
         file, segments = entry["pan_seg_file_name"], [segment["id"] for segment in entry["segments_info"]]
-        areas = segment_areas(read_ids(file), segments, file)
+        size = (entry["height"], entry["width"]) if "height" in entry else None
+        areas = segment_areas(read_ids(file, size, "the dataset says"), segments, file)
         listed += len(areas)
         empty += int((areas == 0).sum())
     if empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from u2seg.files import write_bytes
+from u2seg.runtime import readable_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,9 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n%s", collect_env_info(), extra=at_length)
     logger.info("Command line arguments: %s", args, extra=at_length)
     logger.info("Running with full config:\n%s", cfg.dump(), extra=at_length)
-    if comm.is_main_process():
-        write_bytes(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump().encode())
+    file = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if comm.is_main_process() and not (args.eval_only and file.exists()):  # that of the training stays
+        write_bytes(file, cfg.dump().encode())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -73,12 +76,31 @@ class TerminalFilter(logging.Filter):
 
 
 class RegularLines(HookBase):
-    """Logs the losses every few seconds where iterations take long, and after the first."""
+    """Logs the losses every few seconds where iterations take long, and after the first; and how long one takes."""
 
     def before_train(self) -> None:
-        """Take part in the main process alone."""
+        """Start watching, in the main process alone."""
         self._printer = CommonMetricPrinter(self.trainer.max_iter)
-        self._logged_at = -SECONDS_WITHOUT_LINE  # seconds, of `time.monotonic`
+        self._logged_at = -SECONDS_WITHOUT_LINE  # seconds, of `time.monotonic`, as the next one
+        self._step_began_at = time.monotonic()
+        self._ended = threading.Event()
+        if comm.is_main_process():
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def after_train(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+
+    def before_step(self) -> None:
+        """Note when the iteration begins."""
+        self._step_began_at = time.monotonic()
+
+    def _watch(self) -> None:
+        """Log a line every few seconds of an iteration that does not end."""
+        while not self._ended.wait(SECONDS_WITHOUT_LINE):
+            seconds = time.monotonic() - self._step_began_at
+            if seconds >= SECONDS_WITHOUT_LINE:
+                logger.info("iteration %d has taken %s so far", self.trainer.iter, readable_seconds(seconds))
 
     def after_step(self) -> None:
         """Log a line, unless Detectron2 has."""

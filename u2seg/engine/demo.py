@@ -36,6 +36,8 @@ FRAMES_PER_SECOND = 25
 def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
     """Where the picture of each photo goes, by photo id.
 
+    A folder that is new or empty is marked as an output of u2seg: what it holds is never taken for photos.
+
     Args:
         photos: the photos.
         output: a file (by its ending, if there is one photo), a folder, or "" for no pictures.
@@ -56,6 +58,8 @@ def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
     for path in paths.values():
         if os.path.realpath(path) in sources:
             raise UsageError(f"--output {output!r} would replace the photo {path}; name another folder")
+    if place not in paths.values() and not (place.exists() and any(place.iterdir())):
+        claim_directory(place, "pictures")
     return paths
 
 
@@ -119,9 +123,10 @@ def _write_label(root: Path, photo: Photo, prediction: Prediction, is_first: boo
     write_png(root / "panoptic" / photo.label, encode_ids(prediction.panoptic))
     height, width = prediction.panoptic.shape
     image = {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
-    things = prediction.instances
-    instances = map(instance_entry, things.masks, things.category_ids.tolist(), things.scores.tolist())
-    segments = [segment.to_coco() for segment in prediction.segments]
+    things, written_id = prediction.instances, prediction.names.written_id
+    categories = map(written_id, things.category_ids.tolist())
+    instances = map(instance_entry, things.masks, categories, things.scores.tolist())
+    segments = [s.to_coco() | {"category_id": written_id(s.category_id)} for s in prediction.segments]
     return Entry(image, photo.label, segments, [instance for instance in instances if instance is not None])
 
 

@@ -39,9 +39,13 @@ class ClassNames:
     def __getitem__(self, category_id: int) -> str:
         return self.known.get(int(category_id), str(int(category_id)))
 
+    def written_id(self, category_id: int) -> int:
+        """Category id in files: clusters that were matched to one class are one category there, the first of them."""
+        return self._first_of_name[self[category_id], self.space.is_thing(category_id)]
+
     def color(self, category_id: int) -> tuple[int, int, int]:
         """RGB, 0..255; one colour for all classes of one name and kind."""
-        red, green, blue = category_color(self._first_of_name[self[category_id], self.space.is_thing(category_id)])
+        red, green, blue = category_color(self.written_id(category_id))
         return red, green, blue
 
     @cached_property
@@ -51,10 +55,14 @@ class ClassNames:
         return {(self[index], self.space.is_thing(index)): index for index in ids}
 
     def categories(self) -> list[dict[str, Any]]:
-        """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn."""
+        """The ``categories`` of a COCO panoptic JSON, with the known names and the colours that are drawn.
+
+        Those that `written_id` gives; no two of a kind have one name, which no reader of such files would take.
+        """
         return [
             {**entry, "name": self[entry["id"]], "color": list(self.color(entry["id"]))}
             for entry in self.space.categories()
+            if self.written_id(entry["id"]) == entry["id"]
         ]
 
     def metadata(self) -> dict[str, Any]:

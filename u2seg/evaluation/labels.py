@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,16 +23,13 @@ from u2seg.evaluation.tables import SEGMENT, Table, compare_maps
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
+from u2seg.panoptic import INSTANCES_JSON, PanopticDataset, read_instances, read_panoptic
 from u2seg.panoptic.agreement import warn_of_areas
+from u2seg.panoptic.pairing import Pair, pair_images
 from u2seg.runtime import Progress
 
 PHOTOS_WORTH_WORKERS = 400
 """Below so many photos, starting worker processes takes longer than it saves."""
-
-
-Pair = tuple[LabelledPhoto, LabelledPhoto]
-"""A photo as the ground truth lists it, and as the pseudo labels do."""
 
 
 class LabelPaths(NamedTuple):
@@ -106,54 +103,6 @@ def _compare(
         warn_of_areas(dataset.json_file, segments, rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
-
-
-def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair], dict[str, list[str]]]:
-    """Find the photos of ``gt`` in ``pseudo``.
-
-    First by the whole file name, then by the longest end of the path that names a single photo on each side (so
-    ``val/a.jpg`` is ``coco/val/a.jpg``), then by ends without the file ending, the stem at last. What stays ambiguous
-    is left out.
-
-    Returns:
-        The pairs, in order of stem; and by ``only_gt`` and ``only_pseudo``, the file names without a partner.
-
-    Raises:
-        DataError: no photo is in both.
-    """
-    paths = [[PurePosixPath(photo.file_name) for photo in each.photos] for each in (gt, pseudo)]
-    whole = [[path.parts for path in side] for side in paths]
-    bare = [[(*path.parts[:-1], path.stem) for path in side] for side in paths]
-    deepest = max((len(parts) for side in whole for parts in side), default=0)
-    partner: dict[int, int] = {}
-    paired: set[int] = set()
-    for sides, depth in [(whole, 0), *((sides, depth) for sides in (whole, bare) for depth in range(deepest, 0, -1))]:
-        first, second = (_unique_ends(names, depth) for names in sides)
-        for end in first.keys() & second.keys():
-            if first[end] not in partner and second[end] not in paired:
-                partner[first[end]] = second[end]
-                paired.add(second[end])
-    if not partner:
-        examples = [f" such as {each.photos[0].file_name!r}" if each.photos else "" for each in (gt, pseudo)]
-        sets = [
-            f"{each.json_file} ({len(each.photos)} photos{e})" for each, e in zip((gt, pseudo), examples, strict=True)
-        ]
-        raise DataError(f"no photo of {sets[0]} is in {sets[1]} by its file name; give labels of the same photos")
-    pairs = [(gt.photos[index], pseudo.photos[other]) for index, other in partner.items()]
-    return sorted(pairs, key=lambda pair: (pair[0].stem, pair[0].file_name)), {
-        "only_gt": [photo.file_name for index, photo in enumerate(gt.photos) if index not in partner],
-        "only_pseudo": [photo.file_name for index, photo in enumerate(pseudo.photos) if index not in paired],
-    }
-
-
-def _unique_ends(names: Sequence[tuple[str, ...]], depth: int) -> dict[tuple[str, ...], int]:
-    """The last ``depth`` parts of each of ``names``, or all for 0, with its position; only those that one name has."""
-    place: dict[tuple[str, ...], int | None] = {}
-    for index, parts in enumerate(names):
-        if len(parts) >= max(depth, 1):
-            end = parts[-depth:]
-            place[end] = None if end in place else index
-    return {end: index for end, index in place.items() if index is not None}
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Table:

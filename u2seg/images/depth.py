@@ -2,7 +2,8 @@
 
 1. NaN, infinity and the no-data value that a TIFF declares are black. Values beyond a gap wider than the range of
    most others (undeclared no-data, dead pixels) are black or white, and do not count below.
-2. The range from black to white is what the file declares (TIFF: SMinSampleValue, SMaxSampleValue), else
+2. The range from black to white is what the file declares (TIFF: SMinSampleValue, SMaxSampleValue; PPM in colour: its
+   largest value, unless that is all of 16 bits), else
    for whole numbers from 0 the smallest of 8, 10, 12, 14, 16 bits (15 where they are signed) that holds them;
    for fractions from 0 the smallest of 0..1 and those bits that holds them, if they fill an eighth of it;
    else, and where there are negative values, from their 0.1 to their 99.9 percentile.
@@ -13,6 +14,7 @@ Shapes: ``H, W`` pixels; ``C`` channels, which share the range.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,14 +25,29 @@ SAMPLE = 1_000_000
 """Values, evenly spread, that the range is found from."""
 FEWEST_VALUES = 16
 """Different values from which on a gap counts; a drawing in two colours has no outliers."""
-LEAST_CONTRAST = 8
-"""Grey levels between the 1st and the 99th percentile below which a picture is as good as empty."""
-GDAL_NODATA, SAMPLE_FORMAT, SAMPLE_MIN, SAMPLE_MAX, SIGNED = 42113, 339, 340, 341, 2
+LEAST_CONTRAST = 16
+"""Grey levels between the 1st and the 99th percentile below which a picture is as good as empty; so is one of 12 bits
+in 16 of which only the upper 8 are read."""
+PHOTOMETRIC, GDAL_NODATA, SAMPLE_FORMAT, SAMPLE_MIN, SAMPLE_MAX = 262, 42113, 339, 340, 341
+PREMULTIPLIED = "u2seg_premultiplied"
+WHITE_IS_ZERO, SIGNED = 0, 2
+"""Values of `PHOTOMETRIC` and of `SAMPLE_FORMAT`."""
 
 
 def is_deep(image: ImageFile) -> bool:
     """Whether ``image``, not yet loaded, has more than eight bits a channel."""
-    return image.mode.startswith("I;16") or image.mode in ("I", "F") or _raw_mode(image)[-4:-1] == ";16"
+    if image.mode.startswith("I;16") or image.mode in ("I", "F") or _raw_mode(image)[-4:-1] == ";16":
+        return True
+    return _ppm_white(image) > 255
+
+
+def declarations(image: ImageFile) -> Mapping[int, Any]:
+    """What the file says of its values, by the number of a TIFF tag."""
+    white = _ppm_white(image)
+    if 255 < white < 65535:  # which is what files say that do not know
+        return {SAMPLE_MIN: 0, SAMPLE_MAX: white}
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
 
 
 def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
@@ -44,22 +61,40 @@ def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
         again: the same file, opened a second time.
     """
     raw = _raw_mode(image)
+    if _ppm_white(image):
+        assert again.fp is not None
+        again.fp.seek(again.tile[0].offset)
+        content = again.fp.read(image.height * image.width * 6)
+        return np.frombuffer(content, ">u2").astype(np.uint16).reshape(image.height, image.width, 3)
     if image.mode not in ("RGB", "RGBA"):
         return np.asarray(image)
     upper = np.asarray(image).astype(np.uint16)
     native = "L" if sys.byteorder == "little" else "B"
     other = {"L": "B", "B": "L"}[raw[-1].replace("N", native)]
-    again.tile = [
-        tile._replace(
-            args=raw[:-1] + other if isinstance(tile.args, str) else (raw[:-1] + other, *(tile.args or ())[1:])
-        )
-        for tile in again.tile
-    ]
+    _read_as(again, raw[:-1] + other)
     return upper << 8 | np.asarray(again)
 
 
+def keep_colours(image: ImageFile) -> None:
+    """Let ``image``, not yet loaded, be read without dividing its colours by a fourth band that may be no transparency.
+
+    ``image.info[PREMULTIPLIED]`` says that this was done.
+    """
+    raw = _raw_mode(image)
+    if image.mode == "RGBA" and raw.startswith("RGBa"):
+        _read_as(image, raw.replace("RGBa", "RGBA"))
+        image.info[PREMULTIPLIED] = True
+
+
+def _read_as(image: ImageFile, raw: str) -> None:
+    """Let ``image``, not yet loaded, be read as if its channels lay in the file as ``raw`` says."""
+    image.tile = [
+        tile._replace(args=raw if isinstance(tile.args, str) else (raw, *(tile.args or ())[1:])) for tile in image.tile
+    ]
+
+
 def to_eight_bits(values: np.ndarray, tags: Any) -> np.ndarray:
-    """uint8 of the shape of ``values`` by the rule above; ``tags`` are a TIFF's, or an empty dict."""
+    """uint8 of the shape of ``values`` by the rule above; ``tags`` are `declarations`, or an empty dict."""
     valid = np.isfinite(values) & (values != _declared(tags, GDAL_NODATA, np.nan))
     sample = values[valid].astype(np.float64)
     sample = _without_outliers(sample[:: -(-sample.size // SAMPLE) or 1])
@@ -69,7 +104,8 @@ def to_eight_bits(values: np.ndarray, tags: Any) -> np.ndarray:
     low, high = _declared(tags, SAMPLE_MIN, low), _declared(tags, SAMPLE_MAX, high)
     scaled = np.zeros(values.shape, np.float32)
     scaled[valid] = (values[valid].astype(np.float64) - low) * (255.0 / max(high - low, 1e-30))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    eight = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return 255 - eight if _declared(tags, PHOTOMETRIC, 1) == WHITE_IS_ZERO else eight
 
 
 def has_contrast(pixels: np.ndarray) -> bool:
@@ -83,6 +119,13 @@ def _raw_mode(image: ImageFile) -> str:
     arguments = image.tile[0].args if getattr(image, "tile", None) else ""
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return raw if isinstance(raw, str) else ""
+
+
+def _ppm_white(image: ImageFile) -> int:
+    """The value of white that a PPM in colour states, if it is none of 8 bits; else 0."""
+    tile = (getattr(image, "tile", None) or [None])[0]
+    of_colour = image.format == "PPM" and image.mode == "RGB" and tile is not None and tile.codec_name == "ppm"
+    return int(tile.args[-1]) if of_colour and tile.args[-1] > 255 else 0
 
 
 def _without_outliers(sample: np.ndarray) -> np.ndarray:

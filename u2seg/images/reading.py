@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
 from u2seg.files import open_regular
-from u2seg.images.depth import has_contrast, is_deep, read_deep, to_eight_bits
+from u2seg.images.depth import (
+    PREMULTIPLIED,
+    declarations,
+    has_contrast,
+    is_deep,
+    keep_colours,
+    read_deep,
+    to_eight_bits,
+)
 from u2seg.images.formats import formats_of
 
 logger = logging.getLogger(__name__)
@@ -29,6 +37,8 @@ REDUCED_FROM = 32
 """A photo of more than this many times the pixels that are asked for is decoded at a half, a quarter or an eighth, as
 far as its format can do that; 32 megapixels as shipped."""
 _ORIENTATION, _BITS_PER_SAMPLE = 274, 258
+_DEPTH_UNKNOWN = ("JPEG2000", "AVIF", "HEIF")
+"""Formats of which Pillow gives the upper 8 bits, however many the file has."""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -101,7 +111,10 @@ def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image,
 def _open(file: BinaryIO, path: Path) -> ImageFile:
     """Open an image of a format that is allowed; the others start programs, or have no end."""
     file.seek(0)
-    return Image.open(file, formats=formats_of(path))
+    image = Image.open(file, formats=formats_of(path))
+    if image.format == "TIFF":
+        keep_colours(image)
+    return image
 
 
 def _reduce(image: ImageFile, pixels: int) -> bool:
@@ -116,28 +129,36 @@ def _reduce(image: ImageFile, pixels: int) -> bool:
 
 
 def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
-    tags = getattr(image, "tag_v2", {})
+    tags = declarations(image)
     if not is_deep(image):
         if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:
             raise DataError("a TIFF of more than 8 bits whose channels lie apart; save it with them side by side")
         image.load()
+        if image.format in _DEPTH_UNKNOWN:
+            _warn_of_contrast(str(path), np.asarray(image))
         ImageOps.exif_transpose(image, in_place=True)  # without a copy of a large photo
         return _to_rgb(image, image.format)
     values = read_deep(image, _open(file, path))
     colors = values if values.ndim == 2 else values[..., :3]
     eight = to_eight_bits(colors, tags)
-    if not has_contrast(eight):
-        _warn_of_contrast(str(path), int(eight.min()), int(eight.max()))
+    _warn_of_contrast(str(path), eight)
     rgb = Image.fromarray(eight).convert("RGB")
     if values.shape[2:] == (4,):
         rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
+        rgb.info = image.info
         rgb = _to_rgb(rgb, image.format)
     rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return ImageOps.exif_transpose(rgb)
 
 
+def _warn_of_contrast(path: str, pixels: np.ndarray) -> None:
+    """Name the photo at ``path``, once, if nothing can be seen in its ``pixels`` uint8 (H, W) or (H, W, C)."""
+    if not has_contrast(pixels):
+        _warn_once(path, int(pixels.min()), int(pixels.max()))
+
+
 @cache
-def _warn_of_contrast(path: str, least: int, most: int) -> None:
+def _warn_once(path: str, least: int, most: int) -> None:
     logger.warning("photo %r has almost no contrast left at 8 bits: grey values %d to %d", path, least, most)
 
 
@@ -148,6 +169,9 @@ def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         image = image.convert("RGBA")
         if kind == "TIFF" and not _is_transparency(np.asarray(image.getchannel("A"))):
             return image.convert("RGB")
+        if PREMULTIPLIED in image.info:
+            white = ImageChops.invert(image.getchannel("A"))
+            return ImageChops.add(image.convert("RGB"), Image.merge("RGB", [white] * 3))
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")

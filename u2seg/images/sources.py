@@ -35,6 +35,7 @@ def list_photos(
     """Paths of the photos; their ids, if they have any; the folder that they are relative to, if that is clear."""
     source = Path(images).expanduser()
     if source.is_dir():
+        _refuse_output(source, images, option)
         paths, passed_over = _walk(source, output)
         return paths, None, source, passed_over
     if source.is_file() and source.suffix.lower() == ".json":
@@ -44,8 +45,22 @@ def list_photos(
     if source.is_file():
         return [str(source)], None, source.parent, {}
     if any(mark in images for mark in "*?["):
+        _refuse_output(_fixed_folder(str(source)), images, option)
         return _match(str(source), output), None, None, {}
     raise UsageError(f"{option} {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json")
+
+
+def _refuse_output(folder: Path, images: str, option: str) -> None:
+    """Raise UsageError if ``folder`` is an output of u2seg, or holds the PNGs of one: these are no photos."""
+    folder = folder.absolute()
+    labelled = [place.parent for place in (folder, *folder.parents) if place.name == "panoptic"]
+    if any(is_output(place) for place in (folder, *labelled)):
+        raise UsageError(f"{option} {images!r} is an output of u2seg, not photos; name the folder of the photos")
+
+
+def _fixed_folder(pattern: str) -> Path:
+    """The folder that ``pattern`` names before its first mark."""
+    return Path(re.split(r"[*?[]", pattern)[0] + "_").parent
 
 
 def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
@@ -93,7 +108,7 @@ def _each_file_once(paths: Iterable[str], known: set[str]) -> list[str]:
 
 def _match(pattern: str, output: str) -> list[str]:
     """Files that ``pattern`` matches, but for those in outputs of u2seg that it reaches into, each real file once."""
-    fixed = len(Path(re.split(r"[*?[]", pattern)[0] + "_").parent.parts)
+    fixed = len(_fixed_folder(pattern).parts)
     is_output_folder = cache(lambda folder: is_output(folder) or os.path.realpath(folder) == output)
 
     def is_photo(path: str) -> bool:

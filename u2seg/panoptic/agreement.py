@@ -1,17 +1,19 @@
-"""Whether a JSON and its PNGs say the same. The PNG is the label; what the JSON repeats of it is only compared.
+"""Whether JSON files and PNGs say the same. Pixels are the label; what a JSON repeats of them is only compared.
 
-Shapes: ``H, W`` image pixels; ``n`` segments.
+Shapes: ``H, W`` image pixels; ``n`` segments or masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from u2seg import fields
 from u2seg.errors import DataError
-from u2seg.panoptic.dataset import SegmentInfo
+from u2seg.panoptic.dataset import PanopticDataset, SegmentInfo
 from u2seg.panoptic.reading import warn_once
 
 
@@ -42,3 +44,56 @@ def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np
         hint = "" if area_of.keys() & set(listed) else "; none of its ids is listed: are its channels in RGB order?"
         raise DataError(f"{png} holds segment id {unlisted[0]}, which the JSON does not list{hint}")
     return np.array([area_of.get(number, 0) for number in listed], np.int64)
+
+
+def check_ids_agree(content: Mapping[str, Any], dataset: PanopticDataset) -> None:
+    """See that ``images`` and ``categories`` of an ``instances.json`` number what ``dataset`` numbers alike.
+
+    Either list may be missing, and a photo or class may have another name; but not that of one with another id.
+
+    Raises:
+        DataError: an id stands twice, or for another photo or class than in ``dataset``.
+    """
+    photos = {photo.file_name: photo.image_id for photo in dataset.photos}
+    things = {category.name: category.id for category in dataset.things}
+    for key, read_name, name_key, id_of in (
+        ("images", fields.file_name, "file_name", photos),
+        ("categories", fields.text, "name", things),
+    ):
+        entries = fields.told("it", fields.entries, content, key) if content.get(key) else []
+        ids = [fields.told(f"an entry of {key!r}", fields.identity, entry, "id") for entry in entries]
+        fields.refuse_duplicates(ids, f"of {key!r}, id")
+        for number, entry in zip(ids, entries, strict=True):
+            name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key) if name_key in entry else ""
+            if id_of.get(name, number) != number:
+                other = f"in {dataset.json_file.name} {id_of[name]!r}"
+                raise DataError(f"{name!r} of {key!r} has the id {number!r}, {other}; both files must number alike")
+
+
+def warn_of_masks(json_file: Path, stated: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> None:
+    """Log, once for each file, how many of its ``masks`` (n) have another area or box than ``stated`` (n) of them."""
+    from pycocotools import mask as coco
+
+    if not masks:
+        return
+    areas = np.array([_numbers(entry.get("area"), 1) for entry in stated])
+    boxes = np.array([_numbers(entry.get("bbox"), 4) for entry in stated])
+    measured = np.array([[mask["area"]] for mask in masks], np.float64)
+    for name, given, true in (
+        ("area", areas, measured),
+        ("bbox", boxes, coco.toBbox([mask["segmentation"] for mask in masks])),
+    ):
+        other = int((np.abs(given - true) > 1).any(axis=1).sum())  # NaN, where nothing is stated, is not more than 1
+        if other:
+            warn_once(
+                f"{json_file}: {name!r} of {other} of {len(masks)} masks disagrees with their pixels, which count"
+            )
+
+
+def _numbers(value: Any, count: int) -> list[float]:
+    """``value`` as ``count`` numbers, NaN where it is something else."""
+    try:
+        numbers = [float(part) for part in (value if count > 1 else [value])]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    return numbers if len(numbers) == count else [np.nan] * count

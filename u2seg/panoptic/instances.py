@@ -12,6 +12,7 @@ import numpy as np
 
 from u2seg import fields
 from u2seg.errors import DataError
+from u2seg.panoptic.agreement import check_ids_agree, warn_of_masks
 from u2seg.panoptic.dataset import LabelledPhoto, PanopticDataset
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON
 
@@ -34,16 +35,21 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
     photos = {photo.image_id: photo for photo in dataset.photos}
     instances: dict[Any, list[dict[str, Any]]] = {key: [] for key in photos}
     try:
+        check_ids_agree(content, dataset)
         entries = fields.told("it", fields.entries, content, "annotations")
+        numbered = [entry for entry in entries if entry.get("id") is not None]
         fields.refuse_duplicates(
-            [entry["id"] for entry in entries if isinstance(entry.get("id"), int)], "annotation id"
+            [fields.told("an annotation", fields.identity, entry, "id") for entry in numbered], "annotation id"
         )
+        masks = []
         for entry in entries:
             key = fields.told(f"annotation {entry.get('id')}", fields.identity, entry, "image_id")
             if key not in photos:
                 raise DataError(f"image id {key!r} has no label in {PANOPTIC_JSON}")
             subject = f"annotation {entry.get('id')} of {photos[key].file_name!r}"
-            instances[key].append(fields.told(subject, _instance, entry, photos[key], things))
+            masks.append(fields.told(subject, _instance, entry, photos[key], things))
+            instances[key].append(masks[-1])
+        warn_of_masks(file, entries, masks)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     return instances
@@ -103,7 +109,8 @@ def count_runs(segmentation: Any) -> np.ndarray:
         DataError: it is no run-length code.
     """
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
-        polygons = "; polygons are not read" if isinstance(segmentation, list) else ""
+        remedy = "pycocotools' COCO.annToRLE makes codes of them"
+        polygons = f"; polygons are not read: {remedy}" if isinstance(segmentation, list) else ""
         raise DataError(f"has no run-length code for its mask{polygons}")
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(side) is int for side in size):

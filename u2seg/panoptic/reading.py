@@ -168,5 +168,7 @@ def _segment(entry: Mapping[str, Any], isthing: Mapping[int, bool]) -> SegmentIn
         raise DataError(f"and its category {category} disagree on 'isthing'")
     crowd = "iscrowd" in entry and fields.flag(entry, "iscrowd", False)
     score, area = fields.number(entry, "score", 1.0) if "score" in entry else 1.0, entry.get("area")
+    if isinstance(area, str):  # a redundant field is no reason to refuse a file
+        area = float(area) if area.strip().replace(".", "", 1).isdecimal() else None
     stated = float(area) if isinstance(area, (int, float)) and abs(area) < 2**53 else None
     return SegmentInfo(number, category, isthing[category], crowd, score, stated)

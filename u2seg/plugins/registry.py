@@ -5,6 +5,7 @@ Entry-point group: ``u2seg``. ``U2SEG_DISABLE_PLUGINS=name,name`` leaves entry p
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
 import inspect
@@ -21,6 +22,7 @@ import pluggy
 import u2seg
 from u2seg.errors import PluginError, UsageError, closest, lookup
 from u2seg.plugins import api
+from u2seg.plugins.added_keys import put_back
 from u2seg.plugins.blame import CAUGHT, describe
 from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
 from u2seg.runtime import RANK_VARIABLE
@@ -65,14 +67,14 @@ class Plugins:
         return offers[0]
 
     def named(self, name: str) -> list[Offer]:
-        """Every offer called ``name``, or all of the plugin called so.
+        """Every offer called ``name``, and all of the plugin called so.
 
         Raises:
             UsageError: there is none.
             PluginError: there is none, or the plugin is broken.
         """
         offers = [offer for by_name in self.offers.values() for several in by_name.values() for offer in several]
-        matches = [offer for offer in offers if offer.name == name] or [o for o in offers if o.plugin == name]
+        matches = [offer for offer in offers if name in (offer.name, offer.plugin)]
         for broken in self.broken:
             if broken.name in {name, *(offer.plugin for offer in matches)}:
                 raise PluginError(str(broken))
@@ -82,13 +84,15 @@ class Plugins:
         return matches or self._lookup("part or plugin", name, dict.fromkeys(names, matches))
 
     def _lookup(self, kind: str, name: str, table: Mapping[str, list[Offer]]) -> list[Offer]:
-        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``."""
+        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``; disabled ones are named."""
         try:
             return lookup(kind, name, table)
         except UsageError as error:
+            if self.disabled:
+                error = UsageError(f"{error} {DISABLE_VARIABLE} leaves out: {', '.join(self.disabled)}.")
             if self.broken:
                 raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
-            raise
+            raise error from None
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
         """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
@@ -236,8 +240,17 @@ def installed_plugins() -> Plugins:
 
 
 def add_plugin_config(cfg: Any) -> None:
-    """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`."""
-    installed_plugins().call_each("u2seg_add_config", cfg=cfg)
+    """Let every plugin add config keys of its own to ``cfg``, a `CfgNode`; keys of others that it changes are put back.
+
+    Such a plugin is noted in `Plugins.broken`.
+    """
+    plugins = installed_plugins()
+    for name, distribution in plugins.third_parties().items():
+        before = copy.deepcopy(cfg)
+        plugins._call("u2seg_add_config", name, distribution, cfg=cfg)
+        if changed := put_back(cfg, before):
+            keys = ", ".join(changed)
+            plugins._report(name, distribution, f"u2seg_add_config changes {keys}, not its own; the default stays")
 
 
 def register_detectron2() -> None:

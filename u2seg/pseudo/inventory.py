@@ -66,9 +66,10 @@ def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
         status = os.stat(photo.path)
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             return 0, 0, UNREADABLE
-        if isinstance(before, list) and before[1:3] == [status.st_size, status.st_mtime_ns] and before[3] != UNREADABLE:
-            return status.st_size, status.st_mtime_ns, before[3]
-        return status.st_size, status.st_mtime_ns, file_sha256(Path(photo.path))
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)  # copies may keep the former, but not on POSIX the latter
+        if isinstance(before, list) and before[1:3] == [status.st_size, changed] and before[3] != UNREADABLE:
+            return status.st_size, changed, before[3]
+        return status.st_size, changed, file_sha256(Path(photo.path))
     except (OSError, ValueError):
         return 0, 0, UNREADABLE  # whoever reads it says why
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -20,6 +20,7 @@ from u2seg.executors import make_executor
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import RUN_JSON, read_json_object, read_panoptic
+from u2seg.panoptic.pairing import pair_images
 from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task
@@ -52,7 +53,7 @@ def write_gallery(
     Args:
         dataset_dir: folder with ``panoptic.json``.
         output_dir: where the gallery goes; by default ``gallery`` in the dataset's folder.
-        predictions_dir: another dataset of the same photos (by ``file_name``), shown beside.
+        predictions_dir: another dataset of the same photos (see `pair_images`), shown beside.
         image_root: where the photos lie now, if they moved.
         per_page: photos on a page; up to 200, so that pages stay light.
         max_images: show no more than the first so many photos.
@@ -63,14 +64,15 @@ def write_gallery(
 
     Raises:
         UsageError: no such dataset, a number out of range, or an output that can't be made.
-        DataError: a JSON file of the dataset is damaged.
+        DataError: a JSON file of the dataset is damaged, or none of its photos is in the predictions.
         OSError: the disk is full; what is written stays, and another call resumes from it.
     """
     within("per page", per_page, 1, 200, whole=True)
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
     dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
-    predicted = {photo.file_name: photo for photo in predictions.photos} if predictions else {}
+    pairs = pair_images(dataset, predictions)[0] if predictions else []
+    predicted = {photo.file_name: prediction for photo, prediction in pairs}
     run_file = dataset.root / RUN_JSON
     run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
@@ -99,7 +101,7 @@ def _write_pages(
 
     for name in ("gallery.css", "gallery.js"):
         write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
-    problems: Counter[str] = Counter()
+    problems: dict[str, list[str]] = defaultdict(list)
     crops: dict[int, list[Crop]] = defaultdict(list)
     shares, voids = [], []
     first_page: list[Record] = []
@@ -109,7 +111,8 @@ def _write_pages(
             for record in group:
                 progress.advance()
                 of_page.append(record)
-                problems.update({what for what, _ in record.problems})
+                for what, why in record.problems:
+                    problems[what].append(f"{site.dataset.photos[record.number].file_name}: {why}")
                 shares.append(record.shares)
                 voids += [] if record.void is None else [record.void]
                 for position, file in record.crops:
@@ -121,7 +124,10 @@ def _write_pages(
             else:
                 first_page = of_page
     summary = summarise(site.dataset, annotations, shares, voids)
-    notes = [f"{count} of {len(annotations)} {PROBLEMS[what]}." for what, count in sorted(problems.items())]
+    notes = [
+        f"{len(reasons)} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[0]}"
+        for what, reasons in sorted(problems.items())
+    ]
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, crops))
     write("classes.html", class_table(site, summary))
