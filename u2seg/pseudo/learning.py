@@ -56,7 +56,7 @@ def sample_masks(masks: Intermediate, keys: Sequence[str], count: int, min_score
         DamagedFileError: a file is damaged.
         DataError: there are no masks.
     """
-    arrays = (read_arrays(masks.path(key), "scores", "embedded") for key in keys)
+    arrays = (read_arrays(masks, key, "scores", "embedded") for key in keys)
     by_photo = [photo["scores"][photo["embedded"]] for photo in arrays]
     photo = np.repeat(np.arange(len(keys)), [len(scores) for scores in by_photo])
     scores = np.concatenate([np.zeros(0, np.float32), *by_photo])
@@ -88,7 +88,7 @@ def _read(masks: Intermediate, keys: Sequence[str], photo: np.ndarray, chosen: n
     """The masks ``chosen`` int64 (n,) of all with a vector; ``photo`` int64 (M,) tells whose each is."""
     vectors, means = [], []
     for index in np.unique(photo[chosen]):
-        arrays = read_arrays(masks.path(keys[index]), "vectors", "embedded", "means")
+        arrays = read_arrays(masks, keys[index], "vectors", "embedded", "means")
         here = slice(*np.searchsorted(photo[chosen], (index, index + 1)))
         rows = chosen[here] - np.searchsorted(photo, index)
         vectors.append(arrays["vectors"][rows])
