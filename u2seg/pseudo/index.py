@@ -82,7 +82,7 @@ class ProductIndex:
 
         def records() -> Iterator[tuple[str, bytes]]:
             for path in map(self.files.path, dict.fromkeys(keys)):
-                if path.exists():
+                with contextlib.suppress(FileNotFoundError):
                     yield path.name, path.read_bytes()
 
         packed = self._add(*write_shard(self.files.folder, records()))

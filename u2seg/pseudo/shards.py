@@ -35,7 +35,8 @@ def write_shard(folder: Path, records: Iterable[tuple[str, bytes]]) -> tuple[str
 
 
 def list_records(path: Path) -> list[str]:
-    """Names of the records of a shard, in order; it raises nearly anything where the directory is damaged."""
+    """Names of the records of a shard as it is now, in order; it raises nearly anything on a damaged directory."""
+    _open.cache_clear()
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
 
