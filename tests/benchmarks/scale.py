@@ -1,11 +1,12 @@
-"""The label factory on many made photos: seconds a photo, memory of the main process, and files, as the set grows.
+"""The label factory on many made photos: processor time, memory of the main process, and files, as the set grows.
 
     python tools/benchmark.py scale --photos 1000 10000
     python tools/benchmark.py scale --photos 10000 --baseline CHECKOUT      (and another checkout beside it)
 
 Photos are 16 x 24 noise and the parts next to nothing (colours as features, a quarter of the photo as the one mask), so
 what is measured is all that the factory does beside its parts. Each set is labelled once, then again with nothing to
-do, then again with one more photo. Memory is the peak of the main process, which has two worker processes.
+do, then again with one more photo. Times are processor time of the main process, which has two worker processes, and
+of all of them ("whole command"); memory is the peak of the main process.
 """
 
 from __future__ import annotations
@@ -89,16 +90,16 @@ def install_parts(site):
 
 
 def run_here(images, output):
-    """Label ``images`` and print, after each stage, its name, seconds and the peak of this process's memory in MB."""
+    """Label ``images`` and print of each stage its name, processor seconds and this process's peak of memory (MB)."""
     from u2seg.config import fill, get_pseudo_cfg
     from u2seg.images import find_photos
     from u2seg.pseudo.pipeline import U2SegGenerator
     from u2seg.pseudo.run import LabelRun
 
     def report(stage, work):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        print(stage, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(stage, time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
     perform, finish = LabelRun.perform, LabelRun.finish
     LabelRun.perform = lambda self, stage, work: report(stage, lambda: perform(self, stage, work))
@@ -115,11 +116,12 @@ def run_apart(checkout, site, images, output):
     """Run `run_here` with the u2seg of ``checkout`` in a process of its own: by stage, seconds and MB; in all, too."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), str(site)])}
     command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "scale", "--run", str(images), str(output)]
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     rows = [line.split() for line in done.stdout.splitlines()]
     stages = {stage: (float(spent), int(memory)) for stage, spent, memory in rows}
     return {**stages, "whole command": (seconds, max(memory for _, memory in stages.values()))}
