@@ -28,7 +28,7 @@ REASONS = {
 """Why something in a folder is no photo of the run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One photo of a run."""
 

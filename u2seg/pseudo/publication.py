@@ -40,6 +40,8 @@ class Publication:
     counts: Counts = field(default_factory=Counts)
     files: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     """Name below ``root``: size in bytes, time of change in ns, sha256."""
+    _untouched: bool | None = field(default=None, repr=False)
+    """Whether no file has changed since, once that was looked at."""
 
     @classmethod
     def read(cls, root: Path) -> Publication:
@@ -57,7 +59,11 @@ class Publication:
 
     def is_current(self, content: str) -> bool:
         """Whether the dataset was made from ``content`` and no file of it has changed since."""
-        return self.content == content and all(map(self.is_untouched, self.files))
+        if self.content != content:
+            return False
+        if self._untouched is None:
+            self._untouched = all(map(self.is_untouched, self.files))
+        return self._untouched
 
     def is_untouched(self, name: str) -> bool:
         """Whether the file ``name`` is as large and as old as it was."""

@@ -250,6 +250,7 @@ class LabelRun(Products):
         shutil.rmtree(self.root / "stages" / "features", ignore_errors=True)
         current = set(keys.values())
         for product in PACKED:
+            self.index(product).pack_many(keys.values())
             self.index(product).sweep(current)
         self.save_inventory()
         return summary
