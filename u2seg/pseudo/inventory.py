@@ -91,7 +91,8 @@ def _number(photos: tuple[Photo, ...], before: Mapping[str, Any]) -> tuple[Photo
     for photo in photos:
         if photo.name not in known:
             free += 1
-        numbered.append(replace(photo, id=known.get(photo.name, free)))
+        number = known.get(photo.name, free)
+        numbered.append(photo if photo.id == number else replace(photo, id=number))
     return tuple(numbered)
 
 

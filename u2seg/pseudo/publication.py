@@ -143,15 +143,7 @@ def publish(
         DamagedFileError: a record is damaged.
     """
     root, new = publication.root, Publication(publication.root, content)
-    sizes = np.zeros((len(photos), 2), np.int64)  # height, width
-    for index, photo in enumerate(photos):
-        entry = read_entry(merged, keys[photo.id])
-        new.counts.add(entry)
-        sizes[index] = entry["height"], entry["width"]
-        name = f"panoptic/{photo.label}"
-        if not publication.has_label(photo, entry["png_sha256"]):
-            link(merged.path(keys[photo.id], ".png"), root / name)
-        new.files[name] = (*_look(root / name), entry["png_sha256"])
+    sizes = _publish_labels(publication, new, merged, photos, keys)
 
     def images() -> Iterator[dict[str, Any]]:
         for photo, (height, width) in zip(photos, sizes.tolist(), strict=True):
@@ -174,6 +166,26 @@ def publish(
             (root / name).parent.rmdir()
     new.save()
     return new
+
+
+def _publish_labels(
+    publication: Publication, new: Publication, merged: Intermediate, photos: Sequence[Photo], keys: Mapping[int, str]
+) -> np.ndarray:
+    """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to.
+
+    Returns:
+        Height and width of each photo in pixels, int64 (n, 2).
+    """
+    sizes = np.zeros((len(photos), 2), np.int64)
+    for index, photo in enumerate(photos):
+        entry = read_entry(merged, keys[photo.id])
+        new.counts.add(entry)
+        sizes[index] = entry["height"], entry["width"]
+        source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
+        if source.exists() or not publication.has_label(photo, entry["png_sha256"]):
+            link(source, new.root / name)
+        new.files[name] = (*_look(new.root / name), entry["png_sha256"])
+    return sizes
 
 
 def link(source: Path, target: Path) -> None:
