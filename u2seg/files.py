@@ -139,7 +139,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_checked(path: Path, value: Any) -> None:
     """Write ``value`` as JSON under a line with its sha256, for `read_checked`."""
     content = json.dumps(value).encode("ascii")
-    write_bytes(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+        file.write(content)  # apart, since a table of a million photos is large enough once
 
 
 def read_checked(path: Path) -> Any:
