@@ -160,9 +160,27 @@ def test_damage_is_found_and_mended(photos, options, tmp_path):
     assert generate(photos, output, "--verify").returncode == 0
 
 
+def test_damage_that_only_verifying_finds_is_mended_afterwards(photos, options, tmp_path):
+    output = tmp_path / "out"
+    assert generate(photos, output, *options).returncode == 0
+    whole, png = result(output), next((output / "panoptic").rglob("*.png"))
+    status, content = png.stat(), bytearray(png.read_bytes())
+    content[len(content) // 2] ^= 1
+    png.write_bytes(content)
+    os.utime(png, ns=(status.st_atime_ns, status.st_mtime_ns))
+    told = generate(photos, output, "--verify")
+    assert told.stdout.endswith(
+        "1 damaged files; the command that made the labels, run again, makes just these again\n"
+    )
+    assert generate(photos, output, *options).returncode == 0
+    assert result(output) == whole
+
+
 @pytest.mark.slow
-def test_flipped_bytes_in_any_file_are_harmless(photos, options, tmp_path):
+@pytest.mark.parametrize("fewest", [100, 1], ids=["files", "shards"])
+def test_flipped_bytes_in_any_file_are_harmless(photos, options, tmp_path, monkeypatch, fewest):
     """60 flips, one at a time, in finished and intermediate files: the next run makes the same bytes again."""
+    monkeypatch.setattr("u2seg.pseudo.index.FEWEST_RECORDS", fewest)
     output = tmp_path / "out"
     assert generate(photos, output, *options).returncode == 0
     whole, clock = result(output), random.Random(0)

@@ -109,13 +109,18 @@ def list_plugins(as_json: bool) -> None:
 
 def verify(output: Path) -> int:
     """Say which files of a finished dataset are damaged; the exit code."""
+    from u2seg.pseudo.publication import forget_publication
     from u2seg.pseudo.record import damaged_files
 
     damaged = damaged_files(output)
     for name, reason in damaged.items():
         print(f"{name}: {reason}")
-    print(f"{len(damaged)} damaged files; run the command that made them again" if damaged else "all files are whole")
-    return 1 if damaged else 0
+    if not damaged:
+        print("all files are whole")
+        return 0
+    forget_publication(output)
+    print(f"{len(damaged)} damaged files; the command that made the labels, run again, makes just these again")
+    return 1
 
 
 def main(argv: list[str] | None = None) -> int:

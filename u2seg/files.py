@@ -157,7 +157,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_checked(path: Path, value: Any) -> None:
     """Write ``value`` as JSON under a line with its sha256, for `read_checked`."""
     content = json.dumps(value).encode("ascii")
-    write_bytes(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+        file.write(content)  # apart, since a table of a million photos is large enough once
 
 
 def read_checked(path: Path) -> Any:
@@ -167,10 +169,19 @@ def read_checked(path: Path) -> Any:
         ValueError: it is damaged.
         OSError: it can't be read.
     """
-    digest, _, content = path.read_bytes().partition(b"\n")
+    return json.loads(check_content(path.read_bytes(), path))
+
+
+def check_content(written: bytes, name: str | Path) -> bytes:
+    """What `write_checked` wrote under the line with its sha256; ``name`` is for messages.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    digest, _, content = written.partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ValueError(f"{path} has changed since it was written")
-    return json.loads(content)
+        raise ValueError(f"{name} has changed since it was written")
+    return content
 
 
 def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:

@@ -1,9 +1,11 @@
 """The label factory with parts that count, fail and run out of memory."""
 
 import json
+import os
 import re
 import shutil
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from u2seg import MaskSet, hookimpl
 from u2seg.config import fill, get_pseudo_cfg
 from u2seg.errors import DataError, UsageError
 from u2seg.images import find_photos
+from u2seg.panoptic import read_panoptic
 from u2seg.plugins import registry
+from u2seg.pseudo import index, publication
 from u2seg.pseudo.pipeline import U2SegGenerator
+from u2seg.pseudo.record import damaged_files
 
 CALLS = []
 
@@ -79,8 +84,8 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for index in range(4):
-        Image.fromarray(rng.integers(20, 255, (16, 24, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    for number in range(4):
+        Image.fromarray(rng.integers(20, 255, (16, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     return folder
 
 
@@ -147,6 +152,128 @@ def test_damaged_intermediate_files_are_made_again(photos, tmp_path, product, da
     make(photos, output, redo=None if product == "merge" else "cluster")
     after = result(output)
     assert after | {"clusters.npz": before["clusters.npz"]} == before  # which notes how often it was redone
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Two records make a full shard, and one is worth one."""
+    monkeypatch.setattr(index, "SHARD_RECORDS", 2)
+    monkeypatch.setattr(index, "FEWEST_RECORDS", 1)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("product", ["masks", "stuff", "merge"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "record", "header", "directory", "gone"])
+def test_damaged_shards_are_made_again(photos, tmp_path, product, damage):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    assert not [path for path in (output / "stages" / product).rglob("*.*") if path.suffix not in (".zip", ".png")]
+    victim = sorted((output / "stages" / product).rglob("*.zip"))[1]
+    content = bytearray(victim.read_bytes())
+    flips = {"record": 60, "header": 2, "directory": content.rindex(b"PK\1\2") + 16}  # 16: the CRC of the last record
+    if damage in flips:
+        content[flips[damage]] ^= 1
+    victim.unlink()
+    if damage != "gone":
+        victim.write_bytes({"cut": content[:-30], "empty": b""}.get(damage, content))
+    calls = len(CALLS)
+    make(photos, output, redo=None if product == "merge" else "cluster")
+    after = result(output)
+    assert after | {"clusters.npz": before["clusters.npz"]} == before
+    assert len(CALLS) - calls == {"merge": 0}.get(product, 1 if damage in flips else 2)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_photos_that_come_and_go_leave_their_shards(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    (photos / "0.png").unlink()
+    shutil.copy(photos / "3.png", photos / "9.png")
+    make(photos, output)
+    shards = [path for path in (output / "stages" / "masks").rglob("*.zip")]
+    records = [name for path in shards for name in zipfile.ZipFile(path).namelist()]
+    assert len(set(records)) == len(records) == 5  # the one that is gone fills no more than half of a shard
+    annotations = json.loads((output / "panoptic.json").read_text())["annotations"]
+    names = {annotation["file_name"] for annotation in annotations}
+    assert names == {"1.png", "2.png", "3.png", "9.png"} == {path.name for path in (output / "panoptic").iterdir()}
+
+
+def test_nothing_to_do_reads_no_label(photos, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    first = make(photos, output)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    monkeypatch.setattr(publication, "file_sha256", pytest.fail)
+    monkeypatch.setattr(publication, "read_entry", pytest.fail)
+    second = make(photos, output)
+    assert (second.photos, second.masks, second.void_share) == (first.photos, first.masks, first.void_share)
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed <= {"run.json", "lock"}
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "touched", "flipped"])
+@pytest.mark.parametrize("name", ["panoptic/1.png", "panoptic.json", "instances.json", "SHA256SUMS"])
+def test_a_change_of_the_published_is_noticed(photos, tmp_path, name, damage):
+    output = tmp_path / "out"
+    make(photos, output)
+    before, path = result(output), output / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"shorter": content[:-1], "touched": content}.get(damage, content[:-9] + b"!" + content[-8:]))
+    make(photos, output)
+    assert result(output) == before
+
+
+def test_damage_that_keeps_size_and_time_is_mended_after_it_was_verified(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    before, path = result(output), output / "panoptic" / "1.png"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    make(photos, output)
+    assert damaged_files(output) == {"panoptic/1.png": "changed since it was written"}
+    publication.forget_publication(output)  # as --verify does
+    make(photos, output)
+    assert result(output) == before
+    assert damaged_files(output) == {}
+
+
+def test_a_directory_without_shards_and_notes_is_taken_up(photos, tmp_path, monkeypatch):
+    """As an earlier version left it: files alone."""
+    output = tmp_path / "out"
+    make(photos, output)
+    before, calls = result(output), len(CALLS)
+    publication.forget_publication(output)
+    monkeypatch.setattr(index, "FEWEST_RECORDS", 1)
+    shutil.copy(photos / "3.png", photos / "9.png")
+    make(photos, output)
+    assert len(CALLS) == calls + 1
+    assert not list((output / "stages" / "masks").rglob("*.npz"))
+    after = result(output)
+    kept = [name for name in before if name not in ("panoptic.json", "instances.json", "SHA256SUMS")]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert "panoptic/9.png" in after
+
+
+def test_labels_of_many_photos_lie_in_subfolders(photos, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    make(photos, output)
+    names = sorted(path.name for path in (output / "panoptic").iterdir())
+    monkeypatch.setattr("u2seg.images.finding.MOST_IN_FOLDER", 3)
+    make(photos, output)
+    labels = [path.relative_to(output / "panoptic") for path in (output / "panoptic").rglob("*.png")]
+    assert sorted(label.name for label in labels) == names
+    assert all(re.fullmatch(r"[0-9a-f]{2}/\d\.png", label.as_posix()) for label in labels)
+    assert damaged_files(output) == {}
+    dataset = read_panoptic(output)
+    assert {photo.label for photo in dataset.photos} == {label.as_posix() for label in labels}
+    assert all(dataset.read_ids(photo).shape == (16, 24) for photo in dataset.photos)
+    (photos / "0.png").unlink()
+    make(photos, output)
+    assert sorted(path.name for path in (output / "panoptic").iterdir()) == names[1:]
 
 
 @pytest.mark.parametrize("name", ["clusters.npz", "stuff.npz"])

@@ -196,7 +196,7 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.EXECUTOR.THREADS = 1
     # Photos per call of the network: 1 on a CPU, 8 to 32 on a GPU. Part of the settings, as THREADS is.
     u2seg.EXECUTOR.BATCH_SIZE = 1
-    # Most photos that a worker takes at a time; the result does not depend on it.
+    # Most photos that a worker takes at a time; neither the result nor the files that it is kept in depend on it.
     u2seg.EXECUTOR.SHARD_SIZE = 4
     # Address of the Dask scheduler, such as tcp://host:8786.
     u2seg.EXECUTOR.ADDRESS = ""

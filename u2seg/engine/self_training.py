@@ -151,7 +151,7 @@ class SelfTrainingGenerator:
         """For ``run.json``: the round, the model, the labels before it, and how many things came from where."""
         masks = run.files("masks")
         keys = [run.inventory.keys[photo.id] for photo in run.labelled()]
-        totals = sum((read_arrays(masks.path(key), "tally")["tally"] for key in keys), np.zeros(len(COUNTS), np.int64))
+        totals = sum((read_arrays(masks, key, "tally")["tally"] for key in keys), np.zeros(len(COUNTS), np.int64))
         counts = dict(zip(COUNTS, totals.tolist(), strict=True))
         logger.info("things: %(predicted)d predicted, %(kept)d kept, %(replaced)d replaced", counts)
         return {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections import defaultdict
+import posixpath
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,8 @@ from u2seg.images.sources import EXTENSIONS, PassedOver, list_photos
 
 logger = logging.getLogger(__name__)
 
+MOST_IN_FOLDER = 5000
+"""Photos of a folder up to which their labels lie in one folder; with more they lie in 256."""
 REASONS = {
     "ending": "files whose ending is none of a photo's",
     "format": "photos of a format that is not read here",
@@ -24,7 +28,7 @@ REASONS = {
 """Why something in a folder is no photo of the run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One photo of a run."""
 
@@ -127,14 +131,21 @@ def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, passed_
 
 
 def _name_labels(photos: Sequence[Photo]) -> list[Photo]:
-    """The label of ``a/b.jpg`` is ``a/b.png``, or ``a/b.jpg.png`` where another photo, or a folder, has that name."""
+    """The label of ``a/b.jpg`` is ``a/b.png``, or ``a/b.jpg.png`` where another photo, or a folder, has that name.
+
+    Where ``a`` has more than `MOST_IN_FOLDER` photos, two digits that come of the name lie between: ``a/3f/b.png``.
+    """
+    sizes = Counter(posixpath.dirname(photo.name) for photo in photos)
     names = {str(folder).lower() for photo in photos for folder in PurePosixPath(photo.name).parents}
     labelled = []
     for photo in photos:
-        label = str(PurePosixPath(photo.name).with_suffix(".png"))
+        folder, base = posixpath.split(photo.name)
+        if sizes[folder] > MOST_IN_FOLDER:
+            folder = posixpath.join(folder, hashlib.sha256(os.fsencode(base)).hexdigest()[:2])
+        label = str(PurePosixPath(folder, base).with_suffix(".png"))
         copy = 1
         while label.lower() in names:
-            label = f"{photo.name}.png" if copy == 1 else f"{photo.name}.{copy}.png"
+            label = posixpath.join(folder, f"{base}.png" if copy == 1 else f"{base}.{copy}.png")
             copy += 1
         names.add(label.lower())
         labelled.append(replace(photo, label=label))

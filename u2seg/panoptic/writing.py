@@ -34,6 +34,7 @@ def write_dataset(
     categories: Sequence[Mapping[str, Any]],
     entries: Callable[[], Iterable[Entry]],
     instances: bool = True,
+    images: Callable[[], Iterable[Mapping[str, Any]]] | None = None,
 ) -> Path:
     """Write ``instances.json``, then ``panoptic.json``, whose presence says that the dataset is whole.
 
@@ -43,10 +44,12 @@ def write_dataset(
         categories: as `LabelSpace.categories` gives them.
         entries: called for each list that is written, so that they need not be in memory at once.
         instances: whether to write ``instances.json``.
+        images: called for each list of images; by default they are taken from ``entries``.
 
     Returns:
         ``panoptic.json``.
     """
+    images = images or (lambda: (entry.image for entry in entries()))
     if instances:
         things = [category for category in categories if category["isthing"]]
         counter = itertools.count(1)
@@ -55,12 +58,12 @@ def write_dataset(
             for entry in entries()
             for instance in entry.instances
         )
-        lists = {"images": (entry.image for entry in entries()), "annotations": annotations}
+        lists = {"images": images(), "annotations": annotations}
         write_json_lists(root / INSTANCES_JSON, {"info": info, "categories": things}, lists)
     labels = (
         {"image_id": entry.image["id"], "file_name": entry.label, "segments_info": entry.segments}
         for entry in entries()
     )
-    lists = {"images": (entry.image for entry in entries()), "annotations": labels}
+    lists = {"images": images(), "annotations": labels}
     write_json_lists(root / PANOPTIC_JSON, {"info": info, "categories": categories}, lists)
     return root / PANOPTIC_JSON

@@ -43,8 +43,8 @@ def unit_length(X: np.ndarray) -> np.ndarray:
 def count_distinct(X: np.ndarray, enough: int) -> int:
     """How many different rows ``X`` (M, D) has, counted up to ``enough``."""
     seen: set[bytes] = set()
-    for row in X + 0.0:  # -0.0 and 0.0 are one number
-        seen.add(row.tobytes())
+    for row in X:
+        seen.add((row + 0.0).tobytes())  # -0.0 and 0.0 are one number
         if len(seen) >= enough:
             break
     return len(seen)

@@ -12,7 +12,7 @@ import numpy as np
 
 from u2seg.errors import UsageError
 from u2seg.files import write_arrays
-from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
+from u2seg.pseudo.intermediate import DamagedFileError, load_arrays, undamaged
 from u2seg.pseudo.ledger import shorten, tree_changes
 
 _NOTE = "learnt_on"
@@ -41,7 +41,8 @@ def read_fitted(path: str | Path) -> Fitted:
     Raises:
         DamagedFileError: it is missing or damaged.
     """
-    arrays = read_arrays(Path(path))
+    with undamaged(Path(path)):
+        arrays = load_arrays(Path(path).read_bytes())
     if _NOTE not in arrays:
         raise DamagedFileError(f"{path} does not say what it was learnt on")
     note = json.loads(str(arrays.pop(_NOTE)))

@@ -1,7 +1,9 @@
-"""Intermediate files of a run: what one stage leaves for the next, a file for each photo and product.
+"""Intermediate files of a run: what one stage leaves for the next, a record for each photo and product.
 
-``stages/<product>/<fingerprint>/<first two digits of the key>/<key>.<ending>``: a file that exists was made with what
-its product depends on today, from the photo as it is today. A damaged one is deleted, and so made again.
+A worker writes a file of its own for each record, ``stages/<product>/<fingerprint>/<first two digits of the
+key>/<key>.<ending>``; the run packs them into shards (`u2seg.pseudo.index`), and who reads does not know where a record
+lies. One that exists was made with what its product depends on today, from the photo as it is today. A damaged one is
+dropped, and so made again.
 
 Shapes: ``H, W`` pixels at which a photo is labelled (its own size, or smaller); ``N`` masks.
 """
@@ -11,53 +13,84 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import os
-import shutil
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.files import file_sha256, read_checked, replacing, write_arrays
+from u2seg.files import check_content, write_arrays
 from u2seg.pseudo.embeddings import MaskVectors
+from u2seg.pseudo.shards import read_record
 from u2seg.structures import MaskSet
 
 ENDINGS = {"features": ".npz", "masks": ".npz", "stuff": ".npz", "merge": ".json"}
 
 
 class DamagedFileError(DataError):
-    """An intermediate file could not be read; it has been deleted and can be made again."""
+    """A record could not be read and can be made again: its file is deleted, or the run drops it from its shard."""
+
+    def __init__(self, message: str, product: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.product, self.key = product, key
 
 
 @dataclass(frozen=True)
 class Intermediate:
-    """The files of one product with one fingerprint."""
+    """The records of one product with one fingerprint."""
 
     root: Path
     """The output directory."""
     product: str
     fingerprint: str
+    shards: Mapping[str, str] = field(default_factory=dict)
+    """Key of each photo whose record is packed to the name of the shard; in a job, of the photos of the job."""
 
     @property
     def folder(self) -> Path:
         """Where all of them are."""
         return self.root / "stages" / self.product / self.fingerprint
 
+    @property
+    def ending(self) -> str:
+        """Of the name of each record."""
+        return ENDINGS[self.product]
+
     def path(self, key: str, ending: str = "") -> Path:
-        """The file of the photo with ``key``."""
-        return self.folder / key[:2] / f"{key}{ending or ENDINGS[self.product]}"
+        """Where a worker writes the record of the photo with ``key``."""
+        return self.folder / key[:2] / f"{key}{ending or self.ending}"
 
     def has(self, key: str) -> bool:
-        """Whether that file exists."""
-        return self.path(key).exists()
+        """Whether that record exists."""
+        return key in self.shards or self.path(key).exists()
+
+    def read(self, key: str) -> bytes:
+        """The record of the photo with ``key``, as it was written."""
+        if key in self.shards:
+            return read_record(self.folder / self.shards[key], f"{key}{self.ending}")
+        return self.path(key).read_bytes()
+
+    @contextlib.contextmanager
+    def reading(self, key: str) -> Iterator[bytes]:
+        """The record of the photo with ``key``; the block makes sense of it.
+
+        Raises:
+            DamagedFileError: it can't be read, or the block raised.
+        """
+        place = self.folder / self.shards[key] / f"{key}{self.ending}" if key in self.shards else self.path(key)
+        try:
+            with undamaged(self.path(key), place):
+                yield self.read(key)
+        except DamagedFileError as error:
+            raise DamagedFileError(str(error), self.product, key) from error
 
 
 @contextlib.contextmanager
-def undamaged(path: Path) -> Iterator[None]:
-    """Delete ``path`` where the block can't make sense of it.
+def undamaged(path: Path, place: Path | None = None) -> Iterator[None]:
+    """Delete ``path`` where the block can't make sense of it, or of a record at ``place``, which messages name.
 
     Raises:
         DamagedFileError: so it was.
@@ -70,7 +103,7 @@ def undamaged(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise  # the disk, not the file
         path.unlink(missing_ok=True)
-        raise DamagedFileError(f"{path} was damaged ({type(error).__name__}) and has been deleted") from error
+        raise DamagedFileError(f"{place or path} was damaged ({type(error).__name__}) and has been dropped") from error
 
 
 @dataclass(frozen=True)
@@ -104,16 +137,16 @@ def write_masks(path: Path, record: MaskRecord) -> None:
     write_arrays(path, arrays)
 
 
-def read_masks(path: Path) -> MaskRecord:
-    """Read what `write_masks` wrote.
+def read_masks(files: Intermediate, key: str) -> MaskRecord:
+    """Read what `write_masks` wrote for the photo with ``key``.
 
     Raises:
         DamagedFileError: it is damaged.
     """
     from pycocotools import mask as coco
 
-    with undamaged(path):
-        arrays = read_arrays(path)
+    with files.reading(key) as content:
+        arrays = load_arrays(content)
         height, width = arrays.pop("mask_size").tolist()
         codes = [{"size": [height, width], "counts": counts} for counts in arrays.pop("counts").tolist()]
         scores = arrays.pop("scores")
@@ -125,14 +158,20 @@ def read_masks(path: Path) -> MaskRecord:
         return MaskRecord(masks, vectors, size, arrays)
 
 
-def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Arrays of an ``.npz``, all or those ``names``; its checksums are verified.
+def load_arrays(content: bytes, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of the ``.npz`` with this ``content``, all or those ``names``; its checksums are verified."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: file[name] for name in names or file.files}
+
+
+def read_arrays(files: Intermediate, key: str, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of the record of the photo with ``key``, all or those ``names``.
 
     Raises:
         DamagedFileError: it is damaged.
     """
-    with undamaged(path), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-        return {name: file[name] for name in names or file.files}
+    with files.reading(key) as content:
+        return load_arrays(content, *names)
 
 
 def write_stuff(path: Path, stuff: np.ndarray) -> None:
@@ -140,62 +179,21 @@ def write_stuff(path: Path, stuff: np.ndarray) -> None:
     write_arrays(path, {"stuff": stuff}, compress=True)
 
 
-def read_stuff(path: Path) -> np.ndarray:
-    """Read what `write_stuff` wrote.
+def read_stuff(files: Intermediate, key: str) -> np.ndarray:
+    """Read what `write_stuff` wrote for the photo with ``key``.
 
     Raises:
         DamagedFileError: it is damaged.
     """
-    return read_arrays(path, "stuff")["stuff"]
+    return read_arrays(files, key, "stuff")["stuff"]
 
 
-def read_entry(path: Path) -> dict[str, Any]:
+def read_entry(files: Intermediate, key: str) -> dict[str, Any]:
     """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it.
 
     Raises:
         DamagedFileError: it is damaged.
     """
-    with undamaged(path):
-        return read_checked(path)
-
-
-def is_merged(merge: Intermediate, key: str) -> bool:
-    """Whether the label of the photo with ``key`` is there and whole; a damaged one is deleted."""
-    png = merge.path(key, ".png")
-    try:
-        if read_entry(merge.path(key))["png_sha256"] == file_sha256(png):
-            return True
-    except (DamagedFileError, KeyError, FileNotFoundError):
-        pass
-    for path in (merge.path(key), png):
-        path.unlink(missing_ok=True)
-    return False
-
-
-def publish(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy of it where the file system has no links."""
-    if target.exists() and os.path.samefile(source, target):
-        return
-    with replacing(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-
-def sweep(root: Path, current: Mapping[str, tuple[str, set[str]]]) -> None:
-    """Delete intermediate files that no photo of the run needs, and what killed runs left half written.
-
-    Args:
-        root: the output directory.
-        current: product to its fingerprint and the keys of the photos.
-    """
-    shutil.rmtree(root / "stages" / "features", ignore_errors=True)
-    for product, (fingerprint, keys) in current.items():
-        folder = root / "stages" / product
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            if entry.name != fingerprint:
-                shutil.rmtree(entry, ignore_errors=True)
-        for path in (folder / fingerprint).glob("*/*"):
-            if path.name.split(".")[0] not in keys:
-                path.unlink(missing_ok=True)
+    with files.reading(key) as content:
+        entry: dict[str, Any] = json.loads(check_content(content, key))
+        return entry

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class Inventory:
     table: Mapping[str, Any]
     """By name: id, size in bytes, time of change in ns, sha256 of the content; for the next run."""
 
+    is_new: bool = True
+    """Whether the table differs from that of the last run."""
+
+    @cached_property
     def digest(self) -> str:
         """Hash of which photos there are, with their ids and contents."""
         text = "\n".join(f"{photo.id} {self.keys[photo.id]}" for photo in self.photos)
@@ -52,12 +57,13 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     if before:
         _report(before, table)
     keys = {photo.id: _key(photo.name, entries[photo.name][2]) for photo in numbered}
-    return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table)
+    return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table, table != before)
 
 
 def save_inventory(file: Path, inventory: Inventory) -> None:
-    """Keep the table for the next run."""
-    write_checked(file, dict(inventory.table))
+    """Keep the table for the next run, if it is another one."""
+    if inventory.is_new:
+        write_checked(file, dict(inventory.table))
 
 
 def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
@@ -86,7 +92,8 @@ def _number(photos: tuple[Photo, ...], before: Mapping[str, Any]) -> tuple[Photo
     for photo in photos:
         if photo.name not in known:
             free += 1
-        numbered.append(replace(photo, id=known.get(photo.name, free)))
+        number = known.get(photo.name, free)
+        numbered.append(photo if photo.id == number else replace(photo, id=number))
     return tuple(numbered)
 
 

@@ -101,7 +101,7 @@ def _kept_features(
     """What `keep_features` has left of all of these photos, or None where something is missing."""
     roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
     try:
-        kept = [read_arrays(job.features.path(job.keys[photo.id])) for photo, _ in readable]
+        kept = [read_arrays(job.features, job.keys[photo.id]) for photo, _ in readable]
     except DamagedFileError:
         return None
     return kept if all(role in features for features in kept for role in roles) else None

@@ -56,7 +56,7 @@ def sample_masks(masks: Intermediate, keys: Sequence[str], count: int, min_score
         DamagedFileError: a file is damaged.
         DataError: there are no masks.
     """
-    arrays = (read_arrays(masks.path(key), "scores", "embedded") for key in keys)
+    arrays = (read_arrays(masks, key, "scores", "embedded") for key in keys)
     by_photo = [photo["scores"][photo["embedded"]] for photo in arrays]
     photo = np.repeat(np.arange(len(keys)), [len(scores) for scores in by_photo])
     scores = np.concatenate([np.zeros(0, np.float32), *by_photo])
@@ -86,12 +86,14 @@ def _draw(indices: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 def _read(masks: Intermediate, keys: Sequence[str], photo: np.ndarray, chosen: np.ndarray) -> Sample:
     """The masks ``chosen`` int64 (n,) of all with a vector; ``photo`` int64 (M,) tells whose each is."""
-    vectors, means = [], []
-    for index in np.unique(photo[chosen]):
-        arrays = read_arrays(masks.path(keys[index]), "vectors", "embedded", "means")
-        here = slice(*np.searchsorted(photo[chosen], (index, index + 1)))
-        rows = chosen[here] - np.searchsorted(photo, index)
-        vectors.append(arrays["vectors"][rows])
-        means.append(arrays["means"][arrays["embedded"][rows]])
-    none = np.zeros((0, 0), np.float32)
-    return Sample(np.concatenate(vectors or [none]), np.concatenate(means or [none]))
+    vectors = means = np.zeros((0, 0), np.float32)
+    photos, starts = np.unique(photo[chosen], return_index=True)
+    for index, start, end in zip(photos, starts, [*starts[1:], len(chosen)], strict=True):
+        arrays = read_arrays(masks, keys[index], "vectors", "embedded", "means")
+        rows = chosen[start:end] - np.searchsorted(photo, index)
+        if not start:  # filled as they are read, so that they are in memory once
+            vectors = np.empty((len(chosen), arrays["vectors"].shape[1]), np.float32)
+            means = np.empty((len(chosen), arrays["means"].shape[1]), np.float32)
+        vectors[start:end] = arrays["vectors"][rows]
+        means[start:end] = arrays["means"][arrays["embedded"][rows]]
+    return Sample(vectors, means)

@@ -17,12 +17,7 @@ from u2seg.images import Photo, enlarge
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import cluster_ids
 from u2seg.pseudo.fitted import read_fitted
-from u2seg.pseudo.intermediate import (
-    DamagedFileError,
-    MaskRecord,
-    read_masks,
-    read_stuff,
-)
+from u2seg.pseudo.intermediate import DamagedFileError, MaskRecord, read_masks, read_stuff
 from u2seg.pseudo.learning import MEAN_CENTRES
 from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.recipe import Recipe
@@ -47,9 +42,9 @@ def merge_photos(job: Job) -> Outcome:
         (photo,) = group
         key = job.keys[photo.id]
         try:
-            record, stuff = read_masks(job.masks.path(key)), read_stuff(job.stuff.path(key))
-        except DamagedFileError:
-            outcome.damaged.append(key)
+            record, stuff = read_masks(job.masks, key), read_stuff(job.stuff, key)
+        except DamagedFileError as error:
+            outcome.damaged.append(error)
             return
         clusters = record.extra.get("clusters", np.zeros(0, np.int64))
         if record.vectors is not None:

@@ -124,9 +124,9 @@ class U2SegGenerator:
         run.refuse_if_all_failed("fit", len(sample))
         features = run.features()
         for photo in sample:
-            path = features.path(run.inventory.keys[photo.id])
-            if path.exists():
-                yield read_arrays(path, "stuff")["stuff"]
+            key = run.inventory.keys[photo.id]
+            if features.has(key):
+                yield read_arrays(features, key, "stuff")["stuff"]
 
     def _label(self, run: LabelRun) -> bool:
         return run.label(label_photos)
@@ -161,6 +161,7 @@ class U2SegGenerator:
                 )
             except DamagedFileError as error:
                 logger.warning("%s", error)
+                run.drop([error])
                 self._label(run)
 
     def _reuse(self, product: str) -> dict[str, np.ndarray]:

@@ -1,29 +1,53 @@
-"""What a run leaves for people and programs: the dataset's JSON files, ``run.json`` and the closing summary."""
+"""What a run leaves for people and programs: checksums, ``run.json`` and the closing summary."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import u2seg
 from u2seg.errors import UsageError, printable
-from u2seg.files import file_sha256, write_bytes, write_json
-from u2seg.images import Photo, PhotoSet
-from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, RUN_JSON, Entry, write_dataset
+from u2seg.files import file_sha256, replacing, write_json
+from u2seg.images import PhotoSet
+from u2seg.panoptic import RUN_JSON
 from u2seg.plugins.registry import installed_plugins
 from u2seg.runtime import readable_seconds
-from u2seg.structures import LabelSpace
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pycocotools", "pluggy")
 CHECKSUMS = "SHA256SUMS"
 """File with the sha256 of every file of the dataset."""
 MOST_SKIPPED = 20
 """Photos without a label that the summary names."""
+
+
+@dataclass
+class Counts:
+    """Sums over the photos of a dataset."""
+
+    photos: int = 0
+    masks: int = 0
+    things: int = 0
+    """Thing segments that are visible."""
+    stuff: int = 0
+    """Stuff segments."""
+    void: int = 0
+    """Pixels that are in no segment."""
+    pixels: int = 0
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add a photo, of which the stage ``merge`` has left ``entry``."""
+        visible = sum(segment["isthing"] for segment in entry["segments"])
+        self.photos += 1
+        self.masks += len(entry["instances"])
+        self.things += visible
+        self.stuff += len(entry["segments"]) - visible
+        self.void += entry["void"]
+        self.pixels += entry["height"] * entry["width"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,12 @@ class Summary:
     void_share: float
     """Share of all pixels that are in no segment."""
     timings: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, counts: Counts, skipped: Mapping[str, str], timings: Mapping[str, Mapping[str, Any]]) -> Summary:
+        """The summary of a dataset with these ``counts``."""
+        void_share = counts.void / max(counts.pixels, 1)
+        return cls(counts.photos, skipped, counts.masks, counts.things, counts.stuff, void_share, timings)
 
     def lines(self) -> list[str]:
         """The summary for people."""
@@ -60,51 +90,16 @@ class Summary:
         return lines
 
 
-def write_labels(
-    root: Path,
-    photo_root: Path,
-    space: LabelSpace,
-    caveats: Sequence[str],
-    entries: Callable[[], Iterable[tuple[Photo, dict[str, Any]]]],
-) -> None:
-    """Write ``panoptic.json`` and ``instances.json``; PNGs of photos that are gone are removed.
-
-    Args:
-        root: the output directory.
-        photo_root: folder that photo names are relative to.
-        space: numbers the categories.
-        caveats: what must be said against calling the labels unsupervised.
-        entries: photos and what the merge stage left of each.
-    """
-    info = {
-        "description": f"pseudo labels made by u2seg {u2seg.__version__}; no human looked at them",
-        "image_root": str(photo_root),
-        "caveats": list(caveats),
-    }
-    before = _checksums(root)
-
-    def as_entries() -> Iterable[Entry]:
-        for photo, entry in entries():
-            image = {"id": photo.id, "file_name": photo.name, "height": entry["height"], "width": entry["width"]}
-            yield Entry(image, photo.label, entry["segments"], entry["instances"])
-
-    write_dataset(root, info, space.categories(), as_entries)
-    current = {f"panoptic/{photo.label}" for photo, _ in entries()}
-    for name in before.keys() - current - {PANOPTIC_JSON, INSTANCES_JSON}:
-        (root / name).unlink(missing_ok=True)
-
-
-def write_checksums(root: Path, pngs: Mapping[str, str]) -> None:
+def write_checksums(root: Path, digests: Mapping[str, str]) -> None:
     """Write the sha256 of every file of the dataset, as ``sha256sum -c`` reads them.
 
     Args:
         root: the output directory.
-        pngs: name of each file in ``panoptic/`` to its sha256.
+        digests: name of each file, below ``root``, to its sha256.
     """
-    digests = {name: file_sha256(root / name) for name in (PANOPTIC_JSON, INSTANCES_JSON)}
-    digests |= {f"panoptic/{name}": digest for name, digest in pngs.items()}
-    lines = (f"{digest}  {name}\n" for name, digest in digests.items())
-    write_bytes(root / CHECKSUMS, "".join(lines).encode("utf-8", "surrogateescape"))
+    with replacing(root / CHECKSUMS) as temporary, open(temporary, "wb") as file:
+        for name, digest in digests.items():
+            file.write(f"{digest}  {name}\n".encode("utf-8", "surrogateescape"))
 
 
 def damaged_files(root: Path) -> dict[str, str]:
@@ -113,7 +108,7 @@ def damaged_files(root: Path) -> dict[str, str]:
     Raises:
         UsageError: it is no finished dataset.
     """
-    digests = _checksums(root)
+    digests = read_checksums(root)
     if not digests:
         raise UsageError(f"{str(root)!r} holds no finished labels: there is no {CHECKSUMS}")
     damaged = {}
@@ -126,7 +121,7 @@ def damaged_files(root: Path) -> dict[str, str]:
     return damaged
 
 
-def _checksums(root: Path) -> dict[str, str]:
+def read_checksums(root: Path) -> dict[str, str]:
     """Name of each file of the finished dataset in ``root`` to its sha256; empty where there is none."""
     try:
         text = (root / CHECKSUMS).read_text(encoding="utf-8", errors="surrogateescape")
@@ -134,24 +129,6 @@ def _checksums(root: Path) -> dict[str, str]:
         return {}
     pairs = (line.partition("  ") for line in text.splitlines())
     return {name: digest for digest, _, name in pairs if ".." not in Path(name).parts}
-
-
-def summarise(
-    entries: Iterable[tuple[Photo, dict[str, Any]]],
-    skipped: Mapping[str, str],
-    timings: Mapping[str, Mapping[str, Any]],
-) -> Summary:
-    """Count what is in ``entries``."""
-    photos = masks = things = stuff = void = pixels = 0
-    for _, entry in entries:
-        photos += 1
-        masks += len(entry["instances"])
-        visible = sum(segment["isthing"] for segment in entry["segments"])
-        things += visible
-        stuff += len(entry["segments"]) - visible
-        void += entry["void"]
-        pixels += entry["height"] * entry["width"]
-    return Summary(photos, skipped, masks, things, stuff, void / max(pixels, 1), timings)
 
 
 def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[str, Any]) -> None:

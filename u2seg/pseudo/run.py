@@ -3,13 +3,14 @@
 ::
 
     panoptic.json  panoptic/*.png  instances.json  run.json  clusters.npz  stuff.npz     the dataset, what was learnt
-    stages/ledger.json  photos.json  <product>/<fingerprint>/...                         intermediate files
+    stages/ledger.json  photos.json  published.json  <product>/<fingerprint>/...         what a next run needs
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,16 +21,16 @@ from typing import Any
 
 from u2seg.errors import DataError, UsageError
 from u2seg.executors import make_executor, refuse_strangers
-from u2seg.files import claim_directory, file_sha256, locked
+from u2seg.files import claim_directory, locked
 from u2seg.images import Photo, PhotoSet
 from u2seg.jobs import run_jobs
-from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
-from u2seg.pseudo.intermediate import Intermediate, is_merged, publish, read_entry, sweep
-from u2seg.pseudo.inventory import save_inventory, take_inventory
-from u2seg.pseudo.ledger import FITTED_FILES, STAGES, Ledger
+from u2seg.pseudo.index import PACKED, Packer
+from u2seg.pseudo.ledger import FITTED_FILES, REDOABLE, STAGES
 from u2seg.pseudo.painting import merge_photos
+from u2seg.pseudo.products import Products
+from u2seg.pseudo.publication import Publication, describe, drop_damaged, publish
 from u2seg.pseudo.recipe import Recipe
-from u2seg.pseudo.record import Summary, summarise, write_checksums, write_labels, write_run
+from u2seg.pseudo.record import Summary, write_run
 from u2seg.pseudo.stages import StageNotes, StageWatcher
 from u2seg.pseudo.worker import Job, Outcome
 from u2seg.runtime import Progress, default_workers
@@ -42,7 +43,7 @@ MOST_REPAIRS = 3
 """Times that damaged intermediate files are made again before the disk is blamed."""
 
 
-class LabelRun:
+class LabelRun(Products):
     """Use as a context manager: it holds the directory's lock and, once there is work, its workers."""
 
     def __init__(
@@ -67,13 +68,12 @@ class LabelRun:
         Raises:
             UsageError: the directory was made with other settings, is in use, or is not this package's.
         """
-        self.root = claim_directory(root, "labels")
-        self.photo_set, self.recipe, self._settings = photos, recipe, settings
+        root = claim_directory(root, "labels")
+        self.recipe, self._settings = recipe, settings
         self._resources = contextlib.ExitStack()
-        self._resources.enter_context(locked(self.root / "stages" / "lock", f"another run is at work in {self.root}"))
+        self._resources.enter_context(locked(root / "stages" / "lock", f"another run is at work in {root}"))
         try:
-            self.inventory = take_inventory(photos, self._table, keep_ids=not photos.numbered)
-            self.ledger = Ledger(self.root)
+            super().__init__(root, photos)
             self.ledger.begin(settings, redo)
         except BaseException:
             self._resources.close()
@@ -82,6 +82,7 @@ class LabelRun:
         self.notes: dict[str, StageNotes] = {}
         for product in FITTED_FILES:
             self.fitted(product)
+        self.publication = Publication.read(root)
 
     def __enter__(self) -> LabelRun:
         return self
@@ -90,42 +91,6 @@ class LabelRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._resources.__exit__(kind, error, trace)
-
-    @property
-    def _table(self) -> Path:
-        return self.root / "stages" / "photos.json"
-
-    # --- products -----------------------------------------------------------------------------------------------
-
-    def files(self, product: str) -> Intermediate:
-        """The intermediate files of ``product`` as it is to be now."""
-        return Intermediate(self.root, product, self.ledger.fingerprint(product))
-
-    def fitted(self, product: str) -> Fitted | None:
-        """What ``product``, "fit" or "cluster", has learnt, if it is there and current."""
-        path = self.root / FITTED_FILES[product]
-        fitted = current_fitted(path, self.ledger.fingerprint(product))
-        if fitted is not None:
-            self.ledger.contents[product] = file_sha256(path)
-        return fitted
-
-    def keep_fitted(self, product: str, state: Mapping[str, Any], learnt_on: Mapping[str, Any]) -> None:
-        """Save what ``product`` has learnt."""
-        path = self.root / FITTED_FILES[product]
-        write_fitted(path, Fitted(dict(state), learnt_on, self.ledger.fingerprint(product)))
-        self.ledger.contents[product] = file_sha256(path)
-
-    def features(self) -> Intermediate:
-        """Features that were extracted for fitting and are kept until their photo is labelled."""
-        return Intermediate(self.root, "features", self.ledger.fingerprint("fit"))
-
-    def labelled(self) -> list[Photo]:
-        """Photos whose masks and stuff have been made, in order."""
-        masks, stuff = self.files("masks"), self.files("stuff")
-        keys = self.inventory.keys
-        return [photo for photo in self.inventory.photos if masks.has(keys[photo.id]) and stuff.has(keys[photo.id])]
-
-    # --- stages -------------------------------------------------------------------------------------------------
 
     def perform(self, stage: str, work: Callable[[], bool]) -> None:
         """Do one stage.
@@ -138,7 +103,7 @@ class LabelRun:
             UsageError: a stage before it is not complete.
             DataError: it failed on every photo.
         """
-        photos = self.inventory.digest()
+        photos = self.inventory.digest
         for needed in NEEDS[stage]:
             if not self.ledger.is_complete(needed, photos):
                 raise UsageError(
@@ -153,7 +118,7 @@ class LabelRun:
         notes.seconds = time.perf_counter() - started
         self.refuse_if_all_failed(stage, len(self.inventory.photos))
         self.ledger.finish(stage, photos, asdict(notes))
-        save_inventory(self._table, self.inventory)
+        self.save_inventory()
 
     def refuse_if_all_failed(self, stage: str, count: int) -> None:
         """Raise DataError, with the reasons, if ``stage`` has failed on each of its ``count`` photos."""
@@ -163,7 +128,7 @@ class LabelRun:
 
     def each(
         self, stage: str, function: Callable[[Any], Outcome], photos: Sequence[Photo], make_job: Any = Job, **more: Any
-    ) -> list[str]:
+    ) -> bool:
         """Run ``function`` on ``photos``, cut into jobs, with progress; failures and seconds go to the stage's notes.
 
         Args:
@@ -174,32 +139,33 @@ class LabelRun:
             more: further fields of the jobs; a callable is called with the photos of each job.
 
         Returns:
-            Keys of photos whose intermediate files were damaged, and deleted.
+            Whether records were damaged; they have been dropped.
 
         Raises:
             DataError: more photos failed than ``U2SEG.EXECUTOR.MAX_FAILURES`` allows.
         """
         notes = self.notes.setdefault(stage, StageNotes())
+        packer = Packer([self.index(product) for product in REDOABLE[stage] if product in PACKED])
         with Progress(stage, len(photos)) as progress:
-            watcher = StageWatcher(stage, notes, photos, progress, self.recipe.executor.max_failures)
+            watcher = StageWatcher(stage, notes, progress, self.recipe.executor.max_failures, packer.add)
             run_jobs(self.executor(), function, self._jobs(photos, make_job, more), watcher)
-        return watcher.damaged
+        packer.finish(self.inventory.keys.values())
+        self.drop(watcher.damaged)
+        return bool(watcher.damaged)
 
-    def _jobs(self, photos: Sequence[Photo], make_job: Any, more: Mapping[str, Any]) -> list[Job]:
-        """About eight jobs for each worker, of whole batches."""
+    def _jobs(self, photos: Sequence[Photo], make_job: Any, more: Mapping[str, Any]) -> Iterator[Job]:
+        """About eight jobs for each worker, of whole batches; each is made when its turn has come."""
         settings = self.recipe.executor
         workers = settings.workers or default_workers(settings.threads)
         size = min(settings.shard_size, -(-len(photos) // (8 * workers)))
         size = max(settings.batch_size, size // settings.batch_size * settings.batch_size)
-        products = {product: self.files(product) for product in ("masks", "stuff", "merge")}
-        products["features"] = self.features()
-        jobs = []
+        indexes, features = {product: self.index(product) for product in PACKED}, self.features()
         for start in range(0, len(photos), size):
             cut = tuple(photos[start : start + size])
             fields = {key: value(cut) if callable(value) else value for key, value in more.items()}
             keys = {photo.id: self.inventory.keys[photo.id] for photo in cut}
-            jobs.append(make_job(recipe=self.recipe, photos=cut, keys=keys, root=self.root, **products, **fields))
-        return jobs
+            fields |= {product: index.view(keys.values()) for product, index in indexes.items()}
+            yield make_job(recipe=self.recipe, photos=cut, keys=keys, features=features, root=self.root, **fields)
 
     def executor(self) -> Executor:
         """Who does the work, made when it is first asked for."""
@@ -222,7 +188,7 @@ class LabelRun:
 
     def label(self, function: Callable[[Any], Outcome], make_job: Any = Job, **more: Any) -> bool:
         """Run ``function``, which makes masks and stuff, on the photos that lack them; whether there were any."""
-        masks, stuff = self.files("masks"), self.files("stuff")
+        masks, stuff = self.index("masks"), self.index("stuff")
         pending = self.unfinished(self.inventory.photos, lambda key: masks.has(key) and stuff.has(key))
         if pending:
             self.ledger.commit("masks", "stuff")
@@ -238,52 +204,67 @@ class LabelRun:
         Raises:
             DataError: intermediate files are damaged again and again.
         """
-        merged = self.files("merge")
         worked = False
         for _ in range(MOST_REPAIRS):
-            pending = [photo for photo in self.labelled() if not is_merged(merged, self.inventory.keys[photo.id])]
+            pending = self._unmerged()
             if not pending:
                 return worked
             self.ledger.commit("merge")
             worked = True
-            if not self.each("merge", merge_photos, pending):
+            sources_damaged = self.each("merge", merge_photos, pending)
+            merged, keys = self.index("merge"), self.inventory.keys
+            made = [photo for photo in pending if merged.has(keys[photo.id])]
+            if not drop_damaged(self.publication, merged, made, keys) and not sources_damaged:
                 return worked
             logger.warning("intermediate files were damaged; they are made again")
             repair()
         raise DataError(f"intermediate files in {self.root} are damaged again and again; check the disk")
 
+    def _unmerged(self) -> list[Photo]:
+        """Photos that have masks and stuff, and no label that is whole.
+
+        Where nothing has changed since the dataset was published, nothing is read.
+        """
+        photos, merged, keys = self.labelled(), self.index("merge"), self.inventory.keys
+        complete = all(merged.has(keys[photo.id]) for photo in photos)
+        if complete and self.publication.is_current(self.content(photos)):
+            return []
+        return drop_damaged(self.publication, merged, photos, keys)
+
     def finish(self, caveats: Sequence[str], record: Mapping[str, Any]) -> Summary:
-        """Publish the panoptic PNGs, write the JSON files, and delete what no photo needs any more.
+        """Publish the dataset where anything of it has changed, and delete what no photo needs any more.
 
         Args:
             caveats: what must be said against calling the labels unsupervised.
             record: what the generator says of itself, for ``run.json``.
         """
-        merged = self.files("merge")
-        keys = self.inventory.keys
+        merged, keys = self.index("merge"), self.inventory.keys
         complete = [photo for photo in self.labelled() if merged.has(keys[photo.id])]
+        content = self.content(complete)
+        if not self.publication.is_current(content):
+            info = describe(self.photo_set.root, caveats)
+            arguments = merged.files, complete, keys, info, self.recipe.space, content
+            self.publication = publish(self.publication, *arguments)
+        summary = self._summary({photo.name for photo in complete})
+        write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
+        shutil.rmtree(self.root / "stages" / "features", ignore_errors=True)
+        current = set(keys.values())
+        for product in PACKED:
+            self.index(product).pack_many(keys.values())
+            self.index(product).sweep(current)
+        self.save_inventory()
+        return summary
 
-        def entries() -> Iterator[tuple[Photo, dict[str, Any]]]:
-            for photo in complete:
-                yield photo, read_entry(merged.path(keys[photo.id]))
-
-        for photo in complete:
-            publish(merged.path(keys[photo.id], ".png"), self.root / "panoptic" / photo.label)
-        write_labels(self.root, self.photo_set.root, self.recipe.space, caveats, entries)
+    def _summary(self, labelled: set[str]) -> Summary:
+        """What the run came to, with the names of the photos that have a label."""
         notes = {
             stage: asdict(self.notes[stage]) if stage in self.notes else self.ledger.complete[stage] for stage in STAGES
         }
         failures = {name: reason for stage in STAGES for name, reason in notes[stage]["failures"].items()}
-        names = {photo.name for photo in self.inventory.photos} - {photo.name for photo in complete}
+        names = {photo.name for photo in self.inventory.photos} - labelled
         skipped = {name: failures.get(name, "not labelled yet") for name in sorted(names)}
         timings = {
             stage: {"seconds": round(n["seconds"], 3), "parts": n["parts"], "processor": n["processor"]}
             for stage, n in notes.items()
         }
-        summary = summarise(entries(), skipped, timings)
-        write_checksums(self.root, {photo.label: entry["png_sha256"] for photo, entry in entries()})
-        write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
-        current = set(keys.values())
-        sweep(self.root, {p: (self.ledger.fingerprint(p), current) for p in ("masks", "stuff", "merge")})
-        save_inventory(self._table, self.inventory)
-        return summary
+        return Summary.of(self.publication.counts, skipped, timings)

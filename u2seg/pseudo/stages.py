@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from u2seg.errors import DataError
-from u2seg.images import Photo
 from u2seg.jobs import Watcher
+from u2seg.pseudo.intermediate import DamagedFileError
 from u2seg.pseudo.worker import Job, Outcome
 from u2seg.runtime import Progress
 
@@ -38,20 +38,33 @@ class StageWatcher(Watcher[Job, Outcome]):
     """Notes what the jobs of one stage come to, and ends the stage where too many photos fail."""
 
     def __init__(
-        self, stage: str, notes: StageNotes, photos: Sequence[Photo], progress: Progress, most_failures: float
+        self,
+        stage: str,
+        notes: StageNotes,
+        progress: Progress,
+        most_failures: float,
+        finished: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Watch ``stage`` on ``photos``, of which a share of ``most_failures`` may fail (beside `FEW_FAILURES`)."""
-        self.stage, self.notes, self.progress = stage, notes, progress
-        self.names = {photo.id: photo.name for photo in photos}
-        self.most_failures = max(FEW_FAILURES, most_failures * len(photos))
-        self.damaged: list[str] = []
+        """Watch a stage.
+
+        Args:
+            stage: its name.
+            notes: of the stage, for failures and seconds.
+            progress: counts its photos.
+            most_failures: share of the photos that may fail, beside `FEW_FAILURES`.
+            finished: called with each job that has come back.
+        """
+        self.stage, self.notes, self.progress, self.finished = stage, notes, progress, finished
+        self.most_failures = max(FEW_FAILURES, most_failures * progress.total)
+        self.damaged: list[DamagedFileError] = []
 
     def done(self, job: Job, outcome: Outcome) -> None:
         """Add up seconds and failures."""
         self.damaged += outcome.damaged
         for sums, seconds in ((self.notes.parts, outcome.seconds), (self.notes.processor, outcome.processor)):
             sums.update({part: round(sums.get(part, 0.0) + value, 3) for part, value in seconds.items()})
-        self._fail(outcome.failures)
+        self._fail(job, outcome.failures)
+        self.finished(job)
         self.progress.advance(len(job.photos))
 
     def split(self, job: Job) -> list[Job]:
@@ -60,7 +73,7 @@ class StageWatcher(Watcher[Job, Outcome]):
 
     def lost(self, job: Job, reason: str) -> None:
         """Put the photo aside by name."""
-        self._fail({photo.id: reason for photo in job.photos})
+        self._fail(job, {photo.id: reason for photo in job.photos})
         self.progress.advance(len(job.photos))
 
     def limit(self, job: Job) -> float:
@@ -71,12 +84,12 @@ class StageWatcher(Watcher[Job, Outcome]):
         """Show that the run is alive."""
         self.progress.advance(0)
 
-    def _fail(self, failures: dict[int, str]) -> None:
-        self.notes.failures.update({self.names[number]: reason for number, reason in failures.items()})
+    def _fail(self, job: Job, failures: dict[int, str]) -> None:
+        self.notes.failures.update({photo.name: failures[photo.id] for photo in job.photos if photo.id in failures})
         count = len(self.notes.failures)
         if failures and count > self.most_failures:
             raise DataError(
-                f"stage {self.stage} was stopped: {count} of {len(self.names)} photos failed: {self.notes.reasons()}. "
-                "What is done stays. Mend the cause and run the same command again, or set "
+                f"stage {self.stage} was stopped: {count} of {self.progress.total} photos failed: "
+                f"{self.notes.reasons()}. What is done stays. Mend the cause and run the same command again, or set "
                 "U2SEG.EXECUTOR.MAX_FAILURES, the share that may fail, higher"
             )

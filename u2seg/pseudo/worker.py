@@ -22,9 +22,7 @@ import numpy as np
 from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.images import Photo, read_shrunk
 from u2seg.plugins.blame import at_photo, print_traceback
-from u2seg.pseudo.intermediate import (
-    Intermediate,
-)
+from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
 from u2seg.pseudo.recipe import Recipe
 from u2seg.runtime import worker_device
 
@@ -37,8 +35,8 @@ class Outcome:
 
     failures: dict[int, str] = field(default_factory=dict)
     """Photo id to the reason why nothing was made of it."""
-    damaged: list[str] = field(default_factory=list)
-    """Keys of photos whose intermediate files were damaged, and deleted."""
+    damaged: list[DamagedFileError] = field(default_factory=list)
+    """Records that were damaged and have to be made again."""
     seconds: Counter[str] = field(default_factory=Counter)
     """Wall seconds of work by part."""
     processor: Counter[str] = field(default_factory=Counter)

@@ -1,0 +1,208 @@
+"""The dataset that people read, made from what the stage ``merge`` left of each photo, and how it looked on disk then.
+
+What was noted of a file when it was published (size, time of change) tells the next run at the price of a glance that
+nothing has happened to it; damage that leaves both as they were is found by ``--verify``, which reads everything.
+
+Shapes: ``n`` photos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import u2seg
+from u2seg.files import file_sha256, read_checked, replacing, write_checked
+from u2seg.images import Photo
+from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
+from u2seg.pseudo.index import ProductIndex
+from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, read_entry
+from u2seg.pseudo.record import CHECKSUMS, Counts, read_checksums, write_checksums
+from u2seg.structures import LabelSpace
+
+FILE = Path("stages") / "published.json"
+
+
+@dataclass
+class Publication:
+    """What the finished dataset in ``root`` was made from, and its files as they were then."""
+
+    root: Path
+    content: str = ""
+    """Hash of all that its files depend on."""
+    counts: Counts = field(default_factory=Counts)
+    files: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    """Name below ``root``: size in bytes, time of change in ns, sha256."""
+    _untouched: bool | None = field(default=None, repr=False)
+    """Whether no file has changed since, once that was looked at."""
+
+    @classmethod
+    def read(cls, root: Path) -> Publication:
+        """What the last run in ``root`` has noted; nothing where that is missing or damaged."""
+        try:
+            noted = read_checked(root / FILE)
+        except (FileNotFoundError, ValueError):
+            return cls(root)
+        files = {name: tuple(entry) for name, entry in noted["files"].items()}
+        return cls(root, noted["content"], Counts(**noted["counts"]), files)
+
+    def save(self) -> None:
+        """Note it for the next run."""
+        write_checked(self.root / FILE, {"content": self.content, "counts": vars(self.counts), "files": self.files})
+
+    def is_current(self, content: str) -> bool:
+        """Whether the dataset was made from ``content`` and no file of it has changed since."""
+        if self.content != content:
+            return False
+        if self._untouched is None:
+            self._untouched = all(map(self.is_untouched, self.files))
+        return self._untouched
+
+    def is_untouched(self, name: str) -> bool:
+        """Whether the file ``name`` is as large and as old as it was."""
+        with contextlib.suppress(OSError):
+            return name in self.files and self.files[name][:2] == _look(self.root / name)
+        return False
+
+    def has_label(self, photo: Photo, sha256: str) -> bool:
+        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since."""
+        name = f"panoptic/{photo.label}"
+        return self.files.get(name, (0, 0, ""))[2] == sha256 and self.is_untouched(name)
+
+
+def drop_damaged(
+    publication: Publication, merged: ProductIndex, photos: Sequence[Photo], keys: Mapping[int, str]
+) -> list[Photo]:
+    """Those of ``photos`` whose label is missing or damaged; what is left of it is deleted.
+
+    Args:
+        publication: PNGs in it that have not changed since need not be read.
+        merged: what the stage ``merge`` left of each photo.
+        photos: to look at.
+        keys: photo id to key.
+    """
+    damaged = [photo for photo in photos if not _is_whole(publication, merged, photo, keys[photo.id])]
+    merged.drop({keys[photo.id] for photo in damaged})
+    for photo in damaged:
+        merged.files.path(keys[photo.id], ".png").unlink(missing_ok=True)
+    return damaged
+
+
+def _is_whole(publication: Publication, merged: ProductIndex, photo: Photo, key: str) -> bool:
+    """Whether the label of ``photo`` is there, as it was made."""
+    if not merged.has(key):
+        return False
+    try:
+        sha256 = read_entry(merged.files, key)["png_sha256"]
+        return publication.has_label(photo, sha256) or file_sha256(merged.files.path(key, ".png")) == sha256
+    except (DamagedFileError, KeyError, FileNotFoundError):
+        return False
+
+
+def forget_publication(root: Path) -> None:
+    """Let the next run look into every file."""
+    (root / FILE).unlink(missing_ok=True)
+
+
+def _look(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in ns of the file ``path``."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def publish(
+    publication: Publication,
+    merged: Intermediate,
+    photos: Sequence[Photo],
+    keys: Mapping[int, str],
+    info: Mapping[str, Any],
+    space: LabelSpace,
+    content: str,
+) -> Publication:
+    """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
+
+    PNGs of photos that are gone are removed, out of those that an earlier run has published.
+
+    Args:
+        publication: the one before.
+        merged: what the stage left of each photo.
+        photos: those that have a label, in order.
+        keys: photo id to key.
+        info: of the JSON files.
+        space: numbers the categories.
+        content: hash of all this.
+
+    Raises:
+        DamagedFileError: a record is damaged.
+    """
+    root, new = publication.root, Publication(publication.root, content)
+    sizes = _publish_labels(publication, new, merged, photos, keys)
+
+    def images() -> Iterator[dict[str, Any]]:
+        for photo, (height, width) in zip(photos, sizes.tolist(), strict=True):
+            yield {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
+
+    def entries() -> Iterator[Entry]:
+        for photo, image in zip(photos, images(), strict=True):
+            entry = read_entry(merged, keys[photo.id])
+            yield Entry(image, photo.label, entry["segments"], entry["instances"])
+
+    write_dataset(root, info, space.categories(), entries, images=images)
+    before = publication.files.keys() or read_checksums(root).keys()
+    for name in (PANOPTIC_JSON, INSTANCES_JSON):
+        new.files[name] = (*_look(root / name), file_sha256(root / name))
+    write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
+    new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
+    for name in before - new.files.keys():
+        (root / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are in the folder
+            (root / name).parent.rmdir()
+    new.save()
+    return new
+
+
+def _publish_labels(
+    publication: Publication, new: Publication, merged: Intermediate, photos: Sequence[Photo], keys: Mapping[int, str]
+) -> np.ndarray:
+    """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to.
+
+    Returns:
+        Height and width of each photo in pixels, int64 (n, 2).
+    """
+    sizes = np.zeros((len(photos), 2), np.int64)
+    for index, photo in enumerate(photos):
+        entry = read_entry(merged, keys[photo.id])
+        new.counts.add(entry)
+        sizes[index] = entry["height"], entry["width"]
+        source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
+        if source.exists() or not publication.has_label(photo, entry["png_sha256"]):
+            link(source, new.root / name)
+        new.files[name] = (*_look(new.root / name), entry["png_sha256"])
+    return sizes
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy of it where the file system has no links."""
+    if target.exists() and os.path.samefile(source, target):
+        return
+    with replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def describe(photo_root: Path, caveats: Sequence[str]) -> dict[str, Any]:
+    """``info`` of the JSON files."""
+    return {
+        "description": f"pseudo labels made by u2seg {u2seg.__version__}; no human looked at them",
+        "image_root": str(photo_root),
+        "caveats": list(caveats),
+    }
