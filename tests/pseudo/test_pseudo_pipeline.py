@@ -363,3 +363,16 @@ def test_no_masks_at_all_is_one_line(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(Quarters, "generate", lambda self, image, features: MaskSet.empty(*features.shape[1:]))
     with pytest.raises(DataError, match="no masks were found"):
         make(photos, tmp_path / "out")
+
+
+def test_a_list_of_checksums_deletes_nothing_outside_of_the_output(photos, tmp_path):
+    output, outside = tmp_path / "out", tmp_path / "outside.txt"
+    make(photos, output)
+    outside.write_text("mine")
+    with (output / "SHA256SUMS").open("a") as file:
+        file.writelines(f"{'0' * 64}  {name}\n" for name in ("../outside.txt", outside, "panoptic/gone.png"))
+    (output / "panoptic" / "gone.png").write_bytes(b"")
+    publication.forget_publication(output)
+    make(photos, output)
+    assert outside.read_text() == "mine"
+    assert not (output / "panoptic" / "gone.png").exists()

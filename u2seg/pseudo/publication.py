@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 import u2seg
+from u2seg.errors import DataError
+from u2seg.fields import inside
 from u2seg.files import file_sha256, read_checked, replacing, write_checked
 from u2seg.images import Photo
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
@@ -161,9 +163,10 @@ def publish(
     write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
     new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
     for name in before - new.files.keys():
-        (root / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are in the folder
-            (root / name).parent.rmdir()
+        with contextlib.suppress(DataError, OSError):  # somebody's list leads out; others are in the folder
+            path = inside(root, name)
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
     new.save()
     return new
 
