@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -93,7 +92,7 @@ def _compare(
     taxonomy = Taxonomy.of(gt, scoring.things, scoring.stuff, like)
     pairs, left_out = pair_images(gt, pseudo)
     workers = workers or (1 if len(pairs) < PHOTOS_WORTH_WORKERS else min(os.cpu_count() or 1, 8))
-    read_table = partial(_read_table, replace(gt, photos=()), replace(pseudo, photos=()))  # little to send to workers
+    read_table = partial(_read_table, gt.without_photos(), pseudo.without_photos())  # little to send to workers
     images = []
     executor_name = "process" if workers > 1 else "inline"
     with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:

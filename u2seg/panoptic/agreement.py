@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.panoptic.dataset import SegmentInfo
+from u2seg.panoptic.photos import SegmentInfo
 from u2seg.panoptic.reading import warn_once
 
 

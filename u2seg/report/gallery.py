@@ -11,7 +11,6 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -79,8 +78,8 @@ def write_gallery(
         Task(number, photo, annotations[number], predicted.get(photo.file_name), tuple(crops.get(number, ())))
         for number, photo in enumerate(dataset.photos)
     ]
-    light = predictions and replace(predictions, photos=())  # each task carries its own photo to the worker
-    painter = Painter(output, replace(dataset, photos=()), light)
+    light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
+    painter = Painter(output, dataset.without_photos(), light)
     workers = workers or (available_cores() if len(tasks) >= 32 else 1)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         records = run_in_order(executor, painter, tasks, 8 * workers)
