@@ -158,7 +158,7 @@ def measure(arguments, checkout):
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         running = subprocess.Popen(
-            [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            [sys.executable, *arguments], env=environment, cwd=checkout, stdout=subprocess.DEVNULL, stderr=errors
         )
         samples = [0.0]
         while running.poll() is None:
