@@ -56,7 +56,7 @@ def scores_by_kind(
     mask. A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
     """
     images = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(table.sizes)]
-    objects = images, _coco_entries(table.gt, gt_label), _coco_entries(detections, label)
+    objects = images, _coco_entries(table.gt, gt_label, table.sizes), _coco_entries(detections, label, table.sizes)
     return {name: detection_scores(*objects, kind, backend, brief=brief) for name, kind in KINDS.items()}
 
 
@@ -78,7 +78,7 @@ def class_agnostic_scores(
     }
 
 
-def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
+def _coco_entries(rows: np.ndarray, label: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     kept = np.flatnonzero((label != VOID) & rows["code"].astype(bool))
     rows = rows[kept]
     names = ("image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "score")
@@ -92,7 +92,10 @@ def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
         rows["score"],
     )
     entries = zip(*(column.tolist() for column in columns), strict=True)
-    return [dict(zip(names, entry, strict=True)) for entry in entries]
+    objects = [dict(zip(names, entry, strict=True)) for entry in entries]
+    for each in objects:
+        each["segmentation"] = {"size": list(sizes[each["image_id"]]), "counts": each["segmentation"]}
+    return objects
 
 
 def detection_scores(

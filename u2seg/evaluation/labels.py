@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ from u2seg.evaluation.fitting import ways_to_fit
 from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.report import draw_clusters, make_report
 from u2seg.evaluation.saved import save_matching
-from u2seg.evaluation.tables import SEGMENT, Table, compare_maps
+from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
+from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, Photos, read_instances, read_panoptic
 from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.runtime import Progress
 
@@ -32,6 +32,26 @@ PHOTOS_WORTH_WORKERS = 400
 
 Pair = tuple[LabelledPhoto, LabelledPhoto]
 """A photo as the ground truth lists it, and as the pseudo labels do."""
+
+
+class Pairs(Sequence[Pair]):
+    """Photos of two datasets by their places, each pair made when it is asked for."""
+
+    def __init__(self, gt: Photos, pseudo: Photos, places: Sequence[tuple[int, int]]) -> None:
+        self._photos, self._places = (gt, pseudo), np.array(places, np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        gt, pseudo = self._places[index].tolist()
+        return self._photos[0][gt], self._photos[1][pseudo]
+
+    def image_ids(self) -> Iterator[Any]:
+        """Of the photos as the pseudo labels list them."""
+        return (self._photos[1].image_ids[place] for place in self._places[:, 1].tolist())
 
 
 class LabelPaths(NamedTuple):
@@ -83,7 +103,7 @@ def evaluate_labels(
 
 def _compare(
     paths: LabelPaths, scoring: Scoring, workers: int, like: Taxonomy | None = None
-) -> tuple[Sequence[Pair], dict[str, list[str]], PanopticDataset, Comparison]:
+) -> tuple[Pairs, dict[str, list[str]], PanopticDataset, Comparison]:
     """Pair the photos and read all PNGs, in this process or in others."""
     for folder in (paths.pseudo, paths.gt_dir):
         if not folder.is_dir():
@@ -93,21 +113,29 @@ def _compare(
     pairs, left_out = pair_images(gt, pseudo)
     workers = workers or (1 if len(pairs) < PHOTOS_WORTH_WORKERS else min(os.cpu_count() or 1, 8))
     read_table = partial(_read_table, gt.without_photos(), pseudo.without_photos())  # little to send to workers
-    images = []
     executor_name = "process" if workers > 1 else "inline"
     with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:
-        for table in run_in_order(executor, read_table, pairs, 32 * workers):
-            images.append(table)
-            progress.advance()
-    table = Table.join(images)
+        table = Table.join(_blocks(run_in_order(executor, read_table, pairs, 32 * workers), progress))
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        segments = [segment for pair in pairs for segment in pair[side].segments]
-        warn_of_areas(dataset.json_file, segments, rows["area"])
+        warn_of_areas(dataset.json_file, (segment for pair in pairs for segment in pair[side].segments), rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 
 
-def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair], dict[str, list[str]]]:
+def _blocks(tables: Iterator[Table], progress: Progress) -> list[Table]:
+    """``tables`` of one image each, joined a thousand at a time: many small arrays take more than a few large ones."""
+    blocks: list[Table] = []
+    block: list[Table] = []
+    for table in tables:
+        block.append(table)
+        progress.advance()
+        if len(block) == 1000:
+            blocks.append(Table.join(block))
+            block = []
+    return [*blocks, *block]
+
+
+def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[Pairs, dict[str, list[str]]]:
     """Find the photos of ``gt`` in ``pseudo``.
 
     First by the whole file name, then by the longest end of the path that names a single photo on each side (so
@@ -120,37 +148,41 @@ def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair
     Raises:
         DataError: no photo is in both.
     """
-    paths = [[PurePosixPath(photo.file_name) for photo in each.photos] for each in (gt, pseudo)]
-    whole = [[path.parts for path in side] for side in paths]
-    bare = [[(*path.parts[:-1], path.stem) for path in side] for side in paths]
-    deepest = max((len(parts) for side in whole for parts in side), default=0)
+    sides = [dataset.photos.file_names for dataset in (gt, pseudo)]
+    deepest = max((len(PurePosixPath(name).parts) for names in sides for name in names), default=0)
     partner: dict[int, int] = {}
     paired: set[int] = set()
-    for sides, depth in [(whole, 0), *((sides, depth) for sides in (whole, bare) for depth in range(deepest, 0, -1))]:
-        first, second = (_unique_ends(names, depth) for names in sides)
+    depths = range(deepest, 0, -1)
+    for suffix, depth in [(True, 0), *((suffix, depth) for suffix in (True, False) for depth in depths)]:
+        if len(partner) == min(map(len, sides)):
+            break  # there is nothing left to pair
+        first, second = (_unique_ends(names, depth, suffix) for names in sides)
         for end in first.keys() & second.keys():
             if first[end] not in partner and second[end] not in paired:
                 partner[first[end]] = second[end]
                 paired.add(second[end])
     if not partner:
-        examples = [f" such as {each.photos[0].file_name!r}" if each.photos else "" for each in (gt, pseudo)]
-        sets = [
-            f"{each.json_file} ({len(each.photos)} photos{e})" for each, e in zip((gt, pseudo), examples, strict=True)
-        ]
+        examples = [f" such as {names[0]!r}" if names else "" for names in sides]
+        sets = [f"{d.json_file} ({len(d.photos)} photos{e})" for d, e in zip((gt, pseudo), examples, strict=True)]
         raise DataError(f"no photo of {sets[0]} is in {sets[1]} by its file name; give labels of the same photos")
-    pairs = [(gt.photos[index], pseudo.photos[other]) for index, other in partner.items()]
-    return sorted(pairs, key=lambda pair: (pair[0].stem, pair[0].file_name)), {
-        "only_gt": [photo.file_name for index, photo in enumerate(gt.photos) if index not in partner],
-        "only_pseudo": [photo.file_name for index, photo in enumerate(pseudo.photos) if index not in paired],
+    order = sorted(partner, key=lambda place: (PurePosixPath(sides[0][place]).stem, sides[0][place]))
+    return Pairs(gt.photos, pseudo.photos, [(place, partner[place]) for place in order]), {
+        "only_gt": [name for place, name in enumerate(sides[0]) if place not in partner],
+        "only_pseudo": [name for place, name in enumerate(sides[1]) if place not in paired],
     }
 
 
-def _unique_ends(names: Sequence[tuple[str, ...]], depth: int) -> dict[tuple[str, ...], int]:
-    """The last ``depth`` parts of each of ``names``, or all for 0, with its position; only those that one name has."""
-    place: dict[tuple[str, ...], int | None] = {}
-    for index, parts in enumerate(names):
+def _unique_ends(names: Sequence[str], depth: int, suffix: bool) -> dict[str, int]:
+    """The last ``depth`` parts of each of ``names``, or all for 0, with its place; only those that one name has.
+
+    Without ``suffix``, the ending of the file is left out.
+    """
+    place: dict[str, int | None] = {}
+    for index, name in enumerate(names):
+        path = PurePosixPath(name)
+        parts = path.parts if suffix else (*path.parts[:-1], path.stem)
         if len(parts) >= max(depth, 1):
-            end = parts[-depth:]
+            end = "/".join(parts[-depth:])
             place[end] = None if end in place else index
     return {end: index for end, index in place.items() if index is not None}
 
@@ -163,7 +195,7 @@ def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Tab
         raise DataError(f"photo {true.file_name!r}: {error}") from error
 
 
-def _masks(pseudo: PanopticDataset, pairs: Sequence[Pair], table: Table) -> tuple[np.ndarray, str]:
+def _masks(pseudo: PanopticDataset, pairs: Pairs, table: Table) -> tuple[np.ndarray, str]:
     """All masks, `SEGMENT` (N,), and where they come from: ``instances.json``, else the things of the PNGs.
 
     Raises:
@@ -172,11 +204,14 @@ def _masks(pseudo: PanopticDataset, pairs: Sequence[Pair], table: Table) -> tupl
     instances = read_instances(pseudo)
     if instances is None:
         return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
-    photos = enumerate(photo for _, photo in pairs)
-    entries = [(index, entry) for index, photo in photos for entry in instances[photo.image_id]]
+    blocks = [_detections(instances[image_id]) for image_id in pairs.image_ids()]
+    return join_rows(blocks), INSTANCES_JSON
+
+
+def _detections(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """`SEGMENT` (n,) of the annotations of a photo."""
     rows = np.zeros(len(entries), SEGMENT)
-    rows["image"] = [index for index, _ in entries]
-    rows["score"] = [entry["score"] for _, entry in entries]
-    rows["code"] = codes = [entry["segmentation"] for _, entry in entries]
-    rows["box"] = coco.toBbox(codes)
-    return rows, INSTANCES_JSON
+    rows["score"] = [entry["score"] for entry in entries]
+    rows["code"] = [entry["segmentation"]["counts"].encode() for entry in entries]
+    rows["box"] = coco.toBbox([entry["segmentation"] for entry in entries]) if entries else 0
+    return rows

@@ -5,7 +5,7 @@ Shapes: ``H, W`` image pixels; ``n`` segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,15 @@ from u2seg.panoptic.photos import SegmentInfo
 from u2seg.panoptic.reading import warn_once
 
 
-def warn_of_areas(json_file: Path, segments: Sequence[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
+def warn_of_areas(json_file: Path, segments: Iterable[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
     """Log, once for each file, how many of its ``segments`` have other ``areas`` (n,) in the PNG than it states."""
-    stated = np.array([np.nan if s.stated_area is None else s.stated_area for s in segments], np.float64)
+    stated = np.fromiter((np.nan if s.stated_area is None else s.stated_area for s in segments), np.float64)
     other = int(((stated != areas) & ~np.isnan(stated)).sum())
     empty = int((np.asarray(areas) == 0).sum())
     if other:
-        warn_once(f"{json_file}: 'area' of {other} of {len(segments)} segments disagrees with the PNG, which counts")
+        warn_once(f"{json_file}: 'area' of {other} of {len(stated)} segments disagrees with the PNG, which counts")
     if empty:
-        warn_once(f"{json_file}: {empty} of {len(segments)} segments have no pixel in the PNG")
+        warn_once(f"{json_file}: {empty} of {len(stated)} segments have no pixel in the PNG")
 
 
 def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np.ndarray:
