@@ -140,6 +140,14 @@ def test_members_may_stand_in_any_order(tmp_path, order):
     assert [photo.image_id for photo in read_panoptic(tmp_path).photos] == [2, 0]
 
 
+def test_of_two_members_of_one_name_the_last_counts(tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}
+    label = {"image_id": 1, "file_name": "a.png", "segments_info": []}
+    members = [("categories", []), ("images", [image]), ("annotations", [label]), ("images", [{**image, "height": 5}])]
+    (tmp_path / "panoptic.json").write_text("{" + ",".join(f'"{key}": {json.dumps(v)}' for key, v in members) + "}")
+    assert [photo.height for photo in read_panoptic(tmp_path).photos] == [5]
+
+
 def test_instances_come_by_photo_in_their_order(tmp_path):
     code = {"size": [1, 2], "counts": "02"}
     images = [{"id": number, "file_name": f"{number}", "height": 1, "width": 2} for number in ("a", 5, 3)]

@@ -78,6 +78,8 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
             content[key] = _listed(value, key)
             if "images" in content and "categories" in content:
                 content[key] = _photos(value, content["images"], content["categories"])
+        if key in ("images", "categories") and "annotations" in content:
+            content["annotations"] = None  # of earlier images or categories, if of any
     for key in ("images", "annotations", "categories"):
         if key not in content:
             raise DataError(f"it has no list {key!r}")
