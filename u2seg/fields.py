@@ -67,9 +67,15 @@ def entries(content: Entry, key: str) -> list[dict[str, Any]]:
     if not isinstance(values, list):
         raise DataError(f"has no list {key!r}")
     for position, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise DataError(f"has {_shown(value)} as entry {position} of {key!r}, not an object")
+        an_object(value, position, key)
     return values
+
+
+def an_object(value: Any, position: int, key: str) -> dict[str, Any]:
+    """``value``, entry ``position`` of the list ``key``, which must be an object."""
+    if not isinstance(value, dict):
+        raise DataError(f"has {_shown(value)} as entry {position} of {key!r}, not an object")
+    return value
 
 
 def whole(entry: Entry, key: str, low: int = 0, high: int = LARGEST_NUMBER, default: Any = _REQUIRED) -> int:

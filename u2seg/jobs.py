@@ -161,7 +161,7 @@ def _kill(executor: Executor) -> bool:
 
 
 def run_in_order(
-    executor: Executor, function: Callable[[Job], Result], jobs: Sequence[Job], window: int
+    executor: Executor, function: Callable[[Job], Result], jobs: Iterable[Job], window: int
 ) -> Iterator[Result]:
     """Results of ``function`` in the order of ``jobs``, at most ``window`` of them in memory.
 

@@ -8,7 +8,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from u2seg.errors import UsageError
-from u2seg.evaluation.detection import BRIEF, default_backend, detection_scores
+from u2seg.evaluation import detection
+from u2seg.evaluation.detection import BRIEF, default_backend, detection_scores, scores_by_kind
+from u2seg.evaluation.tables import Table, join_rows, segment_rows
+from u2seg.panoptic import SegmentInfo
 
 SIZE = (200, 220)
 
@@ -116,3 +119,34 @@ def test_unknown_library_is_refused():
     assert default_backend() in ("hotcoco", "pycocotools")
     with pytest.raises(UsageError, match="Did you mean 'hotcoco'"):
         detection_scores(*objects(0, photos=1), backend="hotcocoa")
+
+
+@pytest.mark.parametrize("brief", [True, False])
+@pytest.mark.parametrize("images_at_once", [1, 7])
+def test_parts_give_the_figures_of_the_whole(brief, images_at_once, backend, monkeypatch):
+    """Parts without truth or without detections are among them, and classes that only one part has."""
+    rng = np.random.default_rng(5)
+    maps = [rng.integers(0, 4, (4, 5)).repeat(40, 0).repeat(40, 1) for _ in range(20)]
+    maps[3][:], maps[4][:] = 0, 0
+    rows, sizes = [], tuple(ids.shape for ids in maps)
+    for shift in (0, 3):
+        part = []
+        for ids in maps:
+            moved = np.roll(ids, shift, (0, 1))
+            segments = [SegmentInfo(int(n), 1, True, bool(n == 3), rng.random()) for n in np.unique(moved) if n]
+            part.append(segment_rows(segments, np.bincount(moved.ravel())[[s.id for s in segments]], moved))
+        rows.append(join_rows(part))
+    gt, detections = rows
+    detections = detections[detections["image"] != 8]
+    table = Table(gt, detections, *(np.zeros(0, np.int64) for _ in range(3)), sizes)
+    labels = [rng.integers(-1, 6, len(part)) for part in (gt, detections)]
+    whole = scores_by_kind(table, labels[0], detections, labels[1], backend, brief=brief)
+    monkeypatch.setattr(detection, "IMAGES_AT_ONCE", images_at_once)
+    parts = scores_by_kind(table, labels[0], detections, labels[1], backend, brief=brief)
+    assert 0 < whole["mask"]["AP"] < 100
+    for kind, figures in whole.items():
+        assert parts[kind] == pytest.approx(figures, rel=0, abs=1e-10, nan_ok=True)
+    for empty in (gt[:0], gt):
+        bare = Table(empty, empty, *(np.zeros(0, np.int64) for _ in range(3)), sizes)
+        nothing = scores_by_kind(bare, np.zeros(len(empty), np.int64), gt[:0], np.zeros(0, np.int64), backend)
+        assert all(np.isnan(value) if not len(empty) else value == 0 for value in nothing["mask"].values())

@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -201,9 +203,46 @@ def test_what_is_missing_broken_or_changed_is_drawn_anew(make_dataset, tmp_path)
     Image.fromarray(blank).save(label)
     write_gallery(folder, workers=1)
     after = contents(gallery)
-    changed = {path.name for path in before if before[path] != after[path]}
+    changed = {path.name for path in before if before[path] != after.get(path)}
     assert "000000_panoptic.png" in changed
     assert not any(name.startswith(("000001", "000002")) for name in changed)
+
+
+def test_of_many_photos_only_the_one_that_changed_is_drawn(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set", repeat=12)
+    gallery = write_gallery(folder, workers=1).parent
+    serial = contents(gallery)
+    assert contents(write_gallery(folder, tmp_path / "parallel", workers=3).parent) == serial
+    times = {path: path.stat().st_mtime_ns for path in gallery.glob("media/*/*")}
+    photo = read_panoptic(folder).photos[20]
+    with Image.open(folder / "photos" / photo.file_name) as image:
+        Image.fromarray(255 - np.asarray(image)).save(folder / "photos" / photo.file_name)
+    write_gallery(folder, workers=1)
+    drawn = {path.name[:6] for path in gallery.glob("media/*/*") if times.get(path) != path.stat().st_mtime_ns}
+    assert drawn == {"000020"}
+
+
+def test_pictures_that_no_page_shows_are_deleted(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set", repeat=12)
+    gallery = write_gallery(folder, workers=1).parent
+    write_gallery(folder, max_images=5, workers=1)
+    fresh = write_gallery(folder, tmp_path / "fresh", max_images=5, workers=1).parent
+    assert contents(gallery) == contents(fresh)
+
+
+def test_crops_are_those_of_lists_of_places():
+    """The obvious way: every place of a class in a list, and a sample of it."""
+    rng = np.random.default_rng(0)
+    annotations = [[Annotation(int(c), 1.0, 0) for c in rng.integers(1, 9, rng.integers(0, 6))] for _ in range(200)]
+    places, expected = defaultdict(list), defaultdict(list)
+    for number, of_photo in enumerate(annotations):
+        for position, annotation in enumerate(of_photo):
+            places[annotation.category_id].append((number, position))
+    for category_id, candidates in places.items():
+        for number, position in random.Random(category_id).sample(candidates, min(24, len(candidates))):
+            expected[number].append(position)
+    assert list(choose_crops(annotations, 24).items()) == list(expected.items())
+    assert choose_crops([], 24) == choose_crops([[]], 24) == {}
 
 
 def test_fewer_photos_leave_no_old_pages(make_dataset, tmp_path):

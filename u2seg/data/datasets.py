@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,32 +54,44 @@ def register_pseudo_dataset(path: str | os.PathLike[str]) -> str:
     return name
 
 
-def load_pseudo_dataset(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Dataset dicts of the directory ``path``, in the order of its annotations.
+class DatasetDicts(Sequence[dict[str, Any]]):
+    """Dataset dicts of a panoptic dataset, each made when it is asked for, in the order of the annotations.
 
-    Each has ``file_name`` (photo), ``image_id``, ``height``, ``width`` (pixels), ``pan_seg_file_name`` and
+    They have ``file_name`` (photo), ``image_id``, ``height``, ``width`` (pixels), ``pan_seg_file_name`` and
     ``segments_info``, whose ``category_id`` is contiguous: 0..K-1 for things, 1..S for stuff.
+    """
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        things, stuff = _contiguous_ids(dataset)
+        self._dataset, self._ids = dataset, things | stuff
+
+    def __len__(self) -> int:
+        return len(self._dataset.photos)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        photo = self._dataset.photos[index]
+        return {
+            "file_name": str(self._dataset.photo_path(photo)),
+            "image_id": photo.image_id,
+            "height": photo.height,
+            "width": photo.width,
+            "pan_seg_file_name": str(self._dataset.png_path(photo)),
+            "segments_info": [
+                {"id": s.id, "category_id": self._ids[s.category_id], "isthing": s.isthing, "iscrowd": int(s.iscrowd)}
+                for s in photo.segments
+            ],
+        }
+
+
+def load_pseudo_dataset(path: str | os.PathLike[str]) -> DatasetDicts:
+    """Dataset dicts of the directory ``path``.
 
     Raises:
         DataError: the file contradicts itself.
     """
-    dataset = read_panoptic(Path(path))
-    things, stuff = _contiguous_ids(dataset)
-    ids = things | stuff
-    return [
-        {
-            "file_name": str(dataset.photo_path(photo)),
-            "image_id": photo.image_id,
-            "height": photo.height,
-            "width": photo.width,
-            "pan_seg_file_name": str(dataset.png_path(photo)),
-            "segments_info": [
-                {"id": s.id, "category_id": ids[s.category_id], "isthing": s.isthing, "iscrowd": int(s.iscrowd)}
-                for s in photo.segments
-            ],
-        }
-        for photo in dataset.photos
-    ]
+    return DatasetDicts(read_panoptic(Path(path)))
 
 
 def _contiguous_ids(dataset: PanopticDataset) -> tuple[dict[int, int], dict[int, int]]:

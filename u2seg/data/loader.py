@@ -20,11 +20,10 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from u2seg.data.entries import EntryFile
 from u2seg.data.mapper import Sample, build_mapper
-from u2seg.data.whole_masks import training_entries
+from u2seg.data.training_set import training_dicts
 from u2seg.errors import DataError, U2SegError, UsageError
-from u2seg.panoptic import read_ids
-from u2seg.panoptic.agreement import segment_areas
 from u2seg.plugins.blame import describe, print_traceback
 from u2seg.structures import STUFF_VOID
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LABELS_TO_CHECK = 200
-"""That are compared with the JSON before training: a second or so."""
 BATCHES_WITHOUT_LABELS = 20
 """At the start, from which on training stops."""
 
@@ -54,7 +51,7 @@ class BatchSampler(Sampler[Draw]):
         size: int,
         batch_size: int,
         seed: int = 0,
-        is_portrait: Sequence[bool] | None = None,
+        is_portrait: Sequence[bool] | np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -69,7 +66,7 @@ class BatchSampler(Sampler[Draw]):
             world_size: number of processes.
         """
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.groups = [0] * size if is_portrait is None else [int(flag) for flag in is_portrait]
+        self.groups = np.zeros(size, np.uint8) if is_portrait is None else np.array(is_portrait, np.uint8)
         self.rank, self.world_size = rank, world_size
         self.start_batch = 0
         """Batches to leave out, as a run that is resumed there already had them. Set it before iterating."""
@@ -90,14 +87,14 @@ class BatchSampler(Sampler[Draw]):
     def _photos(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
         while True:
-            yield from torch.randperm(self.size, generator=generator).tolist()
+            yield from map(int, torch.randperm(self.size, generator=generator).numpy())
 
 
 class MappedDataset(Dataset[tuple[int, Sample]]):
     """Maps each draw with generators seeded by its place in the stream."""
 
-    def __init__(self, dicts: list[Sample], mapper: Callable[[Sample], Sample], sampler: BatchSampler) -> None:
-        self.dicts = DatasetFromList(dicts, copy=False)
+    def __init__(self, dicts: Sequence[Sample], mapper: Callable[[Sample], Sample], sampler: BatchSampler) -> None:
+        self.dicts = dicts if isinstance(dicts, EntryFile) else DatasetFromList(list(dicts), copy=False)
         self.mapper = mapper
         # the sampler's seed may still change when a run is resumed
         self.sampler = sampler
@@ -158,10 +155,10 @@ class TrainLoader:
 
 
 def build_seeded_loader(
-    dicts: list[Sample],
+    dicts: Sequence[Sample],
     mapper: Callable[[Sample], Sample],
     cfg: CfgNode,
-    is_portrait: Sequence[bool] | None = None,
+    is_portrait: Sequence[bool] | np.ndarray | None = None,
 ) -> TrainLoader:
     """The loader of any training set: ``mapper`` makes a sample of each of ``dicts``.
 
@@ -192,46 +189,6 @@ def build_seeded_loader(
     return TrainLoader(loader, sampler, mapper)
 
 
-def training_dicts(cfg: CfgNode) -> list[Sample]:
-    """Dataset dicts of ``DATASETS.TRAIN``, without those that have no segment to learn from.
-
-    Raises:
-        UsageError: no training set is named.
-        DataError: nothing is left, or labels and their list contradict each other.
-    """
-    names = cfg.DATASETS.TRAIN
-    if not names:
-        raise UsageError("DATASETS.TRAIN is empty: name the directory of a dataset, such as DATASETS.TRAIN my_labels")
-    dicts = [entry for name in names for entry in training_entries(name, cfg)]
-    kept = [entry for entry in dicts if entry["segments_info"] or entry.get("thing_masks")]
-    if not kept:
-        raise DataError(f"{', '.join(names)}: {len(dicts)} photos, but none with a segment to learn from")
-    if len(kept) < len(dicts):
-        logger.warning("%d of %d photos have no segment and are left out", len(dicts) - len(kept), len(dicts))
-    check_labels(kept)
-    return kept
-
-
-def check_labels(dicts: Sequence[Sample], count: int = LABELS_TO_CHECK) -> None:
-    """Compare some ``count`` PNGs, evenly spread over ``dicts``, with what is listed of them.
-
-    Raises:
-        DataError: a PNG is damaged or holds ids that are not listed, or no listed segment has a pixel.
-    """
-    listed = empty = 0
-    for entry in [entry for entry in dicts if "pan_seg_file_name" in entry][:: -(-len(dicts) // count)]:
-        file, segments = entry["pan_seg_file_name"], [segment["id"] for segment in entry["segments_info"]]
-        size = (entry["height"], entry["width"]) if "height" in entry else None
-        areas = segment_areas(read_ids(file, size, "the dataset says"), segments, file)
-        listed += len(areas)
-        empty += int((areas == 0).sum())
-    if empty:
-        of_all = f"{empty} of {listed} segments of {min(count, len(dicts))} photos have no pixel in their PNG"
-        if empty == listed:
-            raise DataError(f"{of_all}, so nothing can be learnt")
-        logger.warning("%s", of_all)
-
-
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """The loader of ``DATASETS.TRAIN``.
 
@@ -245,6 +202,6 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     if cfg.INPUT.COPY_PASTE.ENABLED and cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() < 2:
         logger.warning("INPUT.COPY_PASTE pastes between photos of a batch and does nothing with one photo per process")
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    is_portrait = [entry["height"] > entry["width"] for entry in dicts] if grouped else None
+    is_portrait = np.fromiter((e["height"] > e["width"] for e in dicts), bool, len(dicts)) if grouped else None
     logger.info("%d photos, %d per batch", len(dicts), cfg.SOLVER.IMS_PER_BATCH)
     return build_seeded_loader(dicts, build_mapper(cfg, is_train=True), cfg, is_portrait)

@@ -6,7 +6,7 @@ Shapes: ``H, W`` image pixels; ``h, w`` pixels of a pasted photo; ``N`` things o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from PIL import Image
 from u2seg.data.augmentation import MAX_OVERLAP
 from u2seg.data.targets import Targets
 from u2seg.errors import UsageError
-from u2seg.panoptic import decode_mask, read_instances, read_panoptic
+from u2seg.panoptic import Instances, decode_mask, read_instances, read_panoptic
 
 if TYPE_CHECKING:
     from detectron2.data.transforms import Transform
@@ -39,46 +39,40 @@ class WholeMasks:
     """Masks may overlap, and ``sem_seg`` may say that a pixel of theirs is stuff."""
 
 
-def training_entries(name: str, cfg: CfgNode) -> list[dict[str, Any]]:
+def training_entries(name: str, cfg: CfgNode) -> Iterator[dict[str, Any]]:
     """Dataset dicts of the registered dataset ``name``, with ``thing_masks`` where ``INPUT.THINGS`` is "instances".
 
-    Raises:
-        UsageError, DataError: as `annotations_by_photo`.
-    """
-    entries: list[dict[str, Any]] = DatasetCatalog.get(name)
-    if cfg.INPUT.THINGS != "instances":
-        return entries
-    masks = annotations_by_photo(name, cfg)
-    return [entry | {"thing_masks": masks[entry["image_id"]]} for entry in entries]
-
-
-def annotations_by_photo(name: str, cfg: CfgNode) -> dict[Any, list[Annotation]]:
-    """Which things of a registered dataset are learnt, by image id: ``class`` in [0, K) and ``segmentation``.
-
-    Args:
-        name: in Detectron2's catalogs.
-        cfg: ``INPUT.INSTANCES`` says which.
+    Those are the things that are learnt, as ``INPUT.INSTANCES`` says: ``class`` in [0, K) and ``segmentation`` of each.
 
     Raises:
         UsageError: the dataset has no ``instances.json``.
         DataError: it is damaged.
     """
-    metadata = MetadataCatalog.get(name)
-    root = Path(metadata.panoptic_json).parent
+    entries: Sequence[dict[str, Any]] = DatasetCatalog.get(name)
+    if cfg.INPUT.THINGS != "instances":
+        yield from entries
+        return
+    metadata, instances = MetadataCatalog.get(name), _instances(name)
+    classes, arguments = metadata.thing_dataset_id_to_contiguous_id, _arguments(cfg.INPUT.INSTANCES)
+    count = total = 0
+    for entry in entries:
+        annotations = instances[entry["image_id"]]
+        chosen = select(annotations, **arguments)
+        count, total = count + len(chosen), total + len(annotations)
+        masks = [{"class": classes[e["category_id"]], "segmentation": e["segmentation"]} for e in chosen]
+        yield entry | {"thing_masks": masks}
+    logger.info("%s: %d of %d masks of instances.json are learnt", name, count, total)
+
+
+def _instances(name: str) -> Instances:
+    root = Path(MetadataCatalog.get(name).panoptic_json).parent
     instances = read_instances(read_panoptic(root))
     if instances is None:
         raise UsageError(
             f"INPUT.THINGS is 'instances', but {root} has no instances.json; labels of tools/generate_pseudo.py have "
             "one; take things from the panoptic label with INPUT.THINGS panoptic"
         )
-    keys, classes = cfg.INPUT.INSTANCES, metadata.thing_dataset_id_to_contiguous_id
-    chosen = {image_id: select(entries, **_arguments(keys)) for image_id, entries in instances.items()}
-    count, total = (sum(map(len, table.values())) for table in (chosen, instances))
-    logger.info("%s: %d of %d masks of instances.json are learnt", name, count, total)
-    return {
-        image_id: [{"class": classes[e["category_id"]], "segmentation": e["segmentation"]} for e in entries]
-        for image_id, entries in chosen.items()
-    }
+    return instances
 
 
 def _arguments(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +111,7 @@ def transform_masks(
     """The sample of an augmented photo.
 
     Args:
-        annotations: as `annotations_by_photo` gives them, of the photo as it was.
+        annotations: as ``thing_masks`` of `training_entries`, of the photo as it was.
         transform: what was done to the photo.
         image: uint8 (H, W, 3), the photo after that.
         sem_seg: uint8 (H, W), its semantic label.

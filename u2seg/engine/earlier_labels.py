@@ -92,7 +92,7 @@ class EarlierLabels:
         instances = read_instances(self.dataset)
         if instances and any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
             instances = None
-        without_photos = replace(self.dataset, photos=())
+        without_photos = self.dataset.without_photos()
         self.labels: dict[Any, PhotoLabel] = {}
         for photo in self.dataset.photos:
             painted = None if instances is None else tuple(e for e in instances[photo.image_id] if e["segment_id"])

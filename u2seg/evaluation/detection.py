@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import lookup
+from u2seg.evaluation.curves import LIMITS, Outcomes, join_outcomes, precision_recall, read_outcomes
 from u2seg.evaluation.tables import VOID, Table
 
 BACKENDS = {"hotcoco": ("hotcoco", "hotcoco"), "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval")}
@@ -23,6 +24,11 @@ KINDS = {"mask": "segm", "box": "bbox"}
 """Our names of what overlaps, and COCO's."""
 AREAS = ("", "_small", "_medium", "_large")
 """COCO's: all, up to 32 x 32, up to 96 x 96, above; pixels."""
+
+AREA_LIMITS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))
+"""Smallest and largest number of pixels of `AREAS`."""
+IMAGES_AT_ONCE = 10_000
+"""Whose objects are in memory at once; larger sets are matched part by part, to the same figures."""
 
 FIGURES: dict[str, tuple[str, Any]] = {
     "AP": ("precision", np.s_[..., 0, -1]),
@@ -55,9 +61,49 @@ def scores_by_kind(
     Classes are ``gt_label`` int64 (G,) and ``label`` int64 (N,), `VOID` for what is left out, as are rows without a
     mask. A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
     """
-    images = [{"id": index, "height": height, "width": width} for index, (height, width) in enumerate(table.sizes)]
-    objects = images, _coco_entries(table.gt, gt_label), _coco_entries(detections, label)
+    if table.num_images > IMAGES_AT_ONCE:
+        return _scores_by_parts(table, gt_label, detections, label, backend, brief)
+    objects = _coco_objects(table, gt_label, detections, label, 0, table.num_images)
     return {name: detection_scores(*objects, kind, backend, brief=brief) for name, kind in KINDS.items()}
+
+
+def _coco_objects(
+    table: Table, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray, start: int, end: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Images from ``start`` up to ``end``, and their truth and detections, as `detection_scores` takes them."""
+    images = [{"id": index, "height": h, "width": w} for index, (h, w) in enumerate(table.sizes[start:end], start)]
+    entries: list[list[dict[str, Any]]] = []
+    for rows, labels in ((table.gt, gt_label), (detections, label)):
+        part = slice(*np.searchsorted(rows["image"], (start, end)))
+        entries.append(_coco_entries(rows[part], labels[part], table.sizes))
+    return images, entries[0], entries[1]
+
+
+def _scores_by_parts(
+    table: Table, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray, backend: str | None, brief: bool
+) -> dict[str, dict[str, float]]:
+    """`scores_by_kind` with the objects of `IMAGES_AT_ONCE` images in memory; of the others, flags are kept."""
+    names, areas = BRIEF if brief else tuple(FIGURES), AREA_LIMITS[:1] if brief else AREA_LIMITS
+    truth: dict[int, Sequence[int]] = {}
+    parts: dict[str, list[dict[int, Outcomes]]] = {kind: [] for kind in KINDS.values()}
+    labelled = (gt_label != VOID) & table.gt["code"].astype(bool)
+    for category in (np.unique(gt_label[labelled]) + 1).tolist():
+        sizes = table.gt["area"][labelled & (gt_label + 1 == category) & ~table.gt["crowd"]]
+        truth[category] = [int(((low <= sizes) & (sizes <= high)).sum()) for low, high in areas]
+    for start in range(0, table.num_images, IMAGES_AT_ONCE):
+        objects = _coco_objects(table, gt_label, detections, label, start, start + IMAGES_AT_ONCE)
+        for kind, outcomes in parts.items() if objects[2] and truth else ():
+            evaluator = _evaluated(*objects, kind, backend, brief, list(truth))
+            outcomes.append(read_outcomes(evaluator.evalImgs, evaluator.params.areaRng))
+    scores = {}
+    for name, kind in KINDS.items():
+        if not truth or not parts[kind]:
+            scores[name] = dict.fromkeys(names, 0.0 if truth else np.nan)
+            continue
+        limits = LIMITS[-1:] if brief else LIMITS
+        curves = precision_recall(join_outcomes(parts[kind]), truth, limits, thresholds=10)
+        scores[name] = {figure: _mean_percent(curves[FIGURES[figure][0]][FIGURES[figure][1]]) for figure in names}
+    return scores
 
 
 def class_agnostic_scores(
@@ -78,7 +124,7 @@ def class_agnostic_scores(
     }
 
 
-def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
+def _coco_entries(rows: np.ndarray, label: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     kept = np.flatnonzero((label != VOID) & rows["code"].astype(bool))
     rows = rows[kept]
     names = ("image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "score")
@@ -92,7 +138,10 @@ def _coco_entries(rows: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
         rows["score"],
     )
     entries = zip(*(column.tolist() for column in columns), strict=True)
-    return [dict(zip(names, entry, strict=True)) for entry in entries]
+    objects = [dict(zip(names, entry, strict=True)) for entry in entries]
+    for each in objects:
+        each["segmentation"] = {"size": list(sizes[each["image_id"]]), "counts": each["segmentation"]}
+    return objects
 
 
 def detection_scores(
@@ -118,14 +167,32 @@ def detection_scores(
     Returns:
         `FIGURES`, or `BRIEF` of them, in percent; nan where there is no object of that size.
     """
-    coco_class, evaluator_class = _library(backend or default_backend())
     names = BRIEF if brief else tuple(FIGURES)
     if not truth or not detections:
         return dict.fromkeys(names, 0.0 if truth else np.nan)
+    evaluator = _evaluated(images, truth, detections, kind, backend, brief, sorted({e["category_id"] for e in truth}))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+    # ``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q)
+    curves = {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
+    return {name: _mean_percent(curves[FIGURES[name][0]][FIGURES[name][1]]) for name in names}
+
+
+def _evaluated(
+    images: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
+    kind: str,
+    backend: str | None,
+    brief: bool,
+    categories: Sequence[int],
+) -> Any:
+    """The library's ``COCOeval`` after it has matched; arguments as of `detection_scores`."""
+    coco_class, evaluator_class = _library(backend or default_backend())
     content = {
         "info": {},
         "images": [dict(image) for image in images],
-        "categories": [{"id": index, "name": str(index)} for index in sorted({e["category_id"] for e in truth})],
+        "categories": [{"id": index, "name": str(index)} for index in categories],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(truth, start=1)],
     }
     keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
@@ -139,10 +206,7 @@ def detection_scores(
             params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
             evaluator.params = params
         evaluator.evaluate()
-        evaluator.accumulate()
-    # ``precision`` (T, R, categories, A, Q) and ``recall`` (T, categories, A, Q)
-    curves = {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
-    return {name: _mean_percent(curves[FIGURES[name][0]][FIGURES[name][1]]) for name in names}
+    return evaluator
 
 
 def _mean_percent(values: np.ndarray) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +18,13 @@ from u2seg.evaluation.fitting import ways_to_fit
 from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.report import draw_clusters, make_report
 from u2seg.evaluation.saved import save_matching
-from u2seg.evaluation.tables import SEGMENT, Table, compare_maps
+from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, PanopticDataset, read_instances, read_panoptic
 from u2seg.panoptic.agreement import warn_of_areas
-from u2seg.panoptic.pairing import Pair, pair_images
+from u2seg.panoptic.pairing import Pair, Pairs, pair_images
 from u2seg.runtime import Progress
 
 PHOTOS_WORTH_WORKERS = 400
@@ -81,7 +80,7 @@ def evaluate_labels(
 
 def _compare(
     paths: LabelPaths, scoring: Scoring, workers: int, like: Taxonomy | None = None
-) -> tuple[Sequence[Pair], dict[str, list[str]], PanopticDataset, Comparison]:
+) -> tuple[Pairs, dict[str, list[str]], PanopticDataset, Comparison]:
     """Pair the photos and read all PNGs, in this process or in others."""
     for folder in (paths.pseudo, paths.gt_dir):
         if not folder.is_dir():
@@ -90,19 +89,27 @@ def _compare(
     taxonomy = Taxonomy.of(gt, scoring.things, scoring.stuff, like)
     pairs, left_out = pair_images(gt, pseudo)
     workers = workers or (1 if len(pairs) < PHOTOS_WORTH_WORKERS else min(os.cpu_count() or 1, 8))
-    read_table = partial(_read_table, replace(gt, photos=()), replace(pseudo, photos=()))  # little to send to workers
-    images = []
+    read_table = partial(_read_table, gt.without_photos(), pseudo.without_photos())  # little to send to workers
     executor_name = "process" if workers > 1 else "inline"
     with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:
-        for table in run_in_order(executor, read_table, pairs, 32 * workers):
-            images.append(table)
-            progress.advance()
-    table = Table.join(images)
+        table = Table.join(_blocks(run_in_order(executor, read_table, pairs, 32 * workers), progress))
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        segments = [segment for pair in pairs for segment in pair[side].segments]
-        warn_of_areas(dataset.json_file, segments, rows["area"])
+        warn_of_areas(dataset.json_file, (segment for pair in pairs for segment in pair[side].segments), rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
+
+
+def _blocks(tables: Iterator[Table], progress: Progress) -> list[Table]:
+    """``tables`` of one image each, joined a thousand at a time: many small arrays take more than a few large ones."""
+    blocks: list[Table] = []
+    block: list[Table] = []
+    for table in tables:
+        block.append(table)
+        progress.advance()
+        if len(block) == 1000:
+            blocks.append(Table.join(block))
+            block = []
+    return [*blocks, *block]
 
 
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Table:
@@ -113,7 +120,7 @@ def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Tab
         raise DataError(f"photo {true.file_name!r}: {error}") from error
 
 
-def _masks(pseudo: PanopticDataset, pairs: Sequence[Pair], table: Table) -> tuple[np.ndarray, str]:
+def _masks(pseudo: PanopticDataset, pairs: Pairs, table: Table) -> tuple[np.ndarray, str]:
     """All masks, `SEGMENT` (N,), and where they come from: ``instances.json``, else the things of the PNGs.
 
     Raises:
@@ -122,11 +129,14 @@ def _masks(pseudo: PanopticDataset, pairs: Sequence[Pair], table: Table) -> tupl
     instances = read_instances(pseudo)
     if instances is None:
         return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
-    photos = enumerate(photo for _, photo in pairs)
-    entries = [(index, entry) for index, photo in photos for entry in instances[photo.image_id]]
+    blocks = [_detections(instances[image_id]) for image_id in pairs.image_ids()]
+    return join_rows(blocks), INSTANCES_JSON
+
+
+def _detections(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """`SEGMENT` (n,) of the annotations of a photo."""
     rows = np.zeros(len(entries), SEGMENT)
-    rows["image"] = [index for index, _ in entries]
-    rows["score"] = [entry["score"] for _, entry in entries]
-    rows["code"] = codes = [entry["segmentation"] for _, entry in entries]
-    rows["box"] = coco.toBbox(codes)
-    return rows, INSTANCES_JSON
+    rows["score"] = [entry["score"] for entry in entries]
+    rows["code"] = [entry["segmentation"]["counts"].encode() for entry in entries]
+    rows["box"] = coco.toBbox([entry["segmentation"] for entry in entries]) if entries else 0
+    return rows

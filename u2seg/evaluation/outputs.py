@@ -83,7 +83,8 @@ def _detections(instances: Any, space: LabelSpace) -> np.ndarray:
     rows["isthing"], rows["score"] = True, instances.scores.cpu().numpy()
     rows["box"] = instances.pred_boxes.tensor.cpu().numpy()
     rows["box"][:, 2:] -= rows["box"][:, :2]  # from left, top, right, bottom
-    rows["code"] = encode_masks(instances.pred_masks.cpu().numpy().astype(bool, copy=False))
+    codes = encode_masks(instances.pred_masks.cpu().numpy().astype(bool, copy=False))
+    rows["code"] = [code["counts"] for code in codes]
     return rows
 
 

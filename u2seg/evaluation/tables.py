@@ -32,7 +32,7 @@ SEGMENT = np.dtype(
         ("crowd", bool),
         ("area", np.int64),  # pixels, counted in the map
         ("box", np.float64, 4),  # x, y, width, height in pixels, of the mask; zeros for stuff
-        ("code", object),  # run-length code of the mask; None for stuff
+        ("code", object),  # bytes, the ``counts`` of the mask's compressed run-length code; None for stuff
         ("score", np.float64),
         # Detection, or region of the semantic head, that a model's segment was made of: its index in the image until
         # images are joined, then among the members of a `Comparison`; or VOID.
@@ -61,10 +61,11 @@ class Table:
 
     @classmethod
     def join(cls, images: Sequence[Table]) -> Table:
-        """One table of all ``images``, each the table of one."""
+        """One table of all ``images``, tables of one or of several."""
+        sizes = [image.num_images for image in images]
         return cls(
-            join_rows([image.gt for image in images]),
-            join_rows([image.pred for image in images]),
+            join_rows([image.gt for image in images], sizes),
+            join_rows([image.pred for image in images], sizes),
             _join_indices([image.pair_gt for image in images], [len(image.gt) for image in images]),
             _join_indices([image.pair_pred for image in images], [len(image.pred) for image in images]),
             np.concatenate([image.pixels for image in images]),
@@ -72,10 +73,14 @@ class Table:
         )
 
 
-def join_rows(images: Sequence[np.ndarray]) -> np.ndarray:
-    """The rows of all ``images``, each `SEGMENT` (n,), one after another, with the index of their image."""
+def join_rows(images: Sequence[np.ndarray], sizes: Sequence[int] | None = None) -> np.ndarray:
+    """The rows of all ``images``, each `SEGMENT` (n,), one after another, with the index of their image.
+
+    ``sizes`` is how many images each stands for, one by default.
+    """
     rows = np.concatenate(images)
-    rows["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
+    starts = np.arange(len(images)) if sizes is None else np.cumsum(sizes) - sizes
+    rows["image"] += np.repeat(starts, [len(image) for image in images])
     return rows
 
 
@@ -156,7 +161,8 @@ def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndar
     rows["area"] = area
     if ids is not None:
         things = np.flatnonzero(rows["isthing"])
-        rows["code"][things] = codes = encode_segments(ids, rows["id"][things].tolist())
+        codes = encode_segments(ids, rows["id"][things].tolist())
+        rows["code"][things] = [code["counts"] for code in codes]
         rows["box"][things] = coco.toBbox(codes)
     return rows
 

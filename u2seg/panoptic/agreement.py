@@ -5,7 +5,8 @@ Shapes: ``H, W`` image pixels; ``n`` segments or masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ import numpy as np
 
 from u2seg import fields
 from u2seg.errors import DataError
-from u2seg.panoptic.dataset import PanopticDataset, SegmentInfo
+from u2seg.panoptic.dataset import PanopticDataset
+from u2seg.panoptic.photos import Ids, SegmentInfo, refuse_duplicates
 from u2seg.panoptic.reading import warn_once
 
 
-def warn_of_areas(json_file: Path, segments: Sequence[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
+def warn_of_areas(json_file: Path, segments: Iterable[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
     """Log, once for each file, how many of its ``segments`` have other ``areas`` (n,) in the PNG than it states."""
-    stated = np.array([np.nan if s.stated_area is None else s.stated_area for s in segments], np.float64)
+    stated = np.fromiter((np.nan if s.stated_area is None else s.stated_area for s in segments), np.float64)
     other = int(((stated != areas) & ~np.isnan(stated)).sum())
     empty = int((np.asarray(areas) == 0).sum())
     if other:
-        warn_once(f"{json_file}: 'area' of {other} of {len(segments)} segments disagrees with the PNG, which counts")
+        warn_once(f"{json_file}: 'area' of {other} of {len(stated)} segments disagrees with the PNG, which counts")
     if empty:
-        warn_once(f"{json_file}: {empty} of {len(segments)} segments have no pixel in the PNG")
+        warn_once(f"{json_file}: {empty} of {len(stated)} segments have no pixel in the PNG")
 
 
 def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np.ndarray:
@@ -46,54 +48,83 @@ def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np
     return np.array([area_of.get(number, 0) for number in listed], np.int64)
 
 
-def check_ids_agree(content: Mapping[str, Any], dataset: PanopticDataset) -> None:
-    """See that ``images`` and ``categories`` of an ``instances.json`` number what ``dataset`` numbers alike.
+def check_numbers(key: str, entries: Iterable[Any], dataset: PanopticDataset) -> None:
+    """See that an ``instances.json`` numbers its photos or classes as ``dataset`` does.
 
-    Either list may be missing, and a photo or class may have another name; but not that of one with another id.
+    A photo or class may have another name there; but not that of one with another id.
+
+    Args:
+        key: "images" or "categories".
+        entries: of that list.
+        dataset: to compare with.
 
     Raises:
         DataError: an id stands twice, or for another photo or class than in ``dataset``.
     """
-    photos = {photo.file_name: photo.image_id for photo in dataset.photos}
-    things = {category.name: category.id for category in dataset.things}
-    for key, read_name, name_key, id_of in (
-        ("images", fields.file_name, "file_name", photos),
-        ("categories", fields.text, "name", things),
-    ):
-        entries = fields.told("it", fields.entries, content, key) if content.get(key) else []
-        ids = [fields.told(f"an entry of {key!r}", fields.identity, entry, "id") for entry in entries]
-        fields.refuse_duplicates(ids, f"of {key!r}, id")
-        for number, entry in zip(ids, entries, strict=True):
-            name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key) if name_key in entry else ""
-            if id_of.get(name, number) != number:
-                other = f"in {dataset.json_file.name} {id_of[name]!r}"
-                raise DataError(f"{name!r} of {key!r} has the id {number!r}, {other}; both files must number alike")
+    names: Mapping[Any, str] = {category.id: category.name for category in dataset.things}
+    read_name: Callable[..., str] = fields.text
+    name_key = "name"
+    if key == "images":
+        names, read_name, name_key = _PhotoNames(dataset), fields.file_name, "file_name"
+    ids, others = Ids(), {}
+    for position, entry in enumerate(entries):
+        fields.told("it", fields.an_object, entry, position, key)
+        number = fields.told(f"an entry of {key!r}", fields.identity, entry, "id")
+        ids.append(number)
+        name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key) if name_key in entry else None
+        if name is not None and names.get(number) != name:
+            others[name] = number
+    refuse_duplicates(ids, f"of {key!r}, id")
+    for number, name in names.items() if others else ():
+        if name in others:
+            where = f"in {dataset.json_file.name} {number!r}"
+            raise DataError(f"{name!r} of {key!r} has the id {others[name]!r}, {where}; both files must number alike")
 
 
-def warn_of_masks(json_file: Path, stated: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> None:
-    """Log, once for each file, how many of its ``masks`` (n) have another area or box than ``stated`` (n) of them."""
-    from pycocotools import mask as coco
+class _PhotoNames(Mapping[Any, str]):
+    """File name of each photo of a dataset, by image id."""
 
-    if not masks:
-        return
-    areas = np.array([_numbers(entry.get("area"), 1) for entry in stated])
-    boxes = np.array([_numbers(entry.get("bbox"), 4) for entry in stated])
-    measured = np.array([[mask["area"]] for mask in masks], np.float64)
-    for name, given, true in (
-        ("area", areas, measured),
-        ("bbox", boxes, coco.toBbox([mask["segmentation"] for mask in masks])),
-    ):
-        other = int((np.abs(given - true) > 1).any(axis=1).sum())  # NaN, where nothing is stated, is not more than 1
-        if other:
-            warn_once(
-                f"{json_file}: {name!r} of {other} of {len(masks)} masks disagrees with their pixels, which count"
-            )
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self._place, self._names = dataset.place, dataset.photos.file_names
+
+    def __getitem__(self, image_id: Any) -> str:
+        return self._names[self._place[image_id]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
 
 
-def _numbers(value: Any, count: int) -> list[float]:
-    """``value`` as ``count`` numbers, NaN where it is something else."""
+class StatedMasks:
+    """Counts of the masks of an ``instances.json`` whose ``area`` and ``bbox`` are not those of their pixels."""
+
+    def __init__(self) -> None:
+        self._other: Counter[str] = Counter()
+        self._total = 0
+
+    def add(self, stated: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
+        """Compare what an entry of the file has ``stated`` with its ``mask``, which knows its area."""
+        from pycocotools import mask as coco
+
+        self._total += 1
+        self._other["area"] += _differ(stated.get("area"), [mask["area"]])
+        self._other["bbox"] += _differ(stated.get("bbox"), coco.toBbox(mask["segmentation"]).tolist())
+
+    def warn(self, json_file: Path) -> None:
+        """Log the counts, once for each file."""
+        for name, other in self._other.items():
+            if other:
+                warn_once(
+                    f"{json_file}: {name!r} of {other} of {self._total} masks disagrees with their pixels, which count"
+                )
+
+
+def _differ(stated: Any, measured: Sequence[float]) -> bool:
+    """Whether ``stated`` is as many numbers as ``measured``, and one of them differs by more than one pixel."""
     try:
-        numbers = [float(part) for part in (value if count > 1 else [value])]
+        numbers = [float(part) for part in (stated if len(measured) > 1 else [stated])]
     except (TypeError, ValueError, OverflowError):
-        numbers = []
-    return numbers if len(numbers) == count else [np.nan] * count
+        return False
+    return len(numbers) == len(measured) and any(abs(a - b) > 1 for a, b in zip(numbers, measured, strict=True))

@@ -6,9 +6,9 @@ Shapes: ``H, W`` image pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from u2seg.errors import DataError
 from u2seg.fields import inside
 from u2seg.panoptic.codes import read_ids
+from u2seg.panoptic.photos import LabelledPhoto, Photos
 from u2seg.structures import LabelSpace
 
 NO_SUPERCATEGORY = ("", "none", "default", "null", "undefined", "n/a")
@@ -35,39 +36,6 @@ class Category:
     """RGB, 0..255"""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentInfo:
-    """One entry of ``segments_info``. Area and box come from the PNG."""
-
-    id: int
-    category_id: int
-    isthing: bool
-    iscrowd: bool = False
-    score: float = 1.0
-    stated_area: float | None = None
-    """Pixels that the file states, only to be compared with the PNG."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPhoto:
-    """One photo and its label."""
-
-    image_id: Any
-    """A whole number, or text that is none."""
-    file_name: str
-    """Of the photo, below the image root, with slashes."""
-    height: int
-    width: int
-    label: str
-    """``file_name`` of the annotation: the PNG below the panoptic root."""
-    segments: tuple[SegmentInfo, ...]
-
-    @property
-    def stem(self) -> str:
-        """File name of the photo without folder and ending."""
-        return PurePosixPath(self.file_name).stem
-
-
 @dataclass(frozen=True)
 class PanopticDataset:
     """A labelled set as its JSON describes it; no pixel is read."""
@@ -77,14 +45,23 @@ class PanopticDataset:
     panoptic_root: Path
     categories: tuple[Category, ...]
     """In rising order of id."""
-    photos: tuple[LabelledPhoto, ...]
-    """Those that have an annotation, in the order of the annotations."""
+    photos: Photos
+    """Those that have an annotation, in the order of the annotations; any iterable of photos is taken."""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.photos, Photos):
+            object.__setattr__(self, "photos", Photos(self.photos))
 
     @property
     def root(self) -> Path:
         """The dataset's directory."""
         return self.json_file.parent
+
+    @cached_property
+    def place(self) -> dict[Any, int]:
+        """Image id to the place in ``photos``."""
+        return {image_id: place for place, image_id in enumerate(self.photos.image_ids)}
 
     @cached_property
     def things(self) -> tuple[Category, ...]:
@@ -95,6 +72,10 @@ class PanopticDataset:
     def stuff(self) -> tuple[Category, ...]:
         """Stuff categories, in rising order of id."""
         return tuple(category for category in self.categories if not category.isthing)
+
+    def without_photos(self) -> PanopticDataset:
+        """The same with no photos: little to send to workers, to which each photo travels alone."""
+        return replace(self, photos=Photos())
 
     def label_space(self) -> LabelSpace:
         """K and S of a dataset whose categories are numbered things 1..K, then stuff K+1..K+S.

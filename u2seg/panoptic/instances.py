@@ -1,28 +1,84 @@
 """Masks of things as run-length codes: ``instances.json``, and one mask at a time.
 
-Shapes: ``H, W`` image pixels; ``n`` runs of a code, zeros first, down the columns.
+Shapes: ``H, W`` image pixels; ``N`` photos; ``M`` annotations; ``n`` runs of a code, zeros first, down the columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from u2seg import fields
 from u2seg.errors import DataError
-from u2seg.panoptic.agreement import check_ids_agree, warn_of_masks
-from u2seg.panoptic.dataset import LabelledPhoto, PanopticDataset
+from u2seg.panoptic.agreement import StatedMasks, check_numbers
+from u2seg.panoptic.dataset import PanopticDataset
+from u2seg.panoptic.photos import Ids, Texts, refuse_duplicates
+from u2seg.panoptic.stream import NoJsonError, read_members
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON
 
 
-def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] | None:
-    """Annotations of the ``instances.json`` beside ``dataset``, by image id; None where there is no such file.
+class Instances(Mapping[Any, list[dict[str, Any]]]):
+    """Annotations of ``instances.json`` by image id, in columns of numbers and made dicts when they are asked for.
 
-    Each has ``id``, ``category_id`` (a thing's), ``segmentation`` (compressed run-length code
+    They have ``id``, ``category_id`` (a thing's), ``segmentation`` (compressed run-length code
     ``{"size": [H, W], "counts": str}`` that covers its photo), ``area`` (its pixels), ``iscrowd``, ``score`` and
     ``segment_id``: the segment of the panoptic label that shows it, 0 for none, or None where the file does not say.
+    """
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        """None so far, of the photos of ``dataset``."""
+        self._place, self._photos = dataset.place, dataset.photos
+        self.ids, self._segments, self._codes = Ids(), Ids(), Texts()
+        self._of_photo, self._categories, self._areas = array("i"), array("i"), array("q")
+        self._scores, self._crowds = array("d"), bytearray()
+
+    def append(self, photo: int, entry: Mapping[str, Any]) -> None:
+        """Add an annotation of the photo at place ``photo`` of the dataset."""
+        self._of_photo.append(photo)
+        self.ids.append(entry["id"])
+        self._segments.append(entry["segment_id"])
+        self._codes.append(entry["segmentation"]["counts"])
+        self._categories.append(entry["category_id"])
+        self._areas.append(entry["area"])
+        self._scores.append(entry["score"])
+        self._crowds.append(entry["iscrowd"])
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places int64 (M,) of the annotations, photo by photo, and int64 (N + 1,) where among them a photo begins."""
+        of_photo = np.array(self._of_photo, np.int64)
+        counts = np.bincount(of_photo, minlength=len(self._place))
+        return np.argsort(of_photo, kind="stable"), np.append(0, np.cumsum(counts))
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._place)
+
+    def __getitem__(self, image_id: Any) -> list[dict[str, Any]]:
+        photo, (order, starts) = self._place[image_id], self._order
+        places = order[starts[photo] : starts[photo + 1]].tolist()
+        return [self._entry(place, self._photos.size(photo)) for place in places]
+
+    def _entry(self, place: int, size: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "id": self.ids[place],
+            "category_id": self._categories[place],
+            "segment_id": self._segments[place],
+            "score": self._scores[place],
+            "segmentation": {"size": list(size), "counts": self._codes[place]},
+            "area": self._areas[place],
+            "iscrowd": bool(self._crowds[place]),
+        }
+
+
+def read_instances(dataset: PanopticDataset) -> Instances | None:
+    """The ``instances.json`` beside ``dataset``; None where there is no such file.
 
     Raises:
         DataError: the file is damaged, or names photos or categories that ``dataset`` does not have.
@@ -30,32 +86,61 @@ def read_instances(dataset: PanopticDataset) -> dict[Any, list[dict[str, Any]]] 
     file = dataset.root / INSTANCES_JSON
     if not file.is_file():
         return None
-    content = fields.read_json_object(file)
-    things = {category.id for category in dataset.things}
-    photos = {photo.image_id: photo for photo in dataset.photos}
-    instances: dict[Any, list[dict[str, Any]]] = {key: [] for key in photos}
+    instances = None
     try:
-        check_ids_agree(content, dataset)
-        entries = fields.told("it", fields.entries, content, "annotations")
-        numbered = [entry for entry in entries if entry.get("id") is not None]
-        fields.refuse_duplicates(
-            [fields.told("an annotation", fields.identity, entry, "id") for entry in numbered], "annotation id"
-        )
-        masks = []
-        for entry in entries:
-            key = fields.told(f"annotation {entry.get('id')}", fields.identity, entry, "image_id")
-            if key not in photos:
-                raise DataError(f"image id {key!r} has no label in {PANOPTIC_JSON}")
-            subject = f"annotation {entry.get('id')} of {photos[key].file_name!r}"
-            masks.append(fields.told(subject, _instance, entry, photos[key], things))
-            instances[key].append(masks[-1])
-        warn_of_masks(file, entries, masks)
+        for key, value in read_members(file, ("annotations", "images", "categories")):
+            if key in ("images", "categories") and value:
+                check_numbers(key, _listed(key, value), dataset)
+            if key == "annotations":
+                instances = _instances(_listed(key, value), dataset)
+        if instances is None:
+            raise DataError("it has no list 'annotations'")
+    except NoJsonError:
+        raise
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     return instances
 
 
-def _instance(entry: Mapping[str, Any], photo: LabelledPhoto, things: set[int]) -> dict[str, Any]:
+def _listed(key: str, value: Any) -> Iterator[Any]:
+    """``value``, that of ``key``, if it is a list."""
+    if not isinstance(value, Iterator):
+        raise DataError(f"it has no list {key!r}")
+    return value
+
+
+def _instances(entries: Iterator[Any], dataset: PanopticDataset) -> Instances:
+    instances, things = Instances(dataset), {category.id for category in dataset.things}
+    numbers, fault, stated = Ids(), None, StatedMasks()
+    for position, entry in enumerate(entries):
+        fields.told("it", fields.an_object, entry, position, "annotations")
+        if entry.get("id") is not None:
+            numbers.append(fields.told("an annotation", fields.identity, entry, "id"))
+        try:
+            if fault is None:
+                stated.add(entry, _take(entry, instances, dataset, things))
+        except DataError as error:  # said after ids that are given twice, which may be the cause
+            fault = error
+    refuse_duplicates(numbers, "annotation id")
+    if fault is not None:
+        raise fault
+    stated.warn(dataset.root / INSTANCES_JSON)
+    return instances
+
+
+def _take(entry: Mapping[str, Any], instances: Instances, dataset: PanopticDataset, things: set[int]) -> dict[str, Any]:
+    """Add the annotation ``entry`` to ``instances``; as it was added."""
+    key = fields.told(f"annotation {entry.get('id')}", fields.identity, entry, "image_id")
+    if key not in dataset.place:
+        raise DataError(f"image id {key!r} has no label in {PANOPTIC_JSON}")
+    place = dataset.place[key]
+    subject = f"annotation {entry.get('id')} of {dataset.photos.file_names[place]!r}"
+    instance: dict[str, Any] = fields.told(subject, _instance, entry, dataset.photos.size(place), things)
+    instances.append(place, instance)
+    return instance
+
+
+def _instance(entry: Mapping[str, Any], size: tuple[int, int], things: set[int]) -> dict[str, Any]:
     """``entry`` with fields of the right types, its code compressed; the error is the end of a sentence."""
     category = fields.whole(entry, "category_id")
     score, segment = fields.number(entry, "score", 1.0), fields.whole(entry, "segment_id", default=None)
@@ -64,8 +149,8 @@ def _instance(entry: Mapping[str, Any], photo: LabelledPhoto, things: set[int]) 
     code: Any = entry.get("segmentation")
     runs = count_runs(code)
     height, width = code["size"]
-    if (height, width) != (photo.height, photo.width):
-        raise DataError(f"is {width} x {height} pixels (width x height), its photo {photo.width} x {photo.height}")
+    if (height, width) != size:
+        raise DataError(f"is {width} x {height} pixels (width x height), its photo {size[1]} x {size[0]}")
     if isinstance(code["counts"], list):
         code = _encode(_decode(runs, height, width))
     numbered = {"id": entry.get("id"), "category_id": category, "segment_id": segment}

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.panoptic.dataset import LabelledPhoto, PanopticDataset
+from u2seg.panoptic.dataset import PanopticDataset
+from u2seg.panoptic.photos import LabelledPhoto, Photos
 
 Pair = tuple[LabelledPhoto, LabelledPhoto]
 """A photo as the ground truth lists it, and as the pseudo labels do."""
 
 
-def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair], dict[str, list[str]]]:
+class Pairs(Sequence[Pair]):
+    """Photos of two datasets, each pair made when it is asked for."""
+
+    def __init__(self, gt: Photos, pseudo: Photos, places: Sequence[tuple[int, int]]) -> None:
+        self.places = np.array(places, np.int64).reshape(-1, 2)
+        """int64 (n, 2): where the photos of each pair stand in the one dataset and in the other"""
+        self._photos = gt, pseudo
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        gt, pseudo = self.places[index].tolist()
+        return self._photos[0][gt], self._photos[1][pseudo]
+
+    def image_ids(self) -> Iterator[Any]:
+        """Of the photos as the pseudo labels list them."""
+        return (self._photos[1].image_ids[place] for place in self.places[:, 1].tolist())
+
+
+def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[Pairs, dict[str, list[str]]]:
     """Find the photos of ``gt`` in ``pseudo``.
 
     First by the whole file name, then by the longest end of the path that names a single photo on each side (so
@@ -25,36 +51,40 @@ def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[list[Pair
     Raises:
         DataError: no photo is in both.
     """
-    paths = [[PurePosixPath(photo.file_name) for photo in each.photos] for each in (gt, pseudo)]
-    whole = [[path.parts for path in side] for side in paths]
-    bare = [[(*path.parts[:-1], path.stem) for path in side] for side in paths]
-    deepest = max((len(parts) for side in whole for parts in side), default=0)
+    sides = [dataset.photos.file_names for dataset in (gt, pseudo)]
+    deepest = max((len(PurePosixPath(name).parts) for names in sides for name in names), default=0)
     partner: dict[int, int] = {}
     paired: set[int] = set()
-    for sides, depth in [(whole, 0), *((sides, depth) for sides in (whole, bare) for depth in range(deepest, 0, -1))]:
-        first, second = (_unique_ends(names, depth) for names in sides)
+    depths = range(deepest, 0, -1)
+    for suffix, depth in [(True, 0), *((suffix, depth) for suffix in (True, False) for depth in depths)]:
+        if len(partner) == min(map(len, sides)):
+            break  # there is nothing left to pair
+        first, second = (_unique_ends(names, depth, suffix) for names in sides)
         for end in first.keys() & second.keys():
             if first[end] not in partner and second[end] not in paired:
                 partner[first[end]] = second[end]
                 paired.add(second[end])
     if not partner:
-        examples = [f" such as {each.photos[0].file_name!r}" if each.photos else "" for each in (gt, pseudo)]
-        sets = [
-            f"{each.json_file} ({len(each.photos)} photos{e})" for each, e in zip((gt, pseudo), examples, strict=True)
-        ]
+        examples = [f" such as {names[0]!r}" if names else "" for names in sides]
+        sets = [f"{d.json_file} ({len(d.photos)} photos{e})" for d, e in zip((gt, pseudo), examples, strict=True)]
         raise DataError(f"no photo of {sets[0]} is in {sets[1]} by its file name; give labels of the same photos")
-    pairs = [(gt.photos[index], pseudo.photos[other]) for index, other in partner.items()]
-    return sorted(pairs, key=lambda pair: (pair[0].stem, pair[0].file_name)), {
-        "only_gt": [photo.file_name for index, photo in enumerate(gt.photos) if index not in partner],
-        "only_pseudo": [photo.file_name for index, photo in enumerate(pseudo.photos) if index not in paired],
+    order = sorted(partner, key=lambda place: (PurePosixPath(sides[0][place]).stem, sides[0][place]))
+    return Pairs(gt.photos, pseudo.photos, [(place, partner[place]) for place in order]), {
+        "only_gt": [name for place, name in enumerate(sides[0]) if place not in partner],
+        "only_pseudo": [name for place, name in enumerate(sides[1]) if place not in paired],
     }
 
 
-def _unique_ends(names: Sequence[tuple[str, ...]], depth: int) -> dict[tuple[str, ...], int]:
-    """The last ``depth`` parts of each of ``names``, or all for 0, with its position; only those that one name has."""
-    place: dict[tuple[str, ...], int | None] = {}
-    for index, parts in enumerate(names):
+def _unique_ends(names: Sequence[str], depth: int, suffix: bool) -> dict[str, int]:
+    """The last ``depth`` parts of each of ``names``, or all for 0, with its place; only those that one name has.
+
+    Without ``suffix``, the ending of the file is left out.
+    """
+    place: dict[str, int | None] = {}
+    for index, name in enumerate(names):
+        path = PurePosixPath(name)
+        parts = path.parts if suffix else (*path.parts[:-1], path.stem)
         if len(parts) >= max(depth, 1):
-            end = parts[-depth:]
+            end = "/".join(parts[-depth:])
             place[end] = None if end in place else index
     return {end: index for end, index in place.items() if index is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from u2seg import fields
 from u2seg.errors import DataError, UsageError
 from u2seg.panoptic.codes import LARGEST_ID
-from u2seg.panoptic.dataset import Category, LabelledPhoto, PanopticDataset, SegmentInfo
+from u2seg.panoptic.dataset import Category, PanopticDataset
+from u2seg.panoptic.photos import Ids, LabelledPhoto, Photos, SegmentInfo, refuse_duplicates
+from u2seg.panoptic.stream import NoJsonError, read_members
 from u2seg.panoptic.writing import PANOPTIC_JSON
 from u2seg.structures import category_color
 
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 LARGEST_CATEGORY = 2**31 - 1
 LARGEST_SIDE = 2**20
 """Pixels."""
+_OF_IMAGE = ("file_name", "height", "width")
+_ABSENT: Any = object()
 
 
 def read_panoptic(
@@ -43,21 +47,60 @@ def read_panoptic(
                 f"dataset directory {str(file)!r} holds no {PANOPTIC_JSON}; tools/generate_pseudo.py makes one"
             )
         file = file / PANOPTIC_JSON
-    content = fields.read_json_object(file)
     try:
-        info = content.get("info") or {}
-        if not isinstance(info, dict):
-            raise DataError(f"its 'info' is a {type(info).__name__}, not an object")
-        images, annotations, entries = (
-            fields.told("it", fields.entries, content, key) for key in ("images", "annotations", "categories")
-        )
-        categories = _categories(entries)
-        photos = _photos(images, annotations, {category.id: category.isthing for category in categories}, file)
-        photo_folder = _folder(image_root, info, "image_root", ("images", ""), file, [p.file_name for p in photos])
-        png_folder = _folder(panoptic_root, info, "panoptic_root", ("panoptic",), file, [p.label for p in photos])
+        info, categories, photos, left_out = _read(file)
+        photo_folder = _folder(image_root, info, "image_root", ("images", ""), file, photos.file_names[:1])
+        png_folder = _folder(panoptic_root, info, "panoptic_root", ("panoptic",), file, photos.labels[:1])
+    except NoJsonError:
+        raise
     except DataError as error:
         raise DataError(f"{file} is no COCO panoptic JSON: {error}") from error
+    if left_out:
+        of_all = f"{left_out} of {left_out + len(photos)}"
+        warn_once(f"{file}: {of_all} images have no annotation and are left out")
     return PanopticDataset(file, photo_folder, png_folder, categories, photos, info)
+
+
+def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, int]:
+    """Its ``info``, categories and photos, and how many images have no annotation.
+
+    Annotations are joined as they come; where images or categories stand behind them, the file is read once more.
+    """
+    content: dict[str, Any] = {"info": {}}
+    for key, value in read_members(file, ("images", "annotations")):
+        if key == "info":
+            content[key] = _info(value)
+        elif key == "categories":
+            content[key] = _categories(fields.told("it", fields.entries, {key: value}, key))
+        elif key == "images":
+            content[key] = _images(_listed(value, key))
+        elif key == "annotations":
+            content[key] = _listed(value, key)
+            if "images" in content and "categories" in content:
+                content[key] = _photos(value, content["images"], content["categories"])
+        if key in ("images", "categories") and "annotations" in content:
+            content["annotations"] = None  # of earlier images or categories, if of any
+    for key in ("images", "annotations", "categories"):
+        if key not in content:
+            raise DataError(f"it has no list {key!r}")
+    images, categories, photos = (content[key] for key in ("images", "categories", "annotations"))
+    if not isinstance(photos, Photos):
+        for key, value in read_members(file, ("annotations",)):
+            if key == "annotations":
+                photos = _photos(_listed(value, key), images, categories)
+    return content["info"], categories, photos, sum(image is not None for image in images.values())
+
+
+def _listed(value: Any, key: str) -> Iterator[Any]:
+    if not isinstance(value, Iterator):
+        raise DataError(f"it has no list {key!r}")
+    return value
+
+
+def _info(value: Any) -> Mapping[str, Any]:
+    if value and not isinstance(value, dict):
+        raise DataError(f"its 'info' is a {type(value).__name__}, not an object")
+    return value or {}
 
 
 @cache
@@ -104,40 +147,50 @@ def _category(entry: Mapping[str, Any]) -> Category:
     return Category(number, name, supercategory, fields.flag(entry, "isthing"), (red, green, blue))
 
 
+def _images(entries: Iterator[Any]) -> dict[int | str, tuple[Any, ...] | None]:
+    """File name, height and width of each image, unchecked, by its id."""
+    images: dict[int | str, tuple[Any, ...] | None] = {}
+    for position, entry in enumerate(entries):
+        fields.told("it", fields.an_object, entry, position, "images")
+        key = fields.told(f"entry {position} of 'images'", fields.identity, entry, "id")
+        if key in images:
+            raise DataError(f"image id {key!r} is given twice")
+        images[key] = tuple(entry.get(name, _ABSENT) for name in _OF_IMAGE)
+    return images
+
+
 def _photos(
-    images: Sequence[Mapping[str, Any]],
-    annotations: Sequence[Mapping[str, Any]],
+    annotations: Iterator[Any], images: dict[int | str, tuple[Any, ...] | None], categories: Sequence[Category]
+) -> Photos:
+    """Images and annotations, joined by the image's id; what ``images`` says of them is gone afterwards."""
+    isthing, numbers = {category.id: category.isthing for category in categories}, Ids()
+    photos = Photos(_joined(annotations, images, isthing, numbers))
+    for values, what in ((numbers, "annotation id"), (photos.file_names, "the photo"), (photos.labels, "the label")):
+        refuse_duplicates(values, what)
+    return photos
+
+
+def _joined(
+    annotations: Iterator[Any],
+    images: dict[int | str, tuple[Any, ...] | None],
     isthing: Mapping[int, bool],
-    file: Path,
-) -> tuple[LabelledPhoto, ...]:
-    """Images and annotations, joined by the image's id."""
-    if not all("segments_info" in annotation for annotation in annotations):
-        raise DataError("its annotations have no 'segments_info'")
-    keys = _identities(images, "id", "images")
-    fields.refuse_duplicates(keys, "image id")
-    image_of = dict(zip(keys, images, strict=True))
-    labelled = _identities(annotations, "image_id", "annotations")
-    photos = []
-    for key, annotation in zip(labelled, annotations, strict=True):
-        if key not in image_of:
+    numbers: Ids,
+) -> Iterator[LabelledPhoto]:
+    for position, annotation in enumerate(annotations):
+        fields.told("it", fields.an_object, annotation, position, "annotations")
+        if "segments_info" not in annotation:
+            raise DataError("its annotations have no 'segments_info'")
+        subject = f"entry {position} of 'annotations'"
+        key = fields.told(subject, fields.identity, annotation, "image_id")
+        if key not in images:
             raise DataError(f"the annotation of image id {key!r} has no entry in 'images'")
-        photos.append(_photo(key, image_of[key], annotation, isthing))
-    fields.refuse_duplicates(labelled, "two annotations of one photo: image id")
-    numbered = [annotation for annotation in annotations if annotation.get("id") is not None]
-    fields.refuse_duplicates(_identities(numbered, "id", "annotations"), "annotation id")
-    fields.refuse_duplicates((photo.file_name for photo in photos), "the photo")
-    fields.refuse_duplicates((photo.label for photo in photos), "the label")
-    if len(photos) < len(images):
-        left_out = len(images) - len(photos)
-        warn_once(f"{file}: {left_out} of {len(images)} images have no annotation and are left out")
-    return tuple(photos)
-
-
-def _identities(entries: Sequence[Mapping[str, Any]], key: str, kind: str) -> list[int | str]:
-    return [
-        fields.told(f"entry {position} of {kind!r}", fields.identity, entry, key)
-        for position, entry in enumerate(entries)
-    ]
+        image, images[key] = images[key], None
+        if image is None:
+            raise DataError(f"two annotations of one photo: image id {key!r} is given twice")
+        if annotation.get("id") is not None:
+            numbers.append(fields.told(subject, fields.identity, annotation, "id"))
+        told = {name: value for name, value in zip(_OF_IMAGE, image, strict=True) if value is not _ABSENT}
+        yield _photo(key, told, annotation, isthing)
 
 
 def _photo(

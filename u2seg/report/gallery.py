@@ -1,7 +1,7 @@
 """A gallery of a dataset: static pages that open from disk, however many photos it has.
 
 Pictures go to ``media/``, written by worker processes and kept on a second run where nothing changed; pages are
-written as soon as their photos are done, so memory holds the dataset's JSON and one page.
+written as soon as their photos are done, so memory holds the dataset's columns and one page.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from u2seg.errors import within
 from u2seg.executors import make_executor
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import RUN_JSON, read_json_object, read_panoptic
+from u2seg.panoptic import RUN_JSON, PanopticDataset, read_json_object, read_panoptic
 from u2seg.panoptic.pairing import pair_images
-from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
+from u2seg.report.labels import Annotated, Annotation, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
-from u2seg.report.pictures import PREDICTED, Painter, Record, Task
+from u2seg.report.pictures import PREDICTED, Painter, Record, Task, delete_pictures
 from u2seg.runtime import Progress, available_cores
 
 logger = logging.getLogger(__name__)
@@ -71,23 +71,33 @@ def write_gallery(
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
     dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
-    pairs = pair_images(dataset, predictions)[0] if predictions else []
-    predicted = {photo.file_name: prediction for photo, prediction in pairs}
+    partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].places) if predictions else {}
     run_file = dataset.root / RUN_JSON
     run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
     crops = choose_crops(annotations, CROPS_PER_CLASS)
-    tasks = [
-        Task(number, photo, annotations[number], predicted.get(photo.file_name), tuple(crops.get(number, ())))
-        for number, photo in enumerate(dataset.photos)
-    ]
-    light = predictions and replace(predictions, photos=())  # each task carries its own photo to the worker
-    painter = Painter(output, replace(dataset, photos=()), light)
-    workers = workers or (available_cores() if len(tasks) >= 32 else 1)
+    tasks = _tasks(dataset, annotations, predictions, partner, crops)
+    light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
+    painter, count = Painter(output, dataset.without_photos(), light), len(annotations)
+    workers = workers or (available_cores() if count >= 32 else 1)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         records = run_in_order(executor, painter, tasks, 8 * workers)
         _write_pages(Site(dataset, annotations, run, per_page, predictions), annotations, output, records)
+    delete_pictures(output, count)
     return output / "index.html"
+
+
+def _tasks(
+    dataset: PanopticDataset,
+    annotations: Annotated,
+    predictions: PanopticDataset | None,
+    partner: Mapping[int, int],
+    crops: Mapping[int, Sequence[int]],
+) -> Iterator[Task]:
+    """What is to be drawn of each photo, made when its turn comes; ``partner`` is its place in the predictions."""
+    for number, photo in enumerate(dataset.photos):
+        predicted = predictions.photos[partner[number]] if predictions and number in partner else None
+        yield Task(number, photo, annotations[number], predicted, tuple(crops.get(number, ())))
 
 
 def _write_pages(
@@ -101,9 +111,11 @@ def _write_pages(
 
     for name in ("gallery.css", "gallery.js"):
         write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
-    problems: dict[str, list[str]] = defaultdict(list)
+    problems: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
     crops: dict[int, list[Crop]] = defaultdict(list)
-    shares, voids = [], []
+    shares: list[Sequence[float]] = []
+    voids = array("d")
     first_page: list[Record] = []
     with Progress("gallery", len(annotations)) as progress:
         for page, group in itertools.groupby(records, key=lambda record: record.number // site.per_page):
@@ -112,9 +124,10 @@ def _write_pages(
                 progress.advance()
                 of_page.append(record)
                 for what, why in record.problems:
-                    problems[what].append(f"{site.dataset.photos[record.number].file_name}: {why}")
-                shares.append(record.shares)
-                voids += [] if record.void is None else [record.void]
+                    problems[what] += 1
+                    reasons.setdefault(what, f"{site.dataset.photos[record.number].file_name}: {why}")
+                shares.append(array("d", record.shares))
+                voids.extend([] if record.void is None else [record.void])
                 for position, file in record.crops:
                     annotation = annotations[record.number][position]
                     crop = Crop(file, record.number, annotation.score, record.shares[position])
@@ -125,8 +138,8 @@ def _write_pages(
                 first_page = of_page
     summary = summarise(site.dataset, annotations, shares, voids)
     notes = [
-        f"{len(reasons)} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[0]}"
-        for what, reasons in sorted(problems.items())
+        f"{count} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[what]}"
+        for what, count in sorted(problems.items())
     ]
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, crops))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.panoptic import PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
 
 
 class Annotation(NamedTuple):
@@ -46,26 +47,42 @@ class Annotation(NamedTuple):
         return mask
 
 
+class Annotated(Sequence[tuple[Annotation, ...]]):
+    """For each photo its things as they were clustered (the instances, or else the thing segments), then its stuff.
+
+    They are made when they are asked for.
+    """
+
+    def __init__(self, photos: Sequence[LabelledPhoto], instances: Mapping[Any, list[dict[str, Any]]] | None) -> None:
+        self._photos, self._instances = photos, instances
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        photo = self._photos[index]
+        things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
+        if self._instances is not None:
+            whole = self._instances[photo.image_id]
+            things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
+        return (*things, *(Annotation.of_segment(s) for s in photo.segments if not s.isthing))
+
+
 def read_annotated(
     folder: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None, limit: int | None = None
-) -> tuple[PanopticDataset, list[tuple[Annotation, ...]]]:
+) -> tuple[PanopticDataset, Annotated]:
     """Read a dataset.
 
     Returns:
-        The first ``limit`` of its photos, and for each its things as they were clustered (the instances, or else the
-        thing segments), then its stuff segments.
+        The first ``limit`` of its photos, and what is shown of each.
     """
     dataset = read_panoptic(Path(folder), image_root=Path(image_root) if image_root else None)
     instances = read_instances(dataset)
-    dataset = replace(dataset, photos=dataset.photos[:limit])
-    annotations = []
-    for photo in dataset.photos:
-        things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
-        if instances is not None:
-            whole = instances[photo.image_id]
-            things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
-        annotations.append((*things, *(Annotation.of_segment(s) for s in photo.segments if not s.isthing)))
-    return dataset, annotations
+    if limit is not None:
+        dataset = replace(dataset, photos=dataset.photos[:limit])
+    return dataset, Annotated(dataset.photos, instances)
 
 
 class ClassCount(NamedTuple):
@@ -93,18 +110,25 @@ def summarise(
     voids: Sequence[float],
 ) -> Summary:
     """Count ``dataset``, given each photo's annotations and the share of it that each covers; none if unreadable."""
-    rows: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+    columns: tuple[array[Any], ...] = (array("i"), array("i"), array("d"), array("d"))
     for number, of_photo in enumerate(annotations):
         for annotation, share in zip(of_photo, shares[number] or [np.nan] * len(of_photo), strict=True):
-            rows[annotation.category_id].append((number, annotation.score, share))
+            for column, value in zip(columns, (annotation.category_id, number, annotation.score, share), strict=True):
+                column.append(value)
+    categories, numbers, scores, areas = map(np.asarray, columns)
     classes = {}
     for category in dataset.categories:
-        numbers, scores, areas = np.array(rows[category.id], np.float64).reshape(-1, 3).T
-        areas = areas[~np.isnan(areas)]
-        score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
-        classes[category.id] = ClassCount(len(scores), len(set(numbers)), score, area, areas)
-    counts = [len(photo.segments) for photo in dataset.photos]
-    return Summary(classes, *(float(np.mean(values)) if values else None for values in (counts, voids)))
+        members = np.flatnonzero(categories == category.id)
+        classes[category.id] = _count(numbers[members], scores[members], areas[members])
+    counts = np.fromiter((len(photo.segments) for photo in dataset.photos), np.int64, len(dataset.photos))
+    return Summary(classes, *(float(np.mean(values)) if len(values) else None for values in (counts, voids)))
+
+
+def _count(numbers: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> ClassCount:
+    """Of one class: photos int (A,), scores and shares float64 (A,), nan where a label could not be read."""
+    areas = areas[~np.isnan(areas)]
+    score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
+    return ClassCount(len(scores), len(np.unique(numbers)), score, area, areas)
 
 
 def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int) -> dict[int, list[int]]:
@@ -113,12 +137,19 @@ def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int) ->
     Returns:
         For each position in ``annotations``, positions of its chosen ones.
     """
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, of_photo in enumerate(annotations):
-        for position, annotation in enumerate(of_photo):
-            places[annotation.category_id].append((number, position))
+    categories, ends = array("i"), array("q")
+    for of_photo in annotations:
+        categories.extend(annotation.category_id for annotation in of_photo)
+        ends.append(len(categories))
+    first = np.append(0, ends)
+    order = np.argsort(categories, kind="stable")
+    names, starts = np.unique(np.asarray(categories)[order], return_index=True)
+    members = np.split(order, starts[1:])  # of each class
     chosen: dict[int, list[int]] = defaultdict(list)
-    for category_id, candidates in places.items():
-        for number, position in random.Random(category_id).sample(candidates, min(per_class, len(candidates))):
-            chosen[number].append(position)
+    for index in np.argsort(order[starts]):  # in the order in which the classes come first
+        draw = random.Random(int(names[index]))
+        places = draw.sample(range(len(members[index])), min(per_class, len(members[index])))
+        for place in members[index][places].tolist():
+            number = int(np.searchsorted(first, place, "right")) - 1
+            chosen[number].append(int(place - first[number]))
     return chosen

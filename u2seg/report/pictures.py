@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +85,9 @@ class Painter:
         """Draw ``task``, or return the record of an earlier run that drew the same."""
         path = self.output / f"{media_stem(task.number)}.json"
         record = Record(task.number, self._fingerprint(task))
-        kept = self._read_record(path)
-        if kept is not None and kept.fingerprint == record.fingerprint:
+        kept = _read_record(path)
+        earlier = kept.files if kept else []
+        if kept and kept.fingerprint == record.fingerprint and all((self.output / name).is_file() for name in earlier):
             return kept
         photo = self._draw_photo(task, record)
         for what, draw in (("label", self._draw_labels), (PREDICTED, self._draw_predictions)):
@@ -94,6 +96,8 @@ class Painter:
             except DataError as error:
                 record.problems.append((what, str(error)))
         write_json(path, asdict(record))
+        for name in set(earlier) - set(record.files):  # such as a crop that no longer stands for its class
+            (path.parent / PurePosixPath(name).name).unlink(missing_ok=True)
         return record
 
     def _fingerprint(self, task: Task) -> str:
@@ -103,14 +107,6 @@ class Painter:
             if dataset is not None:
                 parts += [dataset.categories, photo and _file_state(dataset.png_path(photo))]
         return hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()[:32]
-
-    def _read_record(self, path: Path) -> Record | None:
-        """The record of an earlier run whose pictures are all there, else None."""
-        try:
-            record = Record(**json.loads(path.read_text(encoding="utf-8")))
-            return record if all((self.output / name).is_file() for name in record.files) else None
-        except (OSError, ValueError, TypeError):
-            return None  # absent or damaged: the photo is drawn again
 
     def _draw_photo(self, task: Task, record: Record) -> np.ndarray | None:
         """Write the photo in two sizes; return its pixels uint8 (H, W, 3), or None if it can't be read."""
@@ -179,6 +175,26 @@ class Painter:
             write(path)
         record.files.append(name)
         return name
+
+
+def _read_record(path: Path) -> Record | None:
+    """What an earlier run drew of a photo; None where that is absent or damaged: the photo is drawn again."""
+    try:
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        return record if all(isinstance(name, str) for name in record.files) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def delete_pictures(output: Path, count: int) -> None:
+    """Delete what an earlier, larger gallery drew of photos from number ``count`` on."""
+    for folder in sorted((output / "media").glob("[0-9]*")):
+        if int(folder.name) < count // 500:
+            continue
+        for path in sorted(folder.iterdir()):
+            number = re.match(r"(\d{6,})[._]", path.name)
+            if number and int(number[1]) >= count:
+                path.unlink()
 
 
 def read_ids(dataset: PanopticDataset, photo: LabelledPhoto) -> np.ndarray:

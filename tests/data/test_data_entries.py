@@ -1,0 +1,89 @@
+"""A training set that processes share: whole, in its order, in one file that leaves nothing behind."""
+
+import pickle
+import tempfile
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from u2seg.data.entries import EntryFile, share_entries, write_entries
+from u2seg.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 300])
+def test_entries_come_back_in_their_order(folder, count):
+    entries = [{"name": "é" * index, "masks": [index] * (index % 5)} for index in range(count)]
+    shared = share_entries(lambda: iter(entries))
+    assert list(shared) == entries
+    assert shared[1:] == entries[1:]
+    assert not list(folder.iterdir())
+    with pytest.raises(IndexError):
+        shared[count]
+
+
+def test_what_comes_first_is_not_kept_in_memory(folder):
+    with open(folder / "a", "wb") as file:
+        write_entries(file, ({"text": "x" * 1000, "number": number} for number in range(3000)))
+    shared = EntryFile(folder / "a")
+    assert shared[2999]["number"] == 2999
+    assert (folder / "a").stat().st_size < 3000 * 1100
+
+
+def test_an_error_leaves_nothing_behind(folder):
+    def broken():
+        yield {}
+        raise DataError("damaged")
+
+    with pytest.raises(DataError, match="damaged"):
+        share_entries(broken)
+    assert not list(folder.iterdir())
+
+
+def _add_up(shared, results):
+    results.put(sum(entry["number"] for entry in shared))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_either_kind_read_it(method):
+    shared = share_entries(lambda: ({"number": number} for number in range(50)))
+    context = torch.multiprocessing.get_context(method)
+    results = context.Queue()
+    worker = context.Process(target=_add_up, args=(shared, results))
+    worker.start()
+    assert results.get(timeout=120) == sum(range(50))
+    worker.join()
+    assert pickle.loads(pickle.dumps(shared))[7] == {"number": 7}
+
+
+def _in_group(rank, address, folder):
+    from detectron2.utils import comm
+
+    torch.distributed.init_process_group("gloo", address, world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    tempfile.tempdir = folder
+
+    def entries():
+        assert rank == 0, "the others do not read the set"
+        return ({"number": number} for number in range(20))
+
+    def broken():
+        raise DataError("damaged")
+
+    assert [entry["number"] for entry in share_entries(entries)] == list(range(20))
+    with pytest.raises(DataError, match="damaged"):
+        share_entries(broken)
+    torch.distributed.destroy_process_group()
+
+
+def test_one_process_of_a_machine_writes_for_all(folder):
+    (folder / "entries").mkdir()
+    address = f"file://{folder / 'rendezvous'}"
+    torch.multiprocessing.spawn(_in_group, (address, str(folder / "entries")), nprocs=2)
+    assert not list((folder / "entries").iterdir())
