@@ -141,13 +141,13 @@ def _add_label_keys(cfg: CfgNode) -> None:
     # Pseudo-classes over the whole set.
     u2seg.CLUSTERS = _part(node, "kmeans")
     # Vector of a mask: "crop" (the masked crop's own embedding, as the paper; one more pass of the network for each),
-    # or "mean" of the features inside it (costs nothing, and names worse: docs/research/masks.md).
+    # or "mean" of the features inside it (costs nothing, and names worse: docs/research/names.md).
     u2seg.CLUSTERS.EMBEDDING = "crop"
     # Masks with a lower score, but for the three best of each photo, get no crop vector and take no part in learning
     # the clusters; they get the cluster whose masks have the most similar mean features.
     u2seg.CLUSTERS.MIN_SCORE = 0.0
     # The same goes for masks that share more than this with a better one of the photo, as a share of the smaller of the
-    # two; 1 lets nested masks of one thing in, which then make clusters of their own (docs/research/masks.md).
+    # two; 1 lets nested masks of one thing in, which then make clusters of their own (docs/research/names.md).
     u2seg.CLUSTERS.MAX_OVERLAP = 1.0
     # Side in pixels of that crop.
     u2seg.CLUSTERS.CROP_SIZE = 224

@@ -139,7 +139,7 @@ def _overlaps(cells: int, pixels: int) -> np.ndarray:
 def crop_embeddings(extractor: Any, image: np.ndarray, masks: np.ndarray, crop_size: int = 224) -> np.ndarray:
     """Embedding float32 (N, E) of ``image`` cut to each mask: a square box with a margin, the background filled.
 
-    Filled backgrounds and square boxes told classes apart best on human masks (docs/research/masks.md). Where the
+    Filled backgrounds and square boxes told classes apart best on human masks (docs/research/names.md). Where the
     extractor has no ``embed``, the mean of its features over the grid stands for it.
     """
     colour = mean_colour(image)
