@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import sample_features, sample_image
 from u2seg.pseudo.embeddings import (
+    BEST,
+    choose_apart,
     cluster_ids,
     crop_embeddings,
     crop_image,
@@ -153,3 +155,49 @@ def test_only_sure_and_best_masks_have_a_crop_and_the_others_the_most_similar_me
     every = embed_masks("crop", Extractor(), image, features, MaskSet(masks, scores), 8, min_score=0.0)
     assert every.embedded.tolist() == list(range(6))
     assert every.means.shape == (6, 0)
+
+
+def test_of_nested_masks_only_the_better_one_is_learnt_from():
+    masks = np.zeros((5, 10, 10), bool)
+    masks[0, :8, :8] = masks[1, 2:6, 2:6] = True  # the second lies inside the first
+    masks[2, 9:, :5] = masks[3, :6, 8:] = masks[4, :, 9:] = True  # the last two share 6 of the smaller one's 10
+    scores = np.float32([0.5, 0.9, 0.3, 0.8, 0.7])
+    things = MaskSet(masks, scores)
+    assert choose_apart(things, 0.0, 0.5).tolist() == [1, 2, 3]
+    assert choose_apart(things, 0.0, 0.6).tolist() == [1, 2, 3, 4]
+    assert choose_apart(things, 0.0, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert choose_apart(things, 0.6, 1.0).tolist() == [1, 3, 4]
+    assert choose_apart(MaskSet.empty(4, 4), 0.0, 0.5).tolist() == []
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.6]), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_chosen_masks_lie_apart_and_each_other_sure_one_meets_a_better(seed, min_score, max_overlap):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((int(rng.integers(0, 9)), 6, 6)) < rng.random()
+    masks = masks[masks.any(axis=(1, 2))]
+    things = MaskSet(masks, rng.random(len(masks)).astype(np.float32))
+    chosen = choose_apart(things, min_score, max_overlap).tolist()
+
+    def meet(first, second):
+        smaller = min(masks[first].sum(), masks[second].sum())
+        return (masks[first] & masks[second]).sum() > max_overlap * smaller
+
+    assert chosen == sorted(set(chosen))
+    for index in range(len(masks)):
+        better = [other for other in chosen if things.scores[other] > things.scores[index]]
+        if index in chosen:
+            assert not any(meet(index, other) for other in better)
+            assert things.scores[index] >= min_score or len(better) < BEST
+        else:
+            unsure = things.scores[index] < min_score and len(better) >= BEST
+            assert unsure or any(meet(index, other) for other in better)
+
+
+def test_a_mask_inside_a_better_one_has_no_crop_but_its_means():
+    image, features = sample_image(10, 10), sample_features(3, 5, 5)
+    masks = np.zeros((2, 10, 10), bool)
+    masks[0, 2:6, 2:6] = masks[1, :8, :8] = True
+    things = MaskSet(masks, np.float32([0.9, 0.8]))
+    vectors = embed_masks("crop", ColoursWithEmbed(), image, features, things, 8, min_score=0.0, max_overlap=0.5)
+    assert vectors.embedded.tolist() == [0]
+    assert vectors.means.shape == (2, 3)

@@ -27,12 +27,14 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.MASKS.MIN_REFINED_IOU": SHARE,
     "U2SEG.MASKS.CROPS": SHARE,
     "U2SEG.CLUSTERS.MIN_SCORE": SHARE,
+    "U2SEG.CLUSTERS.MAX_OVERLAP": SHARE,
     "U2SEG.CLUSTERS.CROP_SIZE": (16, 4096),
     "U2SEG.STUFF.FIT_IMAGES": (1, None),
     "U2SEG.MERGE.MAX_STUFF_OVERLAP": SHARE,
     "U2SEG.MERGE.MIN_AREA": SHARE,
     "U2SEG.MERGE.MIN_VISIBLE": SHARE,
     "U2SEG.MERGE.MIN_SCORE": SHARE,
+    "U2SEG.MERGE.MIN_THINGS": (0, None),
     "U2SEG.SELF_TRAINING.SCORE": SHARE,
     "U2SEG.SELF_TRAINING.SCORE_STEP": SHARE,
     "U2SEG.SELF_TRAINING.MAX_IOU": SHARE,
@@ -139,11 +141,14 @@ def _add_label_keys(cfg: CfgNode) -> None:
     # Pseudo-classes over the whole set.
     u2seg.CLUSTERS = _part(node, "kmeans")
     # Vector of a mask: "crop" (the masked crop's own embedding, as the paper; one more pass of the network for each),
-    # or "mean" of the features inside it (costs nothing, and names worse: docs/research/masks.md).
+    # or "mean" of the features inside it (costs nothing, and names worse: docs/research/names.md).
     u2seg.CLUSTERS.EMBEDDING = "crop"
     # Masks with a lower score, but for the three best of each photo, get no crop vector and take no part in learning
     # the clusters; they get the cluster whose masks have the most similar mean features.
     u2seg.CLUSTERS.MIN_SCORE = 0.0
+    # The same goes for masks that share more than this with a better one of the photo, as a share of the smaller of the
+    # two; 1 lets nested masks of one thing in, which then make clusters of their own (docs/research/names.md).
+    u2seg.CLUSTERS.MAX_OVERLAP = 1.0
     # Side in pixels of that crop.
     u2seg.CLUSTERS.CROP_SIZE = 224
     # Output directory of an earlier run whose clusters and stuff classes new photos shall get; "" fits them anew.
@@ -168,6 +173,8 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MERGE.MIN_VISIBLE = 0.0
     # Things with a lower score are not painted. instances.json holds all masks whatever these say.
     u2seg.MERGE.MIN_SCORE = 0.0
+    # That many of a photo's best things are painted whatever their scores.
+    u2seg.MERGE.MIN_THINGS = 0
 
     # A round of self-training (CutLER, section 3.4). K and S come from the labels, INPUT, DEVICE, MERGE and EXECUTOR
     # from their own keys; all others of this tree are ignored.

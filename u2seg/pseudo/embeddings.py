@@ -1,7 +1,8 @@
 """One vector for each mask, for the clustering of masks into pseudo-classes.
 
 Crops cost a pass of the network each, so only masks that clusters are learnt from, and the best of each photo, have
-one; the others are named by the mean of the features inside them, which costs nothing.
+one; the others are named by the mean of the features inside them, which costs nothing. Nested masks of one thing have
+almost the same crop: learnt from all, they would make a cluster of their own, which no other photo is in.
 
 Shapes: ``H, W`` image pixels; ``h, w`` feature grid; ``D`` channels of a feature; ``E`` channels of a crop's embedding;
 ``N`` masks of a photo, ``n`` of them with a vector; ``s`` pixels per side of a crop; ``K`` clusters.
@@ -45,19 +46,37 @@ def embed_masks(
     masks: MaskSet,
     crop_size: int,
     min_score: float,
+    max_overlap: float = 1.0,
 ) -> MaskVectors:
-    """Vectors of those of ``masks`` bool (N, H, W) with a score of ``min_score`` or more, and of the `BEST`.
+    """Vectors of those of ``masks`` bool (N, H, W) that clusters are learnt from, and of the `BEST`.
 
-    Arguments and errors as of `mask_embeddings`.
+    Arguments and errors as of `mask_embeddings` and `choose_apart`.
     """
-    if kind == "mean" or min_score <= 0:
+    if (kind == "mean" or min_score <= 0) and max_overlap >= 1:
         chosen, means = np.arange(len(masks)), np.zeros((len(masks), 0), np.float32)
     else:
-        order = np.argsort(-masks.scores, kind="stable")
-        chosen = np.sort(order[: max(BEST, int((masks.scores >= min_score).sum()))])
-        means = mean_embeddings(features, masks.masks)
+        chosen, means = choose_apart(masks, min_score, max_overlap), mean_embeddings(features, masks.masks)
     vectors = mask_embeddings(kind, extractor, image, features, masks.masks[chosen], crop_size)
     return MaskVectors(vectors, chosen, means)
+
+
+def choose_apart(masks: MaskSet, min_score: float, max_overlap: float) -> np.ndarray:
+    """Masks bool (N, H, W), best first, that lie apart from all better ones that are chosen: int64 (n,), ascending.
+
+    Args:
+        masks: of a photo.
+        min_score: masks below it are only chosen while there are fewer than `BEST`.
+        max_overlap: two masks lie apart where they share at most this much of the smaller one, in [0, 1].
+    """
+    areas, chosen = masks.masks.sum(axis=(1, 2)), list[int]()
+    for index in np.argsort(-masks.scores, kind="stable").tolist():
+        if len(chosen) >= BEST and masks.scores[index] < min_score:
+            break
+        shared = (np.count_nonzero(masks.masks[index] & masks.masks[other]) for other in chosen)
+        limits = (max_overlap * min(areas[index], areas[other]) for other in chosen)
+        if all(pixels <= limit for pixels, limit in zip(shared, limits, strict=True)):
+            chosen.append(index)
+    return np.sort(np.array(chosen, np.int64))
 
 
 def cluster_ids(masks: MaskVectors, clusterer: Any, centres: np.ndarray) -> np.ndarray:
@@ -120,7 +139,7 @@ def _overlaps(cells: int, pixels: int) -> np.ndarray:
 def crop_embeddings(extractor: Any, image: np.ndarray, masks: np.ndarray, crop_size: int = 224) -> np.ndarray:
     """Embedding float32 (N, E) of ``image`` cut to each mask: a square box with a margin, the background filled.
 
-    Filled backgrounds and square boxes told classes apart best on human masks (docs/research/masks.md). Where the
+    Filled backgrounds and square boxes told classes apart best on human masks (docs/research/names.md). Where the
     extractor has no ``embed``, the mean of its features over the grid stands for it.
     """
     colour = mean_colour(image)

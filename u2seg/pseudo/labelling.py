@@ -123,7 +123,7 @@ def _refine_and_embed(job: Job, outcome: Outcome, pixels: Pixels, features: np.n
     with outcome.timed("refine"):
         masks = _refine_views(job, pixels.image, views)
     with outcome.timed("embed"):
-        arguments = recipe.crop_size, recipe.cluster_min_score
+        arguments = recipe.crop_size, recipe.cluster_min_score, recipe.cluster_max_overlap
         vectors = embed_masks(recipe.embedding, extractor, pixels.image, features, masks, *arguments)
     return MaskRecord(masks, vectors, pixels.size, {})
 

@@ -77,7 +77,8 @@ def merge_photo(
         segment), ``segments`` (``segments_info``) and ``instances`` (all masks whole, as COCO annotations).
     """
     things, rules = record.masks, recipe.merge
-    painted = np.flatnonzero(things.scores >= rules.min_score)
+    best = np.argsort(-things.scores, kind="stable")[: rules.min_things]
+    painted = np.union1d(np.flatnonzero(things.scores >= rules.min_score), best)
     segment_of = np.zeros(len(things), np.int64)
     label, segment_of[painted] = merge_segments(
         things.take(painted),

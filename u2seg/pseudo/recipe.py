@@ -27,6 +27,7 @@ class MergeRules:
     min_area: float
     min_visible: float
     min_score: float
+    min_things: int
     order: str
 
 
@@ -63,6 +64,7 @@ class Recipe:
     embedding: str
     crop_size: int
     cluster_min_score: float
+    cluster_max_overlap: float
     reuse: str
     stuff: Part
     stuff_features: Part
@@ -96,6 +98,7 @@ class Recipe:
             embedding=clusters.EMBEDDING,
             crop_size=clusters.CROP_SIZE,
             cluster_min_score=clusters.MIN_SCORE,
+            cluster_max_overlap=clusters.MAX_OVERLAP,
             reuse=clusters.REUSE,
             stuff=Part.from_config("stuff segmenter", stuff),
             stuff_features=Part.from_config(
@@ -226,6 +229,7 @@ class Recipe:
                 "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
                 "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
                 "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
+                "U2SEG.CLUSTERS.MAX_OVERLAP": self.cluster_max_overlap,
             },
             "stuff": {
                 **common,
