@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["u2seg", "u2seg.*"]),
-    package_data={"u2seg": ["py.typed", "report/templates/*"]},
+    package_data={"u2seg": ["py.typed", "config/*.yaml", "report/templates/*"]},
     # Detectron2 is not listed: upstream is not on PyPI, and its repackaged wheels pin an old numpy. See README.
     install_requires=[
         "torch>=2.4",
