@@ -99,8 +99,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_words(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn what the system says against writing ``path`` into a `UsageError`; ``advice`` follows the reason.
+def in_words(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing ``path`` into a `UsageError`.
 
     Raises:
         UsageError: the block raised an OSError.
@@ -113,7 +113,7 @@ def in_words(path: Path, advice: str = "") -> Iterator[None]:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "what should be its folder is a file" if blocked else error.strerror or error
-        raise UsageError(f"{path} can't be written: {reason}{advice}") from error
+        raise UsageError(f"{path} can't be written: {reason}") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -125,7 +125,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` to ``path``."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -5,6 +5,7 @@ Shapes: ``H, W`` pixels of the photo after its EXIF orientation is applied, the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -19,7 +20,6 @@ from PIL.ImageFile import ImageFile
 from u2seg.errors import DataError
 from u2seg.files import open_regular
 from u2seg.images.depth import has_contrast, is_deep, read_deep, to_eight_bits
-from u2seg.images.formats import formats_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,38 @@ REDUCED_FROM = 32
 """A photo of more than this many times the pixels that are asked for is decoded at a half, a quarter or an eighth, as
 far as its format can do that; 32 megapixels as shipped."""
 _ORIENTATION, _BITS_PER_SAMPLE = 274, 258
+_ENDINGS = {
+    "AVIF": ("avif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "GIF": ("gif",),
+    "HEIF": ("heic", "heif", "hif"),  # where pillow-heif is installed
+    "JPEG": ("jfif", "jpe", "jpeg", "jpg"),
+    "JPEG2000": ("j2k", "jp2", "jpf", "jpx"),
+    "MPO": ("mpo",),
+    "PNG": ("png",),
+    "PPM": ("pbm", "pgm", "pnm", "ppm"),
+    "TIFF": ("tif", "tiff"),
+    "WEBP": ("webp",),
+    "TGA": ("tga",),  # last, since it has no mark of its own
+}
+"""Formats that are read, by Pillow's names, to the endings of their files. Pillow's others start programs or read
+without end."""
+
+
+@cache
+def _readable_formats() -> tuple[str, ...]:
+    """Those of the formats that can be read here."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _ENDINGS if name in Image.OPEN)
+
+
+EXTENSIONS = frozenset(f".{ending}" for name in _readable_formats() for ending in _ENDINGS[name])
+"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -50,7 +82,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 def read_shrunk(
     path: str | os.PathLike[str], pixels: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read_image` and `shrink` in one, which needs far less memory for a large photo.
+    """As `read_image`, brought to fewer pixels, which needs far less memory for a large photo.
 
     Args:
         path: as of `read_image`.
@@ -64,7 +96,7 @@ def read_shrunk(
         DataError: as `read_image`.
     """
     image, size = _read(Path(path), max_pixels, pixels)
-    return np.array(_shrink(image, pixels)), size
+    return np.array(shrink(image, pixels)), size
 
 
 def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -99,9 +131,10 @@ def _read(path: Path, max_pixels: int, pixels: int | None) -> tuple[Image.Image,
 
 
 def _open(file: BinaryIO, path: Path) -> ImageFile:
-    """Open an image of a format that is allowed; the others start programs, or have no end."""
+    """Open an image of a format that is allowed, whatever the file is called; only TGA goes by name."""
     file.seek(0)
-    return Image.open(file, formats=formats_of(path))
+    is_tga = path.suffix.lower() == ".tga"
+    return Image.open(file, formats=[name for name in _readable_formats() if name != "TGA" or is_tga])
 
 
 def _reduce(image: ImageFile, pixels: int) -> bool:
@@ -159,14 +192,8 @@ def _is_transparency(band: np.ndarray) -> bool:
     return bool(extreme.mean() >= 0.5 or band.min() == band.max())
 
 
-def shrink(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """``image`` uint8 (H, W, 3), or a copy of at most about ``max_pixels`` pixels with the same aspect ratio."""
-    if image.shape[0] * image.shape[1] <= max_pixels:
-        return image
-    return np.asarray(_shrink(Image.fromarray(image), max_pixels))
-
-
-def _shrink(image: Image.Image, max_pixels: int) -> Image.Image:
+def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
+    """``image``, or a copy of at most about ``max_pixels`` pixels with the same aspect ratio."""
     width, height = image.size
     if height * width <= max_pixels:
         return image

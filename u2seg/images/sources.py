@@ -14,14 +14,10 @@ from pathlib import Path
 from u2seg import fields
 from u2seg.errors import DataError, UsageError
 from u2seg.files import is_output
-from u2seg.images.formats import extensions
+from u2seg.images.reading import EXTENSIONS
 
 PassedOver = Mapping[str, tuple[str, ...]]
 """Why something in a folder is no photo of the run (a key of `u2seg.images.finding.REASONS`) to names below it."""
-
-EXTENSIONS = extensions()
-"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
-
 
 _OTHER_FORMATS = frozenset(
     f".{ending}"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import PluginError, U2SegError
-from u2seg.plugins.blame import CAUGHT, describe
 from u2seg.plugins.contracts import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
+from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import Offer
 from u2seg.plugins.rules import call_checked, check_members, check_refined, require
 

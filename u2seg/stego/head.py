@@ -10,7 +10,6 @@ classes are unit vectors in the space of codes, and a patch belongs to the neare
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,9 +20,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from u2seg.errors import DataError, UsageError
-from u2seg.files import in_words, write_bytes
 from u2seg.pseudo.centres import fill_empty, learn_centres
-from u2seg.weights_file import read_weights
+from u2seg.weights_file import read_weights, write_weights
 
 FORMAT = "u2seg-stuff-1"
 IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
@@ -134,10 +132,7 @@ def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
     """Write ``checkpoint`` to ``path``, or raise UsageError where that can't be done."""
     head = {name: tensor.detach().cpu().float() for name, tensor in checkpoint.head.items()}
     plain = replace(checkpoint, head=head, centres=checkpoint.centres.detach().cpu().float())
-    content = io.BytesIO()
-    torch.save({"format": FORMAT, **vars(plain)}, content)
-    with in_words(path):
-        write_bytes(path, content.getvalue())
+    write_weights(path, {"format": FORMAT, **vars(plain)})
 
 
 def read_checkpoint(path: str | Path) -> StuffCheckpoint:
