@@ -220,13 +220,13 @@ def _check_claim(root: Path, kind: str, option: str) -> None:
             f"{option} {str(root)!r} was made by an older u2seg, whose output this one does not read; {advice}"
         )
     if (root / MARKER).is_file():
-        found = _read_marker(root, option)
-        if found.get("format") != FORMAT:
+        marker = _read_marker(root, option)
+        if marker.get("format") != FORMAT:
             raise UsageError(
-                f"{option} {str(root)!r} has format {found.get('format')}, and this u2seg reads {FORMAT}; {advice}"
+                f"{option} {str(root)!r} has format {marker.get('format')}, and this u2seg reads {FORMAT}; {advice}"
             )
-        if found.get("kind") != kind:
-            raise UsageError(f"{option} {str(root)!r} holds {found.get('kind')}, not {kind}; {advice}")
+        if marker.get("kind") != kind:
+            raise UsageError(f"{option} {str(root)!r} holds {marker.get('kind')}, not {kind}; {advice}")
         return
     names = sorted(entry.name for entry in root.iterdir())
     # The marker may have come since it was looked for: another process of the same run claims the directory too.
@@ -237,9 +237,9 @@ def _check_claim(root: Path, kind: str, option: str) -> None:
 
 def _read_marker(root: Path, option: str) -> dict[str, Any]:
     try:
-        found = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        marker = None
+    if not isinstance(marker, dict):
         raise UsageError(f"{option} {str(root)!r}: {MARKER} is damaged; delete it if the directory is u2seg's own")
-    return found
+    return marker

@@ -173,15 +173,15 @@ class U2SegCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(filename)
-        state, own = checkpoint["model"], self.model.state_dict()
+        state, expected_state = checkpoint["model"], self.model.state_dict()
         kinds = ("thing classes", "semantic classes")
-        for count, expected, kind in zip(class_counts(state), class_counts(own), kinds, strict=True):
+        for count, expected, kind in zip(class_counts(state), class_counts(expected_state), kinds, strict=True):
             if count and expected and count != expected:
                 raise DataError(
                     f"weights {filename!r} are made for {count} {kind}, but the model has {expected}, as its dataset "
                     "or config says"
                 )
-        if not checkpoint.get("matching_heuristics") and not own.keys() & state.keys():
+        if not checkpoint.get("matching_heuristics") and not expected_state.keys() & state.keys():
             some = ", ".join(list(state)[:3])
             raise DataError(f"weights {filename!r} have no tensor that this model has; theirs begin with {some}")
         return checkpoint

@@ -65,7 +65,7 @@ def to_eight_bits(values: np.ndarray, tags: Any) -> np.ndarray:
     sample = _without_outliers(sample[:: -(-sample.size // SAMPLE) or 1])
     if not sample.size:
         return np.zeros(values.shape, np.uint8)
-    low, high = _range(sample, _signed(tags))
+    low, high = _range(sample, signed=SIGNED in np.ravel(tags.get(SAMPLE_FORMAT, 1)))
     low, high = _declared(tags, SAMPLE_MIN, low), _declared(tags, SAMPLE_MAX, high)
     scaled = np.zeros(values.shape, np.float32)
     scaled[valid] = (values[valid].astype(np.float64) - low) * (255.0 / max(high - low, 1e-30))
@@ -120,7 +120,3 @@ def _declared(tags: Any, tag: int, default: float) -> float:
         return float(str(value).strip("\0 "))
     except ValueError:
         return default
-
-
-def _signed(tags: Any) -> bool:
-    return SIGNED in tuple(np.ravel(tags.get(SAMPLE_FORMAT, 1)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 from u2seg.errors import UsageError, printable
@@ -58,11 +59,16 @@ class PhotoSet:
     def notes(self) -> list[str]:
         """A line for each reason why something was passed over, with a number and a name."""
         repeated = [f"named more than once: {self.repeated}"] if self.repeated else []
-        return repeated + [
-            f"passed over, {words}: {len(self.passed_over[reason])}, such as {printable(self.passed_over[reason][0])}"
-            for reason, words in REASONS.items()
-            if self.passed_over.get(reason)
-        ]
+        return repeated + _reasons(self.passed_over)
+
+
+def _reasons(passed_over: PassedOver) -> list[str]:
+    """A line for each key of `REASONS` that ``passed_over`` has names for."""
+    return [
+        f"passed over, {words}: {len(passed_over[reason])}, such as {printable(passed_over[reason][0])}"
+        for reason, words in REASONS.items()
+        if passed_over.get(reason)
+    ]
 
 
 def find_photos(
@@ -92,11 +98,10 @@ def find_photos(
     images = images if isinstance(images, str) else images[0]
     paths, ids, usual_base, passed_over = list_photos(images, root, option, os.path.realpath(output) if output else "")
     if not paths:
-        other = "".join(f"; {note}" for note in PhotoSet(Path(), (), passed_over).notes())
+        other = "".join(f"; {reason}" for reason in _reasons(passed_over))
         raise UsageError(f"{option} {images!r} holds no photos; taken are {' '.join(sorted(EXTENSIONS))}{other}")
-    surprising = {reason: names for reason, names in passed_over.items() if reason in ("link", "folder")}
-    for note in PhotoSet(Path(), (), surprising).notes():
-        logger.warning("%s: %s", option, note)
+    for reason in _reasons({key: names for key, names in passed_over.items() if key in ("link", "folder")}):
+        logger.warning("%s: %s", option, reason)
     base = Path(root).expanduser() if root else usual_base or _common_folder(paths)
     return _number(paths, ids, base.absolute(), passed_over)
 
@@ -111,35 +116,30 @@ def _common_folder(paths: Sequence[str]) -> Path:
 
 def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, passed_over: PassedOver) -> PhotoSet:
     """Give each path a name below ``base``, an id and the name of its label."""
-    photos: list[Photo] = []
-    seen: set[str] = set()
+    files: dict[str, str] = {}  # Name to path
+    numbers: dict[str, int] = {}
     for index, path in enumerate(paths):
         full = os.path.abspath(path)
         name = PurePosixPath(Path(os.path.relpath(full, base))).as_posix()
-        if name in seen:
-            continue
         if name.startswith("../"):
             raise UsageError(f"photo {path!r} does not lie below --image-root {base}")
-        seen.add(name)
-        photos.append(Photo(ids[index] if ids else len(photos) + 1, name, full, ""))
-    labelled = _name_labels(photos)
-    ordered = tuple(sorted(labelled, key=lambda photo: photo.id))
-    return PhotoSet(base, ordered, passed_over, len(paths) - len(photos), numbered=ids is not None)
+        files.setdefault(name, full)
+        numbers.setdefault(name, ids[index] if ids else len(files))
+    labels = _label_names(files)
+    photos = sorted((Photo(numbers[name], name, files[name], labels[name]) for name in files), key=lambda p: p.id)
+    return PhotoSet(base, tuple(photos), passed_over, len(paths) - len(photos), numbered=ids is not None)
 
 
-def _name_labels(photos: Sequence[Photo]) -> list[Photo]:
+def _label_names(names: Iterable[str]) -> dict[str, str]:
     """The label of ``a/b.jpg`` is ``a/b.png``, or ``a/b.jpg.png`` where another photo, or a folder, has that name."""
-    names = {str(folder).lower() for photo in photos for folder in PurePosixPath(photo.name).parents}
-    labelled = []
-    for photo in photos:
-        label = str(PurePosixPath(photo.name).with_suffix(".png"))
-        copy = 1
-        while label.lower() in names:
-            label = f"{photo.name}.png" if copy == 1 else f"{photo.name}.{copy}.png"
-            copy += 1
-        names.add(label.lower())
-        labelled.append(replace(photo, label=label))
-    return labelled
+    taken = {str(folder).lower() for name in names for folder in PurePosixPath(name).parents}
+    labels = {}
+    for name in names:
+        further = (f"{name}.{copy}.png" for copy in count(2))
+        candidates = chain([str(PurePosixPath(name).with_suffix(".png")), f"{name}.png"], further)
+        labels[name] = next(label for label in candidates if label.lower() not in taken)
+        taken.add(labels[name].lower())
+    return labels
 
 
 def batches(photos: Sequence[Photo], size: int) -> Iterator[Sequence[Photo]]:

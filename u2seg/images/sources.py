@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
-from itertools import repeat
 from pathlib import Path
 
 from u2seg import fields
@@ -123,9 +122,11 @@ def _read_coco(file: Path, root: str | None, option: str) -> tuple[list[str], li
     try:
         content = fields.read_json_object(file)
         images = fields.told("it", fields.entries, content, "images")
-        subjects = [f"entry {position} of 'images'" for position in range(len(images))]
-        names = [fields.told(*each) for each in zip(subjects, repeat(fields.file_name), images)]
-        ids = [fields.told(*each) for each in zip(subjects, repeat(fields.identity), images, repeat("id"))]
+        names, ids = [], []
+        for position, image in enumerate(images):
+            subject = f"entry {position} of 'images'"
+            names.append(fields.told(subject, fields.file_name, image))
+            ids.append(fields.told(subject, fields.identity, image, "id"))
         fields.refuse_duplicates(ids, "image id")
         fields.refuse_duplicates(names, "the photo")
         info = content["info"] if isinstance(content.get("info"), dict) else {}
