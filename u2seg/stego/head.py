@@ -114,6 +114,26 @@ class StuffCheckpoint:
         if self.centres.ndim != 2 or self.centres.shape[1] != code_dim:
             raise ValueError(f"its classes are {tuple(self.centres.shape)}, its codes have {code_dim} channels")
 
+    def modules(self) -> tuple[CodeHead, ClusterProbe]:
+        """The head, in evaluation mode, and the classes."""
+        code_dim, dim = self.head["linear.weight"].shape[:2]
+        head, probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, len(self.centres))
+        head.load_state_dict(self.head)
+        probe.load_state_dict({"centres": self.centres})
+        return head, probe
+
+    def check_use(self, method: str, num_classes: int, source: str) -> None:
+        """Raise UsageError unless the stuff segmenter ``method`` with ``num_classes`` classes can use it."""
+        if self.method != method:
+            raise UsageError(
+                f"checkpoint {source} was trained by {self.method!r}: set U2SEG.STUFF.NAME to {self.method}, "
+                f"not {method}"
+            )
+        if len(self.centres) != num_classes:
+            raise UsageError(
+                f"checkpoint {source} has {len(self.centres)} classes, U2SEG.NUM_STUFF asks for {num_classes}"
+            )
+
     def check_features(self, info: Mapping[str, Any], source: str) -> None:
         """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""
         differing = [
