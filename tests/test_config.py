@@ -144,3 +144,16 @@ def test_bounds(key, value):
     fill(cfg, options=["U2SEG.MERGE.ORDER", "are"])
     with pytest.raises(UsageError, match="U2SEG"):
         check_bounds(cfg)
+
+
+def test_defaults_keep_their_own_bounds_and_belong_to_one_config():
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from u2seg.engine.config import get_cfg
+
+    changed = get_cfg()
+    changed.MODEL.VIT.BLOCKS.append(3)
+    changed.U2SEG.MERGE.ORDER = "score"
+    fresh = get_cfg()
+    assert fresh.MODEL.VIT.BLOCKS == []
+    assert fresh.U2SEG.MERGE.ORDER == "area"
+    check_bounds(fresh)

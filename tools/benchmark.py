@@ -2,7 +2,7 @@
 """Run one of the benchmarks of tests/benchmarks: ours beside a slow, obvious reference."""
 
 import argparse
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,20 +12,13 @@ FOLDER = Path(__file__).resolve().parents[1] / "tests" / "benchmarks"
 
 
 def main() -> int | None:
-    """Load the benchmark by its file, since it and its oracles are no part of the package, and hand it the rest."""
+    """Run the benchmark by its file, since it and its oracles are no part of the package, and hand it the rest."""
     names = sorted(path.stem for path in FOLDER.glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=names)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the benchmark; its --help lists them")
     args = parser.parse_args()
-    spec = importlib.util.spec_from_file_location(f"benchmark_{args.name}", FOLDER / f"{args.name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    result: int | None = module.main(args.options)
-    return result
+    return runpy.run_path(str(FOLDER / f"{args.name}.py"))["main"](args.options)
 
 
 if __name__ == "__main__":

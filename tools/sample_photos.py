@@ -21,12 +21,12 @@ def main() -> int:
     import sklearn.datasets
 
     shipped = Path(skimage.__file__).parent / "data"
-    found = [path for name in SKIMAGE for path in sorted(shipped.glob(f"{name}.*"))]
-    found += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
-    for path in found:
+    photos = [path for name in SKIMAGE for path in sorted(shipped.glob(f"{name}.*"))]
+    photos += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    for path in photos:
         if not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
-    print(f"{len(found)} photos in {folder}")
+    print(f"{len(photos)} photos in {folder}")
     return 0
 
 

@@ -189,9 +189,9 @@ def refuse_strangers(executor: Executor, describe: Callable[..., dict[str, Any]]
     """Raise UsageError if ``describe(*args)`` gives something else on a worker of a cluster than here."""
     if not isinstance(executor, DaskExecutor):
         return
-    here = describe(*args)
-    for worker, there in executor.on_each_worker(describe, *args).items():
-        differing = [key for key in here if there.get(key) != here[key]]
+    local = describe(*args)
+    for worker, remote in executor.on_each_worker(describe, *args).items():
+        differing = [key for key in local if remote.get(key) != local[key]]
         if differing:
-            told = "; ".join(f"{key} is {there.get(key)!r} there and {here[key]!r} here" for key in differing)
-            raise UsageError(f"Dask worker {worker} would make other labels: {told}")
+            reasons = "; ".join(f"{key} is {remote.get(key)!r} there and {local[key]!r} here" for key in differing)
+            raise UsageError(f"Dask worker {worker} would make other labels: {reasons}")

@@ -117,8 +117,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_words(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn what the system says against writing ``path`` into a `UsageError`; ``advice`` follows the reason.
+def in_words(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing ``path`` into a `UsageError`.
 
     Raises:
         UsageError: the block raised an OSError.
@@ -131,7 +131,7 @@ def in_words(path: Path, advice: str = "") -> Iterator[None]:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "what should be its folder is a file" if blocked else error.strerror or error
-        raise UsageError(f"{path} can't be written: {reason}{advice}") from error
+        raise UsageError(f"{path} can't be written: {reason}") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -143,7 +143,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` to ``path``."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -249,13 +249,13 @@ def _check_claim(root: Path, kind: str, option: str) -> None:
             f"{option} {str(root)!r} was made by an older u2seg, whose output this one does not read; {advice}"
         )
     if (root / MARKER).is_file():
-        found = _read_marker(root, option)
-        if found.get("format") != FORMAT:
+        marker = _read_marker(root, option)
+        if marker.get("format") != FORMAT:
             raise UsageError(
-                f"{option} {str(root)!r} has format {found.get('format')}, and this u2seg reads {FORMAT}; {advice}"
+                f"{option} {str(root)!r} has format {marker.get('format')}, and this u2seg reads {FORMAT}; {advice}"
             )
-        if found.get("kind") != kind:
-            raise UsageError(f"{option} {str(root)!r} holds {found.get('kind')}, not {kind}; {advice}")
+        if marker.get("kind") != kind:
+            raise UsageError(f"{option} {str(root)!r} holds {marker.get('kind')}, not {kind}; {advice}")
         return
     names = sorted(entry.name for entry in root.iterdir())
     # The marker may have come since it was looked for: another process of the same run claims the directory too.
@@ -266,9 +266,9 @@ def _check_claim(root: Path, kind: str, option: str) -> None:
 
 def _read_marker(root: Path, option: str) -> dict[str, Any]:
     try:
-        found = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        marker = None
+    if not isinstance(marker, dict):
         raise UsageError(f"{option} {str(root)!r}: {MARKER} is damaged; delete it if the directory is u2seg's own")
-    return found
+    return marker

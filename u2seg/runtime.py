@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, printable
@@ -101,52 +100,35 @@ class Progress:
     """Counts photos of one stage; use as a context manager and call `advance`."""
 
     def __init__(self, title: str, total: int, unit: str = "photo") -> None:
+        from tqdm import tqdm
+
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._started = self._said = time.monotonic()
-        self._bar = None
+        self._bar = tqdm(total=total, desc=title, unit=unit, disable=None)  # None: it shows on a terminal alone
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self.total, desc=self.title, unit=self.unit)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
     def advance(self, count: int = 1) -> None:
         """Say that ``count`` more are done."""
         self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-            return
+        self._bar.update(count)
         now = time.monotonic()
-        if now - self._said >= SECONDS_BETWEEN_LINES:
+        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            if not self.done:
-                logger.info("%s: none of %d %ss done yet", self.title, self.total, self.unit)
-                return
-            left = (now - self._started) / self.done * (self.total - self.done)
             rate = self.done / (now - self._started)
-            logger.info(
-                "%s: %d of %d %ss, %.2f a second, %s left",
-                self.title,
-                self.done,
-                self.total,
-                self.unit,
-                rate,
-                readable_seconds(left),
-            )
+            left = readable_seconds((self.total - self.done) / rate) if rate else "an unknown time"
+            done = f"{self.done} of {self.total} {self.unit}s"
+            logger.info("%s: %s, %.2f a second, %s left", self.title, done, rate, left)
 
 
-def track(items: Sequence[T], title: str, unit: str = "photo") -> Iterator[T]:
+def track(items: Sequence[T], title: str) -> Iterator[T]:
     """``items``, with progress shown."""
-    with Progress(title, len(items), unit) as progress:
+    with Progress(title, len(items)) as progress:
         for item in items:
             yield item
             progress.advance()

@@ -101,9 +101,7 @@ class Stoppable:
             threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._in_main_thread:
             signal.set_wakeup_fd(self._wakeup)

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from u2seg.errors import DataError, UsageError
-from u2seg.files import open_regular
+from u2seg.files import in_words, open_regular, write_bytes
 
 MOST_SHARING = 4
 """Times the size of its file that all tensors together may have: several may show the same bytes, as tied layers do."""
@@ -84,6 +84,21 @@ def open_weights(path: str | Path) -> BinaryIO:
         file.close()
         raise DataError(f"weights {path} have {size} bytes, more than the {memory} bytes of memory of this machine")
     return file
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``path`` as torch does, with a checksum of each tensor: whole or not at all.
+
+    Raises:
+        UsageError: it can't be written; what was there before is still whole.
+        OSError: so it is where the disk is full or broken.
+    """
+    import torch
+
+    stream = io.BytesIO()  # where torch writes to a file itself, it forgets why it could not
+    with in_words(path):
+        torch.save(content, stream)
+        write_bytes(path, stream.getbuffer())
 
 
 def _memory() -> int:

@@ -1,6 +1,5 @@
 """Output directories of training runs: damage, full disks, killed runs and second runs cost no checkpoint."""
 
-import contextlib
 import fcntl
 import logging
 import random
@@ -15,7 +14,7 @@ import torch
 from synthetic_panoptic import TINY_CONFIG
 from training_tool import TOOL, exit_code, setup, train_net
 
-from u2seg.engine import checkpoint
+from u2seg import weights_file
 from u2seg.engine.output_dir import last_checkpoint, newest_checkpoint
 from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError
@@ -103,11 +102,10 @@ def test_a_full_disk_is_one_line_and_no_fault_of_the_users(trained, capsys, monk
     options, out = trained
     before = {file: file.read_bytes() for file in out.glob("model_*.pth")}
 
-    @contextlib.contextmanager
-    def on_a_full_disk(path):
-        yield Path("/dev/full")
+    def on_a_full_disk(path, content):
+        Path("/dev/full").write_bytes(content)
 
-    monkeypatch.setattr(checkpoint, "replacing", on_a_full_disk)
+    monkeypatch.setattr(weights_file, "write_bytes", on_a_full_disk)
     capsys.readouterr()
     assert exit_code([*options, "SOLVER.MAX_ITER", "4"], "--resume") == 1
     error = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "Traceback" in line]

@@ -9,9 +9,9 @@ from torch import nn
 
 from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import load_config
+from u2seg.engine.optimizer import build_optimizer
 from u2seg.errors import DataError, UsageError
 from u2seg.modeling import vit_backbone
-from u2seg.modeling.optimizer import build_optimizer
 from u2seg.modeling.trunk import Trunk, fingerprint
 from u2seg.modeling.vit_backbone import build_u2seg_vit_backbone
 from u2seg.pseudo.features.vit import ViTFeatures

@@ -24,7 +24,7 @@ from u2seg.data.entries import EntryFile
 from u2seg.data.mapper import Sample, build_mapper
 from u2seg.data.training_set import training_dicts
 from u2seg.errors import DataError, U2SegError, UsageError
-from u2seg.plugins.blame import describe, print_traceback
+from u2seg.plugins.guard import describe, print_traceback
 from u2seg.structures import STUFF_VOID
 
 if TYPE_CHECKING:

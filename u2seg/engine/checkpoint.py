@@ -13,23 +13,20 @@ a path                       ``.pkl`` of Detectron2; ``.pth`` or ``.safetensors`
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode
 
 from u2seg.engine.output_dir import LAST
 from u2seg.errors import DataError, UsageError, lookup
-from u2seg.files import in_words, replacing, write_bytes
-from u2seg.weights_file import read_weights
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
+from u2seg.files import in_words, write_bytes
+from u2seg.weights_file import read_weights, write_weights
 
 DINO_URLS = {"resnet50": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"}
 
@@ -145,30 +142,6 @@ def class_counts_from_weights(cfg: CfgNode) -> None:
         )
 
 
-class _Stream(io.BufferedWriter):
-    """A new file that remembers why it could not be written, which torch forgets."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "wb"))
-        self.error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        try:
-            return super().write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    """Write ``content`` to ``path`` with a checksum of each tensor, or raise what the system said against it."""
-    with _Stream(path) as stream:
-        try:
-            torch.save(content, stream)
-        except RuntimeError as error:
-            raise stream.error or error from error
-
-
 class U2SegCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with the URIs above and errors that a user can act on."""
 
@@ -200,15 +173,15 @@ class U2SegCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(filename)
-        state, own = checkpoint["model"], self.model.state_dict()
+        state, expected_state = checkpoint["model"], self.model.state_dict()
         kinds = ("thing classes", "semantic classes")
-        for count, expected, kind in zip(class_counts(state), class_counts(own), kinds, strict=True):
+        for count, expected, kind in zip(class_counts(state), class_counts(expected_state), kinds, strict=True):
             if count and expected and count != expected:
                 raise DataError(
                     f"weights {filename!r} are made for {count} {kind}, but the model has {expected}, as its dataset "
                     "or config says"
                 )
-        if not checkpoint.get("matching_heuristics") and not own.keys() & state.keys():
+        if not checkpoint.get("matching_heuristics") and not expected_state.keys() & state.keys():
             some = ", ".join(list(state)[:3])
             raise DataError(f"weights {filename!r} have no tensor that this model has; theirs begin with {some}")
         return checkpoint
@@ -226,8 +199,7 @@ class U2SegCheckpointer(DetectionCheckpointer):
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with in_words(file), replacing(file) as temporary:
-            _save(content | kwargs, temporary)
+        write_weights(file, content | kwargs)
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

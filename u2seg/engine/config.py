@@ -46,31 +46,22 @@ def check_names(cfg: CfgNode) -> None:
     Raises:
         UsageError: a name is in none; the message has the nearest.
     """
-    from detectron2.modeling import (
-        BACKBONE_REGISTRY,
-        META_ARCH_REGISTRY,
-        PROPOSAL_GENERATOR_REGISTRY,
-        ROI_HEADS_REGISTRY,
-        SEM_SEG_HEADS_REGISTRY,
-    )
-    from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
+    from detectron2 import modeling
+    from detectron2.modeling import roi_heads
 
-    model = cfg.MODEL
-    for kind, name, registry in (
-        ("model (MODEL.META_ARCHITECTURE)", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("backbone (MODEL.BACKBONE.NAME)", model.BACKBONE.NAME, BACKBONE_REGISTRY),
-        (
-            "proposal generator (MODEL.PROPOSAL_GENERATOR.NAME)",
-            model.PROPOSAL_GENERATOR.NAME,
-            PROPOSAL_GENERATOR_REGISTRY,
-        ),
-        ("ROI heads (MODEL.ROI_HEADS.NAME)", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
-        ("box head (MODEL.ROI_BOX_HEAD.NAME)", model.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
-        ("mask head (MODEL.ROI_MASK_HEAD.NAME)", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
-        ("semantic head (MODEL.SEM_SEG_HEAD.NAME)", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
-    ):
+    registries = {
+        "BACKBONE": ("backbone", modeling.BACKBONE_REGISTRY),
+        "PROPOSAL_GENERATOR": ("proposal generator", modeling.PROPOSAL_GENERATOR_REGISTRY),
+        "ROI_HEADS": ("ROI heads", modeling.ROI_HEADS_REGISTRY),
+        "ROI_BOX_HEAD": ("box head", roi_heads.ROI_BOX_HEAD_REGISTRY),
+        "ROI_MASK_HEAD": ("mask head", roi_heads.ROI_MASK_HEAD_REGISTRY),
+        "SEM_SEG_HEAD": ("semantic head", modeling.SEM_SEG_HEADS_REGISTRY),
+    }
+    lookup("model (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE, dict(modeling.META_ARCH_REGISTRY))
+    for group, (kind, registry) in registries.items():
+        name = cfg.MODEL[group].NAME
         if name not in ("", "PrecomputedProposals"):  # a head that is not used; proposals that no module makes
-            lookup(kind, name, dict(registry))
+            lookup(f"{kind} (MODEL.{group}.NAME)", name, dict(registry))
 
 
 def set_confidence(cfg: CfgNode, confidence: float) -> None:

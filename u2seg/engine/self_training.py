@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from fvcore.common.config import CfgNode
 
 from u2seg.config import get_pseudo_cfg, plain
 from u2seg.engine.earlier_labels import EarlierLabels
@@ -30,9 +31,6 @@ from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
 from u2seg.pseudo.run import LabelRun
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -9,28 +9,24 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, defaults
-from detectron2.evaluation import verify_results
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
+from fvcore.common.config import CfgNode
 
 from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
 from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
+from u2seg.engine.optimizer import build_optimizer
 from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
-from u2seg.modeling.optimizer import build_optimizer
-
-if TYPE_CHECKING:
-    from detectron2.evaluation import DatasetEvaluator
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -212,12 +208,6 @@ class Trainer(DefaultTrainer):
             logger.warning(
                 "the checkpoint is at iteration %d of %d: nothing is left to train", self.start_iter, self.max_iter
             )
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The model that ``MODEL.META_ARCHITECTURE`` names."""
-        lookup("model (MODEL.META_ARCHITECTURE)", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
-        return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

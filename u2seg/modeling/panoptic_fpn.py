@@ -5,21 +5,19 @@ Shapes: ``B`` images; ``C`` semantic classes; ``H, W`` pixels of the padded batc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from fvcore.common.config import CfgNode
 from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import UsageError
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
-
-if TYPE_CHECKING:
-    from detectron2.layers import ShapeSpec
-    from fvcore.common.config import CfgNode
 
 
 @META_ARCH_REGISTRY.register()

@@ -7,7 +7,7 @@ Shapes: ``R`` regions of one image; ``K`` thing classes; ``H, W`` pixels of the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -16,9 +16,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances, pairwise_iou
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
+from fvcore.common.config import CfgNode
 
 COUNTS = "region_counts"
 """Field of a batch's regions: bool (R,), whether the losses count them."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
@@ -23,9 +23,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.features import models, weights
 from u2seg.pseudo.features.network import Request, projection, run
 from u2seg.pseudo.features.precision import autocast, to_precision
-
-if TYPE_CHECKING:
-    from u2seg.pseudo.features.vit import ViTFeatures
+from u2seg.pseudo.features.vit import ViTFeatures
 
 logger = logging.getLogger(__name__)
 

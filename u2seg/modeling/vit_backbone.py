@@ -5,11 +5,13 @@ Shapes: ``B`` images; ``H, W`` pixels of the padded batch; ``h, w`` cells of a l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -19,10 +21,6 @@ from u2seg.plugins.guard import unguarded
 from u2seg.pseudo.features.precision import resolve_precision
 from u2seg.pseudo.features.vit import ViTFeatures
 from u2seg.pseudo.parts import Part
-
-if TYPE_CHECKING:
-    from detectron2.layers import ShapeSpec
-    from fvcore.common.config import CfgNode
 
 DEEPEST_STRIDE = 32
 """Of p5, the deepest level that the heads bring back to p2's size: they need sizes that it divides."""

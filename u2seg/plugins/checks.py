@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import PluginError, U2SegError
-from u2seg.plugins.blame import CAUGHT, describe
 from u2seg.plugins.contracts import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
+from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import Offer
 from u2seg.plugins.rules import call_checked, check_members, check_refined, require
 
 Arrays = list[np.ndarray]
 """What a part gave: to be compared with what another of its kind gives."""
+SIZE = (48, 64)
+"""Height and width, in pixels, of the images that most parts are checked on."""
 
 
 def sample_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -45,12 +47,12 @@ def _disc(height: int, width: int) -> np.ndarray:
     return ((y / height - 0.5) ** 2 + (x / width - 0.45) ** 2) < 0.06
 
 
-def check_feature_extractor(extractor: FeatureExtractor, size: tuple[int, int] = (96, 128)) -> Arrays:
-    """Raise AssertionError unless ``extractor`` keeps the `FeatureExtractor` contract on images of ``size``."""
+def check_feature_extractor(extractor: FeatureExtractor) -> Arrays:
+    """Raise AssertionError unless ``extractor`` keeps the `FeatureExtractor` contract on images of 96 x 128 pixels."""
     check_members("feature extractor", extractor)
     if hasattr(extractor, "prepare"):
         call_checked(extractor, "prepare")
-    images = [sample_image(*size), sample_image(size[1], size[0], seed=1)]
+    images = [sample_image(96, 128), sample_image(128, 96, seed=1)]
     together = call_checked(extractor, "extract", images)
     require(extractor.stride > 0, "stride is the pixels of the network's input per cell of the grid")
     _same(together, call_checked(extractor, "extract", images), "the same images, the same features")
@@ -68,18 +70,13 @@ def check_feature_extractor(extractor: FeatureExtractor, size: tuple[int, int] =
     return results
 
 
-def check_mask_generator(
-    generator: MaskGenerator,
-    size: tuple[int, int] = (48, 64),
-    dim: int = 16,
-    extractor: FeatureExtractor | None = None,
-) -> Arrays:
-    """Raise AssertionError unless ``generator`` keeps the `MaskGenerator` contract on images of ``size`` pixels.
+def check_mask_generator(generator: MaskGenerator, dim: int = 16, extractor: FeatureExtractor | None = None) -> Arrays:
+    """Raise AssertionError unless ``generator`` keeps the `MaskGenerator` contract on images of `SIZE`.
 
     Its features are those of ``extractor``, or made up, with ``dim`` channels.
     """
     check_members("mask generator", generator)
-    images, grids = _samples(size, dim, extractor, 2)
+    images, grids = _samples(dim, extractor, 2)
     single = [call_checked(generator, "generate", *pair) for pair in zip(images, grids, strict=True)]
     again = call_checked(generator, "generate", images[0], grids[0])
     _same([again.masks, again.scores], [single[0].masks, single[0].scores], "the same image, the same masks and scores")
@@ -90,13 +87,13 @@ def check_mask_generator(
     return [array for masks in single for array in (masks.masks, masks.scores)]
 
 
-def check_clusterer(clusterer: Clusterer, dim: int = 8) -> Arrays:
+def check_clusterer(clusterer: Clusterer) -> Arrays:
     """Raise AssertionError unless ``clusterer`` keeps the `Clusterer` contract on a few blobs."""
     check_members("clusterer", clusterer)
     rng = np.random.default_rng(0)
     count = clusterer.n_clusters
-    centres = rng.normal(size=(count, dim)) * 5
-    X = (np.repeat(centres, 6, axis=0) + 0.1 * rng.normal(size=(6 * count, dim))).astype(np.float32)
+    centres = rng.normal(size=(count, 8)) * 5
+    X = (np.repeat(centres, 6, axis=0) + 0.1 * rng.normal(size=(6 * count, 8))).astype(np.float32)
     call_checked(clusterer, "fit", X)
     labels = call_checked(clusterer, "predict", X)
     if hasattr(clusterer, "cluster_centers_"):
@@ -110,17 +107,14 @@ def check_clusterer(clusterer: Clusterer, dim: int = 8) -> Arrays:
 
 
 def check_stuff_segmenter(
-    segmenter: StuffSegmenter,
-    size: tuple[int, int] = (48, 64),
-    dim: int = 16,
-    extractor: FeatureExtractor | None = None,
+    segmenter: StuffSegmenter, dim: int = 16, extractor: FeatureExtractor | None = None
 ) -> Arrays:
-    """Raise AssertionError unless ``segmenter`` keeps the `StuffSegmenter` contract on images of ``size`` pixels.
+    """Raise AssertionError unless ``segmenter`` keeps the `StuffSegmenter` contract on images of `SIZE`.
 
     Its features are those of ``extractor``, or made up, with ``dim`` channels.
     """
     check_members("stuff segmenter", segmenter)
-    images, grids = _samples(size, dim, extractor, 4)
+    images, grids = _samples(dim, extractor, 4)
     call_checked(segmenter, "fit", iter(grids))
     stuff = call_checked(segmenter, "segment", images[0], grids[0])
     _same([stuff], [segmenter.segment(images[0], grids[0])], "the same image, the same stuff")
@@ -129,7 +123,7 @@ def check_stuff_segmenter(
     return [stuff]
 
 
-def check_refiner(refiner: Refiner, size: tuple[int, int] = (48, 64)) -> Arrays:
+def check_refiner(refiner: Refiner, size: tuple[int, int] = SIZE) -> Arrays:
     """Raise AssertionError unless ``refiner`` keeps the `Refiner` contract on an image of ``size`` pixels."""
     check_members("refiner", refiner)
     image = sample_image(*size)
@@ -192,12 +186,12 @@ def check_offer(
         raise PluginError(f"{offer.title}: {describe(error, offer.packages)}") from error
 
 
-def _samples(size: tuple[int, int], dim: int, extractor: FeatureExtractor | None, count: int) -> tuple[Arrays, Arrays]:
-    """``count`` images of ``size`` and their features."""
-    images = [sample_image(*size, seed=seed) for seed in range(count)]
+def _samples(dim: int, extractor: FeatureExtractor | None, count: int) -> tuple[Arrays, Arrays]:
+    """``count`` images of `SIZE` and their features."""
+    images = [sample_image(*SIZE, seed=seed) for seed in range(count)]
     if extractor is not None:
         return images, extractor.extract(images)
-    return images, [sample_features(dim, size[0] // 4, size[1] // 4, seed=seed) for seed in range(count)]
+    return images, [sample_features(dim, SIZE[0] // 4, SIZE[1] // 4, seed=seed) for seed in range(count)]
 
 
 def _same(result: Sequence[np.ndarray], expected: Sequence[np.ndarray], rule: str) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.errors import PluginError, U2SegError, UsageError, closest
-from u2seg.plugins.blame import CAUGHT, describe
-from u2seg.plugins.guard import GuardedPart
+from u2seg.plugins.guard import CAUGHT, GuardedPart, describe
 
 DISABLE_VARIABLE = "U2SEG_DISABLE_PLUGINS"
 BUILT_IN = "u2seg (built in)"

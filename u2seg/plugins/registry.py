@@ -23,7 +23,7 @@ import u2seg
 from u2seg.errors import PluginError, UsageError, closest, lookup
 from u2seg.plugins import api
 from u2seg.plugins.added_keys import put_back
-from u2seg.plugins.blame import CAUGHT, describe
+from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
 from u2seg.runtime import RANK_VARIABLE
 

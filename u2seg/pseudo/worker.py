@@ -21,7 +21,7 @@ import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.images import Photo, read_shrunk
-from u2seg.plugins.blame import at_photo, print_traceback
+from u2seg.plugins.guard import at_photo, print_traceback
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
 from u2seg.pseudo.recipe import Recipe
 from u2seg.runtime import worker_device

@@ -18,11 +18,12 @@ import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from sklearn.neighbors import NearestNeighbors
 
 from u2seg.data.loader import TrainLoader, build_seeded_loader
@@ -33,9 +34,6 @@ from u2seg.plugins.api import FeatureExtractor
 from u2seg.pseudo.centres import unit_length
 from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import Progress
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ classes are unit vectors in the space of codes, and a patch belongs to the neare
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,9 +20,8 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from u2seg.errors import DataError, UsageError
-from u2seg.files import in_words, write_bytes
 from u2seg.pseudo.centres import fill_empty, learn_centres
-from u2seg.weights_file import read_weights
+from u2seg.weights_file import read_weights, write_weights
 
 FORMAT = "u2seg-stuff-1"
 IDENTITY = ("model", "weights_sha256", "layer", "facet", "remove_key_bias", "position_resize")
@@ -116,6 +114,26 @@ class StuffCheckpoint:
         if self.centres.ndim != 2 or self.centres.shape[1] != code_dim:
             raise ValueError(f"its classes are {tuple(self.centres.shape)}, its codes have {code_dim} channels")
 
+    def modules(self) -> tuple[CodeHead, ClusterProbe]:
+        """The head, in evaluation mode, and the classes."""
+        code_dim, dim = self.head["linear.weight"].shape[:2]
+        head, probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, len(self.centres))
+        head.load_state_dict(self.head)
+        probe.load_state_dict({"centres": self.centres})
+        return head, probe
+
+    def check_use(self, method: str, num_classes: int, source: str) -> None:
+        """Raise UsageError unless the stuff segmenter ``method`` with ``num_classes`` classes can use it."""
+        if self.method != method:
+            raise UsageError(
+                f"checkpoint {source} was trained by {self.method!r}: set U2SEG.STUFF.NAME to {self.method}, "
+                f"not {method}"
+            )
+        if len(self.centres) != num_classes:
+            raise UsageError(
+                f"checkpoint {source} has {len(self.centres)} classes, U2SEG.NUM_STUFF asks for {num_classes}"
+            )
+
     def check_features(self, info: Mapping[str, Any], source: str) -> None:
         """Raise UsageError unless features that ``info`` describes are those that the head was trained on."""
         differing = [
@@ -134,10 +152,7 @@ def write_checkpoint(path: Path, checkpoint: StuffCheckpoint) -> None:
     """Write ``checkpoint`` to ``path``, or raise UsageError where that can't be done."""
     head = {name: tensor.detach().cpu().float() for name, tensor in checkpoint.head.items()}
     plain = replace(checkpoint, head=head, centres=checkpoint.centres.detach().cpu().float())
-    content = io.BytesIO()
-    torch.save({"format": FORMAT, **vars(plain)}, content)
-    with in_words(path):
-        write_bytes(path, content.getvalue())
+    write_weights(path, {"format": FORMAT, **vars(plain)})
 
 
 def read_checkpoint(path: str | Path) -> StuffCheckpoint:

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
+from fvcore.common.config import CfgNode
 from torch import nn
 
 from u2seg.stego.crops import CropSet, Sample, frozen_network
 from u2seg.stego.head import ClusterProbe, CodeHead, StuffCheckpoint, spherical_kmeans, whitening
 from u2seg.stego.loss import TERMS, all_pairs, choose_shifts, correspondence_loss
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from u2seg.plugins.api import FeatureExtractor
+    from u2seg.stego.head import StuffCheckpoint
 
 
 class CodeStuff:
@@ -58,8 +59,7 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
-        from u2seg.pseudo.parts import Part, build_once
-        from u2seg.stego.head import ClusterProbe, CodeHead, read_checkpoint
+        from u2seg.stego.head import read_checkpoint
 
         if not checkpoint:
             key = f"U2SEG.STUFF.ARGS.{self.method}.checkpoint"
@@ -70,28 +70,24 @@ class CodeStuff:
         self.num_classes, self.checkpoint, self.device = num_classes, str(checkpoint), device
         self.alpha, self.flip, self.blur, self.min_share = float(alpha), bool(flip), blur, float(min_share)
         trained = read_checkpoint(checkpoint)
-        if trained.method != self.method:
-            raise UsageError(
-                f"checkpoint {checkpoint} was trained by {trained.method!r}: set U2SEG.STUFF.NAME to "
-                f"{trained.method}, not {self.method}"
-            )
-        if len(trained.centres) != num_classes:
-            raise UsageError(
-                f"checkpoint {checkpoint} has {len(trained.centres)} classes, U2SEG.NUM_STUFF asks for {num_classes}"
-            )
-        code_dim, dim = trained.head["linear.weight"].shape[:2]
-        self.head, self.probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, num_classes)
-        self.head.load_state_dict(trained.head)
-        self.probe.load_state_dict({"centres": trained.centres})
+        trained.check_use(self.method, num_classes, self.checkpoint)
+        self.head, self.probe = trained.modules()
         sha256 = file_sha256(Path(checkpoint).expanduser())
         self.info = {"method": self.method, "checkpoint_sha256": sha256, "trained_on": trained.features}
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
-        self.extractor: FeatureExtractor | None = None
-        if features is not None:
-            self.extractor = build_once(Part.from_config("feature extractor", features), device=device)
-            trained.check_features(getattr(self.extractor, "info", {}), self.checkpoint)
-        elif flip:
+        self.extractor = self._build_extractor(features, trained)
+
+    def _build_extractor(self, node: Mapping[str, Any] | None, trained: StuffCheckpoint) -> FeatureExtractor | None:
+        """The extractor that ``node`` names, if any; its features must be those that the head was ``trained`` on."""
+        from u2seg.pseudo.parts import Part, build_once
+
+        if node is not None:
+            extractor = build_once(Part.from_config("feature extractor", node), device=self.device)
+            trained.check_features(getattr(extractor, "info", {}), self.checkpoint)
+            return extractor
+        if self.flip:
             raise UsageError("flip needs the extractor of the features: give it as features={NAME, ARGS}")
+        return None
 
     def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""

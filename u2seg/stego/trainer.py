@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.config import part_args
+from u2seg.data.loader import TrainLoader
+from u2seg.engine.optimizer import parameter_groups
 from u2seg.engine.trainer import TRAINERS, Trainer
 from u2seg.errors import UsageError
 from u2seg.files import write_json
@@ -27,11 +30,6 @@ from u2seg.stego.crops import build_crop_loader
 from u2seg.stego.evaluation import score_segmenter
 from u2seg.stego.head import write_checkpoint
 from u2seg.stego.model import CodeModel
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
-
-    from u2seg.data.loader import TrainLoader
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +58,8 @@ class StuffTrainer(Trainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Adam (as STEGO's official code) with the decay and clipping of ``SOLVER``; ``STEGO.PROBE_LR`` for classes."""
-        solver = cfg.SOLVER
-        groups = get_default_optimizer_params(
-            model,
-            base_lr=solver.BASE_LR,
-            weight_decay=solver.WEIGHT_DECAY,
-            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-            bias_lr_factor=solver.BIAS_LR_FACTOR,
-            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-            overrides={"centres": {"lr": cfg.STEGO.PROBE_LR}},
-        )
-        return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=solver.BASE_LR)
+        groups = parameter_groups(cfg, model, overrides={"centres": {"lr": cfg.STEGO.PROBE_LR}})
+        return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=cfg.SOLVER.BASE_LR)
 
     def after_step(self) -> None:
         """After the last step, fit the class centres anew, before hooks save."""

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from fvcore.common.config import CfgNode
 from torch import nn
 
 from u2seg.modeling.trunk import ViTBlocks
 
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
-
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """What Detectron2 makes of ``cfg.SOLVER``, with the learning rates of ``MODEL.VIT.LR_DECAY``."""
-    node = cfg.SOLVER
-    parameters = get_default_optimizer_params(
+    solver = cfg.SOLVER
+    groups = parameter_groups(cfg, model, lr_factor_func=learning_rate_factor(model, cfg.MODEL.VIT.LR_DECAY))
+    options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "foreach": True}
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD(groups, lr=solver.BASE_LR, **options))
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module, **exceptions: Any) -> list[dict[str, Any]]:
+    """The parameters of ``model`` with their learning rates and decays of ``cfg.SOLVER``, for a torch optimiser.
+
+    ``exceptions`` are arguments of Detectron2's `get_default_optimizer_params` for some of the parameters.
+    """
+    solver = cfg.SOLVER
+    return get_default_optimizer_params(
         model,
-        base_lr=node.BASE_LR,
-        weight_decay_norm=node.WEIGHT_DECAY_NORM,
-        bias_lr_factor=node.BIAS_LR_FACTOR,
-        weight_decay_bias=node.WEIGHT_DECAY_BIAS,
-        lr_factor_func=learning_rate_factor(model, cfg.MODEL.VIT.LR_DECAY),
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        **exceptions,
     )
-    options = {"momentum": node.MOMENTUM, "nesterov": node.NESTEROV, "weight_decay": node.WEIGHT_DECAY}
-    optimizer = torch.optim.SGD(parameters, lr=node.BASE_LR, foreach=True, **options)
-    return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def learning_rate_factor(model: nn.Module, decay: float) -> Callable[[str], float]:
