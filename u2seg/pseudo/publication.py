@@ -73,10 +73,15 @@ class Publication:
             return name in self.files and self.files[name][:2] == _look(self.root / name)
         return False
 
-    def has_label(self, photo: Photo, sha256: str) -> bool:
-        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since."""
+    def has_label(self, photo: Photo, sha256: str, source: Path) -> bool:
+        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since.
+
+        Neither has ``source``, the PNG that the stage ``merge`` left, where that is still there.
+        """
         name = f"panoptic/{photo.label}"
-        return self.files.get(name, (0, 0, ""))[2] == sha256 and self.is_untouched(name)
+        if self.files.get(name, (0, 0, ""))[2] != sha256 or not self.is_untouched(name):
+            return False
+        return not source.exists() or _look(source) == self.files[name][:2]
 
 
 def drop_damaged(
@@ -102,8 +107,8 @@ def _is_whole(publication: Publication, merged: ProductIndex, photo: Photo, key:
     if not merged.has(key):
         return False
     try:
-        sha256 = read_entry(merged.files, key)["png_sha256"]
-        return publication.has_label(photo, sha256) or file_sha256(merged.files.path(key, ".png")) == sha256
+        sha256, source = read_entry(merged.files, key)["png_sha256"], merged.files.path(key, ".png")
+        return publication.has_label(photo, sha256, source) or file_sha256(source) == sha256
     except (DamagedFileError, KeyError, FileNotFoundError):
         return False
 
@@ -185,7 +190,7 @@ def _publish_labels(
         new.counts.add(entry)
         sizes[index] = entry["height"], entry["width"]
         source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
-        if source.exists() or not publication.has_label(photo, entry["png_sha256"]):
+        if not publication.has_label(photo, entry["png_sha256"], source):
             link(source, new.root / name)
         new.files[name] = (*_look(new.root / name), entry["png_sha256"])
     return sizes
@@ -199,7 +204,7 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            shutil.copyfile(source, temporary)
+            shutil.copy2(source, temporary)  # with its time of change, as a link has it
 
 
 def describe(photo_root: Path, caveats: Sequence[str]) -> dict[str, Any]:

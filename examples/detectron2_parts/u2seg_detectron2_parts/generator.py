@@ -38,6 +38,7 @@ class BrightnessGenerator:
     def run(self, stages=STAGES, redo=None):
         """Label and merge; nothing is fitted, and classes need no clusters."""
         made_of = {"BRIGHTNESS.LEVEL": self.level, "U2SEG.INPUT.MAX_PIXELS": self.recipe.max_pixels}
+        made_of |= {"U2SEG.NUM_THINGS": self.recipe.space.num_things, "U2SEG.NUM_STUFF": self.recipe.space.num_stuff}
         merge = {"U2SEG.MERGE": vars(self.recipe.merge)}
         depends = {"fit": {}, "masks": made_of, "stuff": made_of, "cluster": {}, "merge": merge}
         with LabelRun(self.output, self.photos, self.recipe, depends, redo, self.executor) as run:
