@@ -225,6 +225,17 @@ def test_a_change_of_the_published_is_noticed(photos, tmp_path, name, damage):
     assert result(output) == before
 
 
+def test_what_a_killed_run_left_half_written_is_swept(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    for name in (f".{'0' * 32}.part.json", f"panoptic/.{'1' * 32}.part.png"):
+        (output / name).write_bytes(b"half")
+    (output / "panoptic.json").unlink()
+    make(photos, output)
+    assert result(output) == before
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_damaged_source_never_takes_the_place_of_a_published_label(photos, tmp_path, monkeypatch, linked):
     if not linked:  # as on a file system without links
@@ -374,8 +385,8 @@ def test_clusters_that_can_not_name_masks_without_a_vector_are_refused(photos, t
         make(photos, tmp_path / "other", "CLUSTERS.REUSE", tmp_path / "all", *option)
     assert not (tmp_path / "other").exists()
     make(photos, tmp_path / "some", *option)
-    for options in ([], option):
-        assert make(photos, tmp_path / f"reuses{len(options)}", "CLUSTERS.REUSE", tmp_path / "some", *options).masks == 4
+    reuse = ["CLUSTERS.REUSE", tmp_path / "some"]
+    assert make(photos, tmp_path / "of_all", *reuse).masks == make(photos, tmp_path / "of_some", *reuse, *option).masks
 
 
 def test_someone_elses_folder_is_left_alone(photos, tmp_path):

@@ -21,7 +21,7 @@ import numpy as np
 import u2seg
 from u2seg.errors import DataError
 from u2seg.fields import inside
-from u2seg.files import file_sha256, read_checked, replacing, write_checked
+from u2seg.files import file_sha256, read_checked, replacing, sweep_parts, write_checked
 from u2seg.images import Photo
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
 from u2seg.pseudo.index import ProductIndex
@@ -135,7 +135,8 @@ def publish(
 ) -> Publication:
     """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
 
-    PNGs of photos that are gone are removed, out of those that an earlier run has published.
+    PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs left
+    half written.
 
     Args:
         publication: the one before.
@@ -172,6 +173,8 @@ def publish(
             path = inside(root, name)
             path.unlink(missing_ok=True)
             path.parent.rmdir()
+    for folder in {os.path.dirname(name) for name in new.files}:
+        sweep_parts(root / folder)
     new.save()
     return new
 

@@ -93,7 +93,8 @@ class LabelRun(Products):
     ) -> None:
         try:
             if isinstance(error, DamagedFileError):
-                self.drop([error])  # so that the next run makes it again
+                self.drop([error])
+                raise DataError(f"{error}; run the same command again, which makes it again") from error
         finally:
             self._resources.__exit__(kind, error, trace)
 
