@@ -16,6 +16,7 @@ from u2seg.images import find_photos
 from u2seg.panoptic import read_panoptic
 from u2seg.plugins.checks import sample_image
 from u2seg.plugins.registry import add_plugin_config, register_detectron2
+from u2seg.structures import LabelSpace
 
 CONFIG = Path(__file__).with_name("train.yaml")
 
@@ -59,6 +60,18 @@ def test_the_disc_of_each_photo_is_a_thing_on_stuff(labels):
     kinds = [sorted(segment.category_id for segment in photo.segments) for photo in photos]
     assert len(kinds) == 6
     assert all(categories[0] in (1, 2) and categories[-1] > 2 for categories in kinds)
+
+
+@pytest.mark.parametrize("kind", ["dark", "noise"])
+def test_a_photo_without_things(kind):
+    from u2seg_detectron2_parts.generator import segment
+
+    shape = (600, 800, 3)
+    image = np.zeros(shape, np.uint8) if kind == "dark" else np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    record, stuff = segment(image, shape[:2], 0.6, LabelSpace(2, 3))
+    assert record.masks.masks.shape == (0, 600, 800)
+    assert len(record.extra["clusters"]) == 0
+    assert stuff.max() < 3
 
 
 def test_other_settings_are_refused_by_name(labels):

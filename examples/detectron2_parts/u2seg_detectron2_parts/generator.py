@@ -15,6 +15,9 @@ from u2seg.pseudo.run import LabelRun
 from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.structures import MaskSet
 
+LEAST_AREA = 0.01
+"""Share of the photo; noise is thousands of smaller bright regions, too many to hold a mask of each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrightnessJob(Job):
@@ -74,10 +77,11 @@ def label_by_brightness(job: BrightnessJob) -> Outcome:
 def segment(image, size, level, space):
     """A `MaskRecord` with its ``clusters`` and the stuff map uint8 (H, W) of ``image`` uint8 (H, W, 3)."""
     brightness = image.mean(axis=2) / 255
-    regions, count = label(brightness > level)
-    masks = np.array([regions == index for index in range(1, count + 1)]).reshape(count, *regions.shape)
-    shares = masks.mean(axis=(1, 2))
+    regions, _ = label(brightness > level)
+    shares = np.bincount(regions.ravel())[1:] / regions.size
+    large = np.flatnonzero(shares >= LEAST_AREA)
+    masks, shares = regions == large[:, None, None] + 1, shares[large]
     clusters = np.minimum((shares * space.num_things).astype(np.int64), space.num_things - 1)
     stuff = np.minimum(brightness / level * space.num_stuff, space.num_stuff - 1).astype(np.uint8)
-    things = MaskSet(masks, np.ones(count, np.float32))
+    things = MaskSet(masks, np.ones(len(masks), np.float32))
     return MaskRecord(things, None, size, {"clusters": clusters}), stuff
