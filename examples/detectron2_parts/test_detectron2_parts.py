@@ -11,10 +11,12 @@ from PIL import Image
 from u2seg.config import fill, get_pseudo_cfg
 from u2seg.engine.config import load_config
 from u2seg.engine.trainer import trainer_class
+from u2seg.errors import UsageError
 from u2seg.images import find_photos
 from u2seg.panoptic import read_panoptic
 from u2seg.plugins.checks import sample_image
 from u2seg.plugins.registry import add_plugin_config, register_detectron2
+from u2seg.structures import LabelSpace
 
 CONFIG = Path(__file__).with_name("train.yaml")
 
@@ -22,21 +24,26 @@ CONFIG = Path(__file__).with_name("train.yaml")
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
     """Labels of six photos, as tools/generate_pseudo.py makes them."""
-    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
-
     root = tmp_path_factory.mktemp("parts")
     (root / "photos").mkdir()
     for index in range(6):
         Image.fromarray(sample_image(96, 128, seed=index)).save(root / "photos" / f"{index}.png")
+    assert make_labels(root).photos == len(find_photos(str(root / "photos")))
+    return root / "labels"
+
+
+def make_labels(root, *options):
+    """Run the generator on the photos in ``root``."""
+    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+
     register_detectron2()
     cfg = get_pseudo_cfg()
     add_plugin_config(cfg)
     settings = "U2SEG.NUM_THINGS 2 U2SEG.NUM_STUFF 3 BRIGHTNESS.LEVEL 0.4 U2SEG.EXECUTOR.NAME inline"
-    fill(cfg, options=settings.split(" "))
+    fill(cfg, options=[*settings.split(" "), *options])
     generator = PSEUDO_LABEL_GENERATORS.get("BrightnessGenerator")
     photos = generator.find_photos(cfg, str(root / "photos"), None)
-    assert generator(cfg, photos, root / "labels").run().photos == len(find_photos(str(root / "photos")))
-    return root / "labels"
+    return generator(cfg, photos, root / "labels").run()
 
 
 def build_trainer(labels, output, *options):
@@ -53,6 +60,24 @@ def test_the_disc_of_each_photo_is_a_thing_on_stuff(labels):
     kinds = [sorted(segment.category_id for segment in photo.segments) for photo in photos]
     assert len(kinds) == 6
     assert all(categories[0] in (1, 2) and categories[-1] > 2 for categories in kinds)
+
+
+@pytest.mark.parametrize("kind", ["dark", "noise"])
+def test_a_photo_without_things(kind):
+    from u2seg_detectron2_parts.generator import segment
+
+    shape = (600, 800, 3)
+    image = np.zeros(shape, np.uint8) if kind == "dark" else np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    record, stuff = segment(image, shape[:2], 0.6, LabelSpace(2, 3))
+    assert record.masks.masks.shape == (0, 600, 800)
+    assert len(record.extra["clusters"]) == 0
+    assert stuff.max() < 3
+
+
+def test_other_settings_are_refused_by_name(labels):
+    for key in ("U2SEG.NUM_THINGS", "U2SEG.NUM_STUFF", "BRIGHTNESS.LEVEL"):
+        with pytest.raises(UsageError, match=rf"{key} was .* and is 1\b"):
+            make_labels(labels.parent, key, "1")
 
 
 def test_a_few_steps_of_training(labels, tmp_path):

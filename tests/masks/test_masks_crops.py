@@ -61,3 +61,10 @@ def test_a_mask_whose_pieces_are_masks_too_is_a_group():
     assert groups(np.concatenate([masks, lower[None]])).tolist() == [False, False, True, True, False, True, False]
     assert not groups(masks[:0]).size
     assert not groups(masks[2:3]).any()
+
+
+def test_ragged_masks_are_looked_at_piece_by_piece():
+    masks = np.zeros((2, 1000, 1000), bool)
+    masks[:, 100:400, 100:400] = True
+    masks[:, ::10, ::10] = True  # ten thousand specks, which would be 10 GB as masks of their own
+    assert not groups(masks).any()

@@ -225,6 +225,41 @@ def test_a_change_of_the_published_is_noticed(photos, tmp_path, name, damage):
     assert result(output) == before
 
 
+def test_what_a_killed_run_left_half_written_is_swept(photos, tmp_path):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    for name in (f".{'0' * 32}.part.json", f"panoptic/.{'1' * 32}.part.png"):
+        (output / name).write_bytes(b"half")
+    (output / "panoptic.json").unlink()
+    make(photos, output)
+    assert result(output) == before
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_damaged_source_never_takes_the_place_of_a_published_label(photos, tmp_path, monkeypatch, linked):
+    if not linked:  # as on a file system without links
+        monkeypatch.setattr(publication.os, "link", no_links)
+    output = tmp_path / "out"
+    make(photos, output)
+    label = output / "panoptic" / "1.png"
+    before, (source,) = result(output), [p for p in output.rglob("stages/merge/*/*/*.png") if same(p, label)]
+    source.unlink()
+    source.write_bytes(b"half a PNG")
+    (output / "instances.json").unlink()
+    make(photos, output)
+    assert result(output) == before
+    assert same(source, label)
+
+
+def no_links(source, target):
+    raise OSError("no links here")
+
+
+def same(path, other):
+    return path.read_bytes() == other.read_bytes()
+
+
 def test_damage_that_keeps_size_and_time_is_mended_after_it_was_verified(photos, tmp_path):
     output = tmp_path / "out"
     make(photos, output)
@@ -341,6 +376,17 @@ def test_clusters_of_other_features_are_refused_by_name(photos, tmp_path):
         with pytest.raises(UsageError, match=words):
             make(photos, tmp_path / "other", *reuse, *options)
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("option", [("CLUSTERS.MIN_SCORE", 0.1), ("CLUSTERS.MAX_OVERLAP", 0.5)])
+def test_clusters_that_can_not_name_masks_without_a_vector_are_refused(photos, tmp_path, option):
+    make(photos, tmp_path / "all")
+    with pytest.raises(UsageError, match=r"REUSE '.*all' was made with a vector for every mask, .*MIN_SCORE 0 and "):
+        make(photos, tmp_path / "other", "CLUSTERS.REUSE", tmp_path / "all", *option)
+    assert not (tmp_path / "other").exists()
+    make(photos, tmp_path / "some", *option)
+    reuse = ["CLUSTERS.REUSE", tmp_path / "some"]
+    assert make(photos, tmp_path / "of_all", *reuse).masks == make(photos, tmp_path / "of_some", *reuse, *option).masks
 
 
 def test_someone_elses_folder_is_left_alone(photos, tmp_path):

@@ -52,12 +52,17 @@ def embed_masks(
 
     Arguments and errors as of `mask_embeddings` and `choose_apart`.
     """
-    if (kind == "mean" or min_score <= 0) and max_overlap >= 1:
+    if embeds_all(kind, min_score, max_overlap):
         chosen, means = np.arange(len(masks)), np.zeros((len(masks), 0), np.float32)
     else:
         chosen, means = choose_apart(masks, min_score, max_overlap), mean_embeddings(features, masks.masks)
     vectors = mask_embeddings(kind, extractor, image, features, masks.masks[chosen], crop_size)
     return MaskVectors(vectors, chosen, means)
+
+
+def embeds_all(kind: str, min_score: float, max_overlap: float) -> bool:
+    """Whether every mask has a vector of its own, so that none is named by its mean features."""
+    return (kind == "mean" or min_score <= 0) and max_overlap >= 1
 
 
 def choose_apart(masks: MaskSet, min_score: float, max_overlap: float) -> np.ndarray:

@@ -141,7 +141,7 @@ class ProductIndex:
         sweep_parts(folder)
         for entry in self._loose_files():
             if entry.name.split(".")[0] not in current:
-                os.unlink(entry.path)
+                Path(entry.path).unlink(missing_ok=True)  # a worker that outlived its run may have moved it
         self.loose.intersection_update(current)
         needed = Counter(shard for key, shard in self._shards.items() if key in current)
         self._rewrite([s for s, size in self._sizes.items() if 2 * needed[s] < size], current.__contains__)

@@ -23,6 +23,7 @@ from fvcore.common.registry import Registry
 from u2seg.config import plain
 from u2seg.errors import UsageError
 from u2seg.images import PhotoSet, find_photos
+from u2seg.pseudo.embeddings import embeds_all
 from u2seg.pseudo.fitted import reuse_fitted
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
 from u2seg.pseudo.labelling import keep_features, label_photos
@@ -166,8 +167,16 @@ class U2SegGenerator:
 
     def _reuse(self, product: str) -> dict[str, np.ndarray]:
         """What an earlier run has learnt, if it was learnt on the features of this one."""
-        settings = self.recipe.patch_settings if product == "fit" else self.recipe.vector_settings
-        return reuse_fitted(self.recipe.reuse, FITTED_FILES[product], settings(self.weights))
+        recipe = self.recipe
+        settings = recipe.patch_settings if product == "fit" else recipe.vector_settings
+        state = reuse_fitted(recipe.reuse, FITTED_FILES[product], settings(self.weights))
+        chosen = recipe.embedding, recipe.cluster_min_score, recipe.cluster_max_overlap
+        if product == "cluster" and not state[MEAN_CENTRES].size and not embeds_all(*chosen):
+            raise UsageError(
+                f"U2SEG.CLUSTERS.REUSE {recipe.reuse!r} was made with a vector for every mask, so its clusters can't "
+                "name masks without one: set U2SEG.CLUSTERS.MIN_SCORE 0 and U2SEG.CLUSTERS.MAX_OVERLAP 1 here too"
+            )
+        return state
 
     def _caveats(self) -> list[str]:
         return sorted({str(entry["caveat"]) for entry in self.weights.values() if entry.get("caveat")})

@@ -11,7 +11,7 @@ import u2seg
 from u2seg.files import file_sha256
 from u2seg.images import Photo, PhotoSet
 from u2seg.pseudo.fitted import Fitted, current_fitted, write_fitted
-from u2seg.pseudo.index import ProductIndex
+from u2seg.pseudo.index import PACKED, ProductIndex
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
 from u2seg.pseudo.inventory import save_inventory, take_inventory
 from u2seg.pseudo.ledger import FITTED_FILES, Ledger
@@ -49,9 +49,10 @@ class Products:
         return self.index(product).files
 
     def drop(self, damaged: Sequence[DamagedFileError]) -> None:
-        """Delete records that were damaged, so that they are made again."""
-        for product in {error.product for error in damaged}:
-            self.index(product).drop({error.key for error in damaged if error.product == product})
+        """Delete records that were damaged, so that they are made again; other files are deleted by who reads them."""
+        for product in PACKED:
+            if keys := {error.key for error in damaged if error.product == product}:
+                self.index(product).drop(keys)
 
     def fitted(self, product: str) -> Fitted | None:
         """What ``product``, "fit" or "cluster", has learnt, if it is there and current."""

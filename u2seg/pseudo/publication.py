@@ -21,7 +21,7 @@ import numpy as np
 import u2seg
 from u2seg.errors import DataError
 from u2seg.fields import inside
-from u2seg.files import file_sha256, read_checked, replacing, write_checked
+from u2seg.files import file_sha256, read_checked, replacing, sweep_parts, write_checked
 from u2seg.images import Photo
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
 from u2seg.pseudo.index import ProductIndex
@@ -73,10 +73,15 @@ class Publication:
             return name in self.files and self.files[name][:2] == _look(self.root / name)
         return False
 
-    def has_label(self, photo: Photo, sha256: str) -> bool:
-        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since."""
+    def has_label(self, photo: Photo, sha256: str, source: Path) -> bool:
+        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since.
+
+        Neither has ``source``, the PNG that the stage ``merge`` left, where that is still there.
+        """
         name = f"panoptic/{photo.label}"
-        return self.files.get(name, (0, 0, ""))[2] == sha256 and self.is_untouched(name)
+        if self.files.get(name, (0, 0, ""))[2] != sha256 or not self.is_untouched(name):
+            return False
+        return not source.exists() or _look(source) == self.files[name][:2]
 
 
 def drop_damaged(
@@ -102,8 +107,8 @@ def _is_whole(publication: Publication, merged: ProductIndex, photo: Photo, key:
     if not merged.has(key):
         return False
     try:
-        sha256 = read_entry(merged.files, key)["png_sha256"]
-        return publication.has_label(photo, sha256) or file_sha256(merged.files.path(key, ".png")) == sha256
+        sha256, source = read_entry(merged.files, key)["png_sha256"], merged.files.path(key, ".png")
+        return publication.has_label(photo, sha256, source) or file_sha256(source) == sha256
     except (DamagedFileError, KeyError, FileNotFoundError):
         return False
 
@@ -130,7 +135,8 @@ def publish(
 ) -> Publication:
     """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
 
-    PNGs of photos that are gone are removed, out of those that an earlier run has published.
+    PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs left
+    half written.
 
     Args:
         publication: the one before.
@@ -167,6 +173,8 @@ def publish(
             path = inside(root, name)
             path.unlink(missing_ok=True)
             path.parent.rmdir()
+    for folder in {os.path.dirname(name) for name in new.files}:
+        sweep_parts(root / folder)
     new.save()
     return new
 
@@ -185,7 +193,7 @@ def _publish_labels(
         new.counts.add(entry)
         sizes[index] = entry["height"], entry["width"]
         source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
-        if source.exists() or not publication.has_label(photo, entry["png_sha256"]):
+        if not publication.has_label(photo, entry["png_sha256"], source):
             link(source, new.root / name)
         new.files[name] = (*_look(new.root / name), entry["png_sha256"])
     return sizes
@@ -199,7 +207,7 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            shutil.copyfile(source, temporary)
+            shutil.copy2(source, temporary)  # with its time of change, as a link has it
 
 
 def describe(photo_root: Path, caveats: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from u2seg.files import claim_directory, locked
 from u2seg.images import Photo, PhotoSet
 from u2seg.jobs import run_jobs
 from u2seg.pseudo.index import PACKED, Packer
+from u2seg.pseudo.intermediate import DamagedFileError
 from u2seg.pseudo.ledger import FITTED_FILES, REDOABLE, STAGES
 from u2seg.pseudo.painting import merge_photos
 from u2seg.pseudo.products import Products
@@ -90,7 +91,12 @@ class LabelRun(Products):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._resources.__exit__(kind, error, trace)
+        try:
+            if isinstance(error, DamagedFileError):
+                self.drop([error])
+                raise DataError(f"{error}; run the same command again, which makes it again") from error
+        finally:
+            self._resources.__exit__(kind, error, trace)
 
     def perform(self, stage: str, work: Callable[[], bool]) -> None:
         """Do one stage.

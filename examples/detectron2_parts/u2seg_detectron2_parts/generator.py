@@ -15,6 +15,9 @@ from u2seg.pseudo.run import LabelRun
 from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.structures import MaskSet
 
+LEAST_AREA = 0.01
+"""Share of the photo; noise is thousands of smaller bright regions, too many to hold a mask of each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrightnessJob(Job):
@@ -38,6 +41,7 @@ class BrightnessGenerator:
     def run(self, stages=STAGES, redo=None):
         """Label and merge; nothing is fitted, and classes need no clusters."""
         made_of = {"BRIGHTNESS.LEVEL": self.level, "U2SEG.INPUT.MAX_PIXELS": self.recipe.max_pixels}
+        made_of |= {"U2SEG.NUM_THINGS": self.recipe.space.num_things, "U2SEG.NUM_STUFF": self.recipe.space.num_stuff}
         merge = {"U2SEG.MERGE": vars(self.recipe.merge)}
         depends = {"fit": {}, "masks": made_of, "stuff": made_of, "cluster": {}, "merge": merge}
         with LabelRun(self.output, self.photos, self.recipe, depends, redo, self.executor) as run:
@@ -73,10 +77,11 @@ def label_by_brightness(job: BrightnessJob) -> Outcome:
 def segment(image, size, level, space):
     """A `MaskRecord` with its ``clusters`` and the stuff map uint8 (H, W) of ``image`` uint8 (H, W, 3)."""
     brightness = image.mean(axis=2) / 255
-    regions, count = label(brightness > level)
-    masks = np.array([regions == index for index in range(1, count + 1)]).reshape(count, *regions.shape)
-    shares = masks.mean(axis=(1, 2))
+    regions, _ = label(brightness > level)
+    shares = np.bincount(regions.ravel())[1:] / regions.size
+    large = np.flatnonzero(shares >= LEAST_AREA)
+    masks, shares = regions == large[:, None, None] + 1, shares[large]
     clusters = np.minimum((shares * space.num_things).astype(np.int64), space.num_things - 1)
     stuff = np.minimum(brightness / level * space.num_stuff, space.num_stuff - 1).astype(np.uint8)
-    things = MaskSet(masks, np.ones(count, np.float32))
+    things = MaskSet(masks, np.ones(len(masks), np.float32))
     return MaskRecord(things, None, size, {"clusters": clusters}), stuff

@@ -99,12 +99,13 @@ def groups(masks: np.ndarray) -> np.ndarray:
 
     are_groups = np.zeros(len(masks), bool)
     for index, mask in enumerate(masks):
-        regions, count = label(mask)
-        pieces = regions == np.arange(1, count + 1)[:, None, None]
-        pieces = pieces[pieces.sum(axis=(1, 2)) >= LEAST_PIECE * mask.sum()]
-        if len(pieces) > 1:
-            others = np.delete(masks, index, axis=0)
-            are_groups[index] = (overlaps(pieces, others) > SAME_PIECE).any(axis=1).all()
+        regions, _ = label(mask)
+        sizes = np.bincount(regions.ravel())[1:]
+        large = 1 + np.flatnonzero(sizes >= LEAST_PIECE * sizes.sum())  # of a ragged mask's thousands, ten at most
+        if len(large) > 1:
+            alike = overlaps(regions == large[:, None, None], masks) > SAME_PIECE
+            alike[:, index] = False
+            are_groups[index] = alike.any(axis=1).all()
     return are_groups
 
 
