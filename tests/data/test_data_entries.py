@@ -117,6 +117,7 @@ def _in_group(rank, address, folder):
         share_entries(full)
     with pytest.raises(DataError, match="damaged"):
         share_entries(broken)
+    comm.synchronize()  # so that none ends while another still receives
     torch.distributed.destroy_process_group()
 
 

@@ -12,6 +12,7 @@ import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def write_gallery(
     """
     within("per page", per_page, 1, 200, whole=True)
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
-    dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
+    dataset, annotations = read_annotated(dataset_dir, image_root)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
     partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].places) if predictions else {}
+    if max_images is not None:  # after pairing, since what is the end of one path only depends on all photos
+        dataset, annotations = replace(dataset, photos=dataset.photos[:max_images]), annotations.first(max_images)
     run_file = dataset.root / RUN_JSON
     run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
