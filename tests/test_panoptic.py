@@ -209,10 +209,10 @@ def test_photos_are_found_where_the_file_says_nothing(dataset, folder):
 def test_areas_are_compared_and_the_png_counts(dataset, caplog):
     root, ids = dataset
     change(root, lambda content: [s.update(area="12") for s in content["annotations"][0]["segments_info"]])
-    (photo,) = read_panoptic(root).photos
+    stated = read_panoptic(root).photos.stated_areas([0])
     areas = segment_areas(ids, [1, 70000, 3], "a.png")
     assert areas.tolist() == [12, 8, 0]
-    warn_of_areas(root, [*photo.segments, photo.segments[0]], areas)
+    warn_of_areas(root, [*stated, stated[0]], areas)
     assert "'area' of 2 of 3 segments disagrees with the PNG" in caplog.text
     assert "1 of 3 segments have no pixel in the PNG" in caplog.text
     with pytest.raises(DataError, match=r"a\.png holds segment id 70000, which the JSON does not list$"):

@@ -15,13 +15,13 @@ import numpy as np
 from u2seg import fields
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import Ids, SegmentInfo, refuse_duplicates
+from u2seg.panoptic.photos import Ids, refuse_duplicates
 from u2seg.panoptic.reading import warn_once
 
 
-def warn_of_areas(json_file: Path, segments: Iterable[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
-    """Log, once for each file, how many of its ``segments`` have other ``areas`` (n,) in the PNG than it states."""
-    stated = np.fromiter((np.nan if s.stated_area is None else s.stated_area for s in segments), np.float64)
+def warn_of_areas(json_file: Path, stated: Sequence[float] | np.ndarray, areas: Sequence[int] | np.ndarray) -> None:
+    """Log, once for each file, how many segments have other ``areas`` (n,) in the PNG than ``stated`` float64 (n,)."""
+    stated = np.asarray(stated, np.float64)
     other = int(((stated != areas) & ~np.isnan(stated)).sum())
     empty = int((np.asarray(areas) == 0).sum())
     if other:
