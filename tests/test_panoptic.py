@@ -249,6 +249,21 @@ def test_instances_that_number_otherwise_are_refused(dataset, edit, words):
         change_instances(dataset[0], edit)
 
 
+@pytest.mark.parametrize("order", ["images categories annotations", "images annotations categories",
+                                   "annotations categories images"])  # fmt: skip
+def test_of_other_numbers_the_cause_is_said_wherever_the_lists_stand(dataset, order):
+    """COCO's files have the categories behind the annotations."""
+
+    def edit(content):
+        content["categories"][0].update(id=90, name="2")
+        content["annotations"][0]["category_id"] = 90
+        lists = {key: content.pop(key) for key in order.split()}
+        content.update(lists)
+
+    with pytest.raises(DataError, match=r"'2' of 'categories' has the id 90, in panoptic\.json 2"):
+        change_instances(dataset[0], edit)
+
+
 def test_other_names_and_missing_lists_are_no_contradiction(dataset):
     def edit(content):
         content["images"][0]["file_name"] = "b_gtFine.png"

@@ -91,13 +91,20 @@ def read_instances(dataset: PanopticDataset) -> Instances | None:
     file = dataset.root / INSTANCES_JSON
     if not file.is_file():
         return None
-    instances = None
+    instances, fault = None, None
     try:
         for key, value in read_members(file, ("annotations", "images", "categories")):
             if key in ("images", "categories") and value:
                 check_numbers(key, _listed(key, value), dataset)
             if key == "annotations":
-                instances = _instances(_listed(key, value), dataset)
+                try:
+                    instances, fault = _instances(_listed(key, value), dataset), None
+                except NoJsonError:
+                    raise
+                except DataError as error:  # said after lists that number otherwise, which may be the cause
+                    fault = error
+        if fault is not None:
+            raise fault
         if instances is None:
             raise DataError("it has no list 'annotations'")
     except NoJsonError:
