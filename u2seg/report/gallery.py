@@ -83,9 +83,10 @@ def write_gallery(
     light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
     painter, count = Painter(output, dataset.without_photos(), light), len(annotations)
     workers = workers or (available_cores() if count >= 32 else 1)
+    site = Site(dataset, annotations, run, per_page, predictions)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
-        records = run_in_order(executor, painter, tasks, 8 * workers)
-        _write_pages(Site(dataset, annotations, run, per_page, predictions), annotations, output, records)
+        _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
+    _delete_pages(site, output)
     delete_pictures(output, count)
     return output / "index.html"
 
@@ -149,8 +150,12 @@ def _write_pages(
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, notes))
     write("index.html", photo_page(site, 0, first_page, summary))
-    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
-        if path.name not in (*site.photo_pages, *site.class_pages):
-            path.unlink()  # of an earlier, larger gallery
     for note in notes:
         logger.warning("gallery: %s", note)
+
+
+def _delete_pages(site: Site, output: Path) -> None:
+    """Delete pages of an earlier, larger gallery."""
+    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
+        if path.name not in (*site.photo_pages, *site.class_pages):
+            path.unlink()
