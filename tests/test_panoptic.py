@@ -19,7 +19,7 @@ from u2seg.panoptic import (
     write_dataset,
 )
 from u2seg.panoptic.agreement import segment_areas, warn_of_areas
-from u2seg.panoptic.instances import count_runs
+from u2seg.panoptic.run_lengths import count_runs, mask_areas
 from u2seg.structures import LabelSpace
 
 SPACE = LabelSpace(2, 1)
@@ -209,10 +209,10 @@ def test_photos_are_found_where_the_file_says_nothing(dataset, folder):
 def test_areas_are_compared_and_the_png_counts(dataset, caplog):
     root, ids = dataset
     change(root, lambda content: [s.update(area="12") for s in content["annotations"][0]["segments_info"]])
-    (photo,) = read_panoptic(root).photos
+    stated = read_panoptic(root).photos.stated_areas([0])
     areas = segment_areas(ids, [1, 70000, 3], "a.png")
     assert areas.tolist() == [12, 8, 0]
-    warn_of_areas(root, [*photo.segments, photo.segments[0]], areas)
+    warn_of_areas(root, [*stated, stated[0]], areas)
     assert "'area' of 2 of 3 segments disagrees with the PNG" in caplog.text
     assert "1 of 3 segments have no pixel in the PNG" in caplog.text
     with pytest.raises(DataError, match=r"a\.png holds segment id 70000, which the JSON does not list$"):
@@ -249,13 +249,47 @@ def test_instances_that_number_otherwise_are_refused(dataset, edit, words):
         change_instances(dataset[0], edit)
 
 
+@pytest.mark.parametrize("order", ["images categories annotations", "images annotations categories",
+                                   "annotations categories images"])  # fmt: skip
+def test_of_other_numbers_the_cause_is_said_wherever_the_lists_stand(dataset, order):
+    """COCO's files have the categories behind the annotations."""
+
+    def edit(content):
+        content["categories"][0].update(id=90, name="2")
+        content["annotations"][0]["category_id"] = 90
+        lists = {key: content.pop(key) for key in order.split()}
+        content.update(lists)
+
+    with pytest.raises(DataError, match=r"'2' of 'categories' has the id 90, in panoptic\.json 2"):
+        change_instances(dataset[0], edit)
+
+
 def test_other_names_and_missing_lists_are_no_contradiction(dataset):
     def edit(content):
         content["images"][0]["file_name"] = "b_gtFine.png"
         content["categories"][0]["name"] = "car"
 
+        content["images"] += [{"id": 99, "file_name": None}]
+        content["categories"] += [{"id": 98, "name": None}]
+
     assert change_instances(dataset[0], edit)[7]
     assert change_instances(dataset[0], lambda c: (c.pop("images"), c.pop("categories")))[7]
+
+
+def test_stuff_called_as_a_thing_is_no_other_number_of_it(dataset):
+    """Where ``instances.json`` lists all categories."""
+    root, _ = dataset
+
+    def edit(content):
+        content["categories"][2]["name"] = content["categories"][0]["name"]
+
+    change(root, edit)
+    categories = json.loads((root / "panoptic.json").read_text())["categories"]
+    assert [c["isthing"] for c in categories] == [1, 1, 0]
+    assert change_instances(root, lambda c: c.update(categories=categories))[7]
+    categories[2]["id"] = 9
+    with pytest.raises(DataError, match=r"has the id 9, in panoptic\.json 1"):
+        change_instances(root, lambda c: c.update(categories=categories))
 
 
 def test_areas_and_boxes_of_masks_are_compared_and_the_pixels_count(dataset, caplog):
@@ -290,6 +324,25 @@ def test_codes_are_those_of_pycocotools(shape):
         assert np.array_equal(decode_mask(code), mask)
         runs = count_runs({"size": list(shape), "counts": code["counts"].decode()})
         assert np.array_equal(decode_mask({"size": list(shape), "counts": runs.tolist()}), mask)
+
+
+def test_areas_in_one_pass_are_those_of_each_code():
+    from pycocotools import mask as coco
+
+    rng, codes, areas = np.random.default_rng(0), [], []
+    for number in range(300):
+        shape = tuple(rng.integers(1, 30, 2).tolist())
+        mask = rng.random(shape) < rng.choice([0, 0.02, 0.5, 1])
+        code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        counts = count_runs({"size": list(shape), "counts": code}).tolist() if number % 7 == 0 else code
+        codes.append({"size": list(shape), "counts": counts})
+        areas.append(None if number % 7 == 0 else int(mask.sum()))
+    assert mask_areas(codes) == areas
+    assert mask_areas([]) == []
+    assert mask_areas([codes[1], {**codes[2], "size": [1, 1000]}, None, {}, []]) == [areas[1], *[None] * 4]
+    for counts in ("zz", "P", "é", "0" + "o" * 9, "`2", "aO"):  # "P" would run on into the next code
+        found = mask_areas([codes[1], {"size": [4, 6], "counts": counts}, codes[2]])
+        assert found in ([None] * 3, [areas[1], None, areas[2]])
 
 
 @pytest.mark.parametrize("counts", ["", "zz", "P2P2P2", b"\xff", "é", [1], [-1, 25], [[1]], None, 7, [2**70]], ids=str)

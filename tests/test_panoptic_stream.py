@@ -108,6 +108,7 @@ def test_columns_give_back_what_went_in():
     assert columns[-1] == photos[-1]
     assert columns[1:] == Photos(photos[1:]) != columns
     assert pickle.loads(pickle.dumps(columns)) == columns
+    assert np.array_equal(columns.stated_areas([2, 1, 0, 1]), [np.nan, 3, np.nan, 3, np.nan], equal_nan=True)
     assert [type(value) for value in (columns[1].segments[0].isthing, columns[1].segments[0].iscrowd)] == [bool, bool]
     with pytest.raises(IndexError):
         columns[3]

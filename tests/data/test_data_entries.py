@@ -1,6 +1,7 @@
 """A training set that processes share: whole, in its order, in one file that leaves nothing behind."""
 
 import pickle
+import resource
 import tempfile
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.multiprocessing
 
 from u2seg.data.entries import EntryFile, share_entries, write_entries
-from u2seg.errors import DataError
+from u2seg.errors import DataError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,8 @@ def test_entries_come_back_in_their_order(folder, count):
 def test_what_comes_first_is_not_kept_in_memory(folder):
     with open(folder / "a", "wb") as file:
         write_entries(file, ({"text": "x" * 1000, "number": number} for number in range(3000)))
-    shared = EntryFile(folder / "a")
+    with open(folder / "a", "rb") as file:
+        shared = EntryFile(file)
     assert shared[2999]["number"] == 2999
     assert (folder / "a").stat().st_size < 3000 * 1100
 
@@ -44,6 +46,36 @@ def test_an_error_leaves_nothing_behind(folder):
     with pytest.raises(DataError, match="damaged"):
         share_entries(broken)
     assert not list(folder.iterdir())
+
+
+def test_a_full_disk_and_no_folder_are_said_with_the_remedy(folder, monkeypatch):
+    def too_much():
+        yield {"text": "x" * 10**6}
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))  # Python ignores the signal: a write fails
+    try:
+        with pytest.raises(UsageError, match=r"photos to train on can't be written to .*File too large; .* TMPDIR"):
+            share_entries(too_much)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    def unreadable():
+        yield {}
+        (folder / "none").read_bytes()
+
+    with pytest.raises(FileNotFoundError):
+        share_entries(unreadable)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "none")))
+    with pytest.raises(UsageError, match=r"none; .* TMPDIR"):
+        share_entries(dict)
+    assert not list(folder.iterdir())
+
+
+def test_the_file_of_one_process_has_no_name(folder):
+    shared = share_entries(lambda: ({"files": len(list(folder.iterdir()))} for _ in range(2)))
+    assert [entry["files"] for entry in shared] == [0, 0]
 
 
 def _add_up(shared, results):
@@ -76,9 +108,16 @@ def _in_group(rank, address, folder):
     def broken():
         raise DataError("damaged")
 
+    def full():
+        yield from ({} for _ in range(2))
+        raise OSError(28, "full")
+
     assert [entry["number"] for entry in share_entries(entries)] == list(range(20))
+    with pytest.raises(UsageError, match=r"full; .*TMPDIR"):
+        share_entries(full)
     with pytest.raises(DataError, match="damaged"):
         share_entries(broken)
+    comm.synchronize()  # so that none ends while another still receives
     torch.distributed.destroy_process_group()
 
 

@@ -4,7 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
-import time
+import threading
 import types
 
 import pytest
@@ -103,17 +103,28 @@ def test_slow_iterations_are_logged_one_by_one(options, monkeypatch, caplog):
     assert [f"iter: {number} " in line for number, line in enumerate(lines)] == [True, True, True]
 
 
-def test_an_iteration_that_does_not_end_is_told_of(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("iteration", "last_done", "is_told"), [(7, 6, True), (7, 7, False), (9, 8, False), (0, None, True)]
+)
+def test_an_iteration_that_does_not_end_is_told_of_and_no_evaluation(
+    iteration, last_done, is_told, monkeypatch, caplog
+):
     from u2seg.engine import console
 
     monkeypatch.setattr(console, "SECONDS_WITHOUT_LINE", 0.05)
-    hook = console.RegularLines()
-    hook.trainer = types.SimpleNamespace(iter=7, max_iter=9)
+    hook, looked = console.RegularLines(), threading.Semaphore(0)
+
+    def latest():
+        looked.release()
+        return {} if last_done is None else {"total_loss": (1.0, last_done)}
+
+    storage = types.SimpleNamespace(latest=latest)
+    hook.trainer = types.SimpleNamespace(iter=iteration, max_iter=9, storage=storage)
     with caplog.at_level(logging.INFO, "u2seg.engine.console"):
         hook.before_train()
         hook.before_step()
-        end = time.monotonic() + 30
-        while not caplog.messages and time.monotonic() < end:
-            time.sleep(0.05)
+        for _ in range(4):
+            assert looked.acquire(timeout=30)
         hook.after_train()
-    assert caplog.messages[0].startswith("iteration 7 has taken ")
+    assert bool(caplog.messages) == is_told
+    assert all(text.startswith(f"iteration {iteration} has taken ") for text in caplog.messages)

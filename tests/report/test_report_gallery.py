@@ -316,6 +316,29 @@ def test_predictions_are_found_by_the_end_of_their_path_and_must_be_of_these_pho
     assert not (tmp_path / "h").exists()
 
 
+def test_the_first_photos_have_the_predictions_that_they_have_among_all(make_dataset, tmp_path):
+    """With the first photo alone, ``x/a.jpg`` would be the only one that ends like ``y/a.jpg``."""
+
+    def rename(folder, *names):
+        content = json.loads((folder / "panoptic.json").read_text(encoding="utf-8"))
+        for image, name in zip(content["images"], names, strict=True):
+            image["file_name"] = name
+        content["images"] = [image for image in content["images"] if image["file_name"]]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        (folder / "panoptic.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / "instances.json").unlink()
+        return folder
+
+    folder = rename(make_dataset(tmp_path / "set"), "x/a.jpg", "y/a.jpg", "z.jpg")
+    other = rename(make_dataset(tmp_path / "other"), "", "y/a.jpg", "")
+    gallery = write_gallery(folder, predictions_dir=other, max_images=1, workers=1).parent
+    assert not list(gallery.glob("media/*/*_predicted.png"))
+    (gallery / "media" / "1 of mine").mkdir()
+    gallery = write_gallery(folder, predictions_dir=other, workers=1).parent
+    assert [path.name for path in gallery.glob("media/*/*_predicted.png")] == ["000001_predicted.png"]
+
+
 def test_a_photo_without_a_prediction_is_named_also_where_its_pictures_are_kept(make_dataset, tmp_path, caplog):
     folder, other = make_dataset(tmp_path / "set"), make_dataset(tmp_path / "other")
     content = json.loads((other / "panoptic.json").read_text(encoding="utf-8"))

@@ -80,7 +80,7 @@ def convert_panoptic(
             measured += areas
             image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
             entries.append(Entry(image, photo.label, segments))
-    warn_of_areas(source, (segment for photo in dataset.photos for segment in photo.segments), measured)
+    warn_of_areas(source, dataset.photos.stated_areas(range(len(dataset.photos))), measured)
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])

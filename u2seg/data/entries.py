@@ -5,34 +5,34 @@ So there is one copy, whatever the number of GPUs and of loader workers, and it 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import torch
 from detectron2.utils import comm
 
-from u2seg.errors import U2SegError
+from u2seg.errors import U2SegError, UsageError
 
 Sample = dict[str, Any]
+PREFIX = "u2seg_entries_"
 _NUMBER = 8
 """Bytes."""
 
 
 class EntryFile(Sequence[Sample]):
-    """Entries of a file that `write_entries` wrote; the file may be deleted once this is made.
+    """Entries of a file that `write_entries` wrote; it may be closed and deleted once this is made.
 
     A tensor, since torch shares its memory with workers that are spawned, too.
     """
 
-    def __init__(self, path: Path) -> None:
-        with open(path, "rb") as file:
-            content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+    def __init__(self, file: BinaryIO) -> None:
+        content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
         numbers = content.view(torch.int64)
         self._content, self._ends = content, numbers[-1 - int(numbers[-1]) : -1]
 
@@ -60,29 +60,49 @@ def write_entries(file: BinaryIO, entries: Iterable[Sample]) -> None:
 def share_entries(entries: Callable[[], Iterable[Sample]]) -> EntryFile:
     """The entries that ``entries`` gives, called in one process of each machine alone; all processes must call this.
 
-    The file lies in the folder for temporary files (``TMPDIR``), and has no name any more when this returns.
+    The file lies in the folder for temporary files (``TMPDIR``), and has no name any more when this returns; where
+    there is one process, it never has one, so that nothing is left of a process that is killed.
 
     Raises:
+        UsageError: the file can't be written.
         U2SegError: what ``entries`` raised, in every process.
     """
-    writes = comm.get_world_size() == 1 or comm.get_local_rank() == 0
-    path, error = "", None
+    if comm.get_world_size() == 1:
+        with _in_words(), tempfile.TemporaryFile(prefix=PREFIX) as file:
+            write_entries(file, entries())
+            return EntryFile(file)
+    writes, path, error = comm.get_local_rank() == 0, "", None
     try:
-        if writes:
-            with tempfile.NamedTemporaryFile(prefix="u2seg_entries_", delete=False) as file:
-                path = file.name
-                try:
-                    write_entries(file, entries())  # type: ignore[arg-type]
-                except U2SegError as reason:
-                    error = reason
+        try:
+            if writes:
+                with _in_words(), tempfile.NamedTemporaryFile(prefix=PREFIX, delete=False) as named:
+                    path = named.name
+                    write_entries(named, entries())  # type: ignore[arg-type]
+        except (U2SegError, OSError) as reason:
+            error = reason
         results = comm.all_gather((path, error))
         for _, each in results:
             if each is not None:
                 raise each
         rank = comm.get_rank()
-        shared = EntryFile(Path(results[rank if writes else rank - comm.get_local_rank()][0]))
+        with open(results[rank if writes else rank - comm.get_local_rank()][0], "rb") as shared:
+            of_all = EntryFile(shared)
         comm.synchronize()
-        return shared
+        return of_all
     finally:
         if path:
             os.unlink(path)
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Say what keeps the file from being written; of other files, the system's errors have the names."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise UsageError(
+            f"the list of the photos to train on can't be written to {tempfile.tempdir}: {error.strerror}; "
+            "the environment variable TMPDIR names another folder"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import threading
@@ -97,10 +98,13 @@ class RegularLines(HookBase):
 
     def _watch(self) -> None:
         """Log a line every few seconds of an iteration that does not end."""
-        while not self._ended.wait(SECONDS_WITHOUT_LINE):
-            seconds = time.monotonic() - self._step_began_at
-            if seconds >= SECONDS_WITHOUT_LINE:
-                logger.info("iteration %d has taken %s so far", self.trainer.iter, readable_seconds(seconds))
+        with contextlib.suppress(ReferenceError):  # the trainer is gone
+            while not self._ended.wait(SECONDS_WITHOUT_LINE):
+                seconds, iteration = time.monotonic() - self._step_began_at, self.trainer.iter
+                _, last_done = self.trainer.storage.latest().get("total_loss", (0.0, -1))
+                # what comes behind an iteration, such as an evaluation, has lines of its own
+                if seconds >= SECONDS_WITHOUT_LINE and last_done < iteration < self.trainer.max_iter:
+                    logger.info("iteration %d has taken %s so far", iteration, readable_seconds(seconds))
 
     def after_step(self) -> None:
         """Log a line, unless Detectron2 has."""

@@ -30,7 +30,7 @@ from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
 from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
-from u2seg.panoptic import LabelledPhoto, read_panoptic
+from u2seg.panoptic import read_panoptic
 from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.structures import LabelSpace
 
@@ -103,10 +103,6 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             "output_dir": results / directory_name(dataset_name),
         }
 
-    def _photo(self, image_id: Any) -> LabelledPhoto:
-        photo: LabelledPhoto = self.gt.photos[self.gt.place[image_id]]
-        return photo
-
     def reset(self) -> None:
         """Forget every photo."""
         self._images: list[ModelImage] = []
@@ -118,7 +114,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             key = entry["image_id"]
             if key not in self.gt.place:
                 raise DataError(f"{self.gt.json_file} has no labels of image id {key!r} ({entry.get('file_name')})")
-            self._images.append(read_output(self.gt, self._photo(key), output, self.space, with_regions))
+            photo = self.gt.photos[self.gt.place[key]]
+            self._images.append(read_output(self.gt, photo, output, self.space, with_regions))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Match and score; on the main process, a dict of figures in percent for each policy, elsewhere None."""
@@ -132,8 +129,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             raise DataError(f"the model saw no photo of {self.name}")
         images.sort(key=lambda image: (isinstance(image.image_id, str), image.image_id))
         comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
-        segments = (segment for image in images for segment in self._photo(image.image_id).segments)
-        warn_of_areas(self.gt.json_file, segments, comparison.table.gt["area"])
+        stated = self.gt.photos.stated_areas(self.gt.place[image.image_id] for image in images)
+        warn_of_areas(self.gt.json_file, stated, comparison.table.gt["area"])
         masks = {}
         if comparison.detections is not None:
             masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")

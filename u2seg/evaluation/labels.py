@@ -94,7 +94,7 @@ def _compare(
     with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:
         table = Table.join(_blocks(run_in_order(executor, read_table, pairs, 32 * workers), progress))
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        warn_of_areas(dataset.json_file, (segment for pair in pairs for segment in pair[side].segments), rows["area"])
+        warn_of_areas(dataset.json_file, dataset.photos.stated_areas(pairs.places[:, side].tolist()), rows["area"])
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 

@@ -9,9 +9,10 @@ for in ``images/``, in the directory itself and in a folder called as the JSON f
 from u2seg.fields import read_json, read_json_object
 from u2seg.panoptic.codes import LARGEST_ID, decode_ids, encode_ids, read_ids
 from u2seg.panoptic.dataset import Category, PanopticDataset
-from u2seg.panoptic.instances import Instances, decode_mask, instance_entry, read_instances
+from u2seg.panoptic.instances import Instances, instance_entry, read_instances
 from u2seg.panoptic.photos import LabelledPhoto, Photos, SegmentInfo
 from u2seg.panoptic.reading import read_panoptic
+from u2seg.panoptic.run_lengths import decode_mask
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON, RUN_JSON, Entry, write_dataset
 
 __all__ = [

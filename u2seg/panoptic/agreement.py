@@ -15,13 +15,13 @@ import numpy as np
 from u2seg import fields
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import Ids, SegmentInfo, refuse_duplicates
+from u2seg.panoptic.photos import Ids, refuse_duplicates
 from u2seg.panoptic.reading import warn_once
 
 
-def warn_of_areas(json_file: Path, segments: Iterable[SegmentInfo], areas: Sequence[int] | np.ndarray) -> None:
-    """Log, once for each file, how many of its ``segments`` have other ``areas`` (n,) in the PNG than it states."""
-    stated = np.fromiter((np.nan if s.stated_area is None else s.stated_area for s in segments), np.float64)
+def warn_of_areas(json_file: Path, stated: Sequence[float] | np.ndarray, areas: Sequence[int] | np.ndarray) -> None:
+    """Log, once for each file, how many segments have other ``areas`` (n,) in the PNG than ``stated`` float64 (n,)."""
+    stated = np.asarray(stated, np.float64)
     other = int(((stated != areas) & ~np.isnan(stated)).sum())
     empty = int((np.asarray(areas) == 0).sum())
     if other:
@@ -62,18 +62,21 @@ def check_numbers(key: str, entries: Iterable[Any], dataset: PanopticDataset) ->
         DataError: an id stands twice, or for another photo or class than in ``dataset``.
     """
     names: Mapping[Any, str] = {category.id: category.name for category in dataset.things}
+    stuff = {(category.id, category.name) for category in dataset.stuff}  # may share names with things
     read_name: Callable[..., str] = fields.text
     name_key = "name"
     if key == "images":
-        names, read_name, name_key = _PhotoNames(dataset), fields.file_name, "file_name"
-    ids, others = Ids(), {}
+        names, stuff, read_name, name_key = _PhotoNames(dataset), set(), fields.file_name, "file_name"
+    ids = Ids()
+    others: dict[str, int | str] = {}
     for position, entry in enumerate(entries):
         fields.told("it", fields.an_object, entry, position, key)
         number = fields.told(f"an entry of {key!r}", fields.identity, entry, "id")
         ids.append(number)
-        name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key) if name_key in entry else None
-        if name is not None and names.get(number) != name:
-            others[name] = number
+        if entry.get(name_key) is not None:
+            name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key)
+            if names.get(number) != name and (number, name) not in stuff:
+                others[name] = number
     refuse_duplicates(ids, f"of {key!r}, id")
     for number, name in names.items() if others else ():
         if name in others:
@@ -104,13 +107,16 @@ class StatedMasks:
         self._other: Counter[str] = Counter()
         self._total = 0
 
-    def add(self, stated: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
-        """Compare what an entry of the file has ``stated`` with its ``mask``, which knows its area."""
+    def add(self, stated: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> None:
+        """Compare what entries of the file have ``stated`` with their ``masks``, which know their areas."""
         from pycocotools import mask as coco
 
-        self._total += 1
-        self._other["area"] += _differ(stated.get("area"), [mask["area"]])
-        self._other["bbox"] += _differ(stated.get("bbox"), coco.toBbox(mask["segmentation"]).tolist())
+        self._total += len(masks)
+        pairs = list(zip(stated, masks, strict=True))
+        self._other["area"] += sum(_differ(entry.get("area"), [mask["area"]]) for entry, mask in pairs)
+        boxed = [(entry["bbox"], mask["segmentation"]) for entry, mask in pairs if entry.get("bbox") is not None]
+        boxes = coco.toBbox([code for _, code in boxed]).tolist() if boxed else []
+        self._other["bbox"] += sum(_differ(box, measured) for (box, _), measured in zip(boxed, boxes, strict=True))
 
     def warn(self, json_file: Path) -> None:
         """Log the counts, once for each file."""

@@ -139,6 +139,13 @@ class Photos(Sequence[LabelledPhoto]):
         """Height and width in pixels of the photo at ``place``."""
         return self._sizes[2 * place], self._sizes[2 * place + 1]
 
+    def stated_areas(self, places: Iterable[int]) -> np.ndarray:
+        """What the file states as the areas of the segments of the photos at ``places``: float64 (n,), nan for none."""
+        areas = array("d")
+        for place in places:
+            areas.extend(self._areas[self._ends[place] : self._ends[place + 1]])
+        return np.array(areas, np.float64)
+
     def _segments(self, start: int, end: int) -> tuple[SegmentInfo, ...]:
         part = slice(start, end)
         columns = (self._ids, self._categories, map(bool, self._things[part]), map(bool, self._crowds[part]))

@@ -85,7 +85,7 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
             raise DataError(f"it has no list {key!r}")
     images, categories, photos = (content[key] for key in ("images", "categories", "annotations"))
     if not isinstance(photos, Photos):
-        for key, value in read_members(file, ("annotations",)):
+        for key, value in read_members(file, ("images", "annotations")):
             if key == "annotations":
                 photos = _photos(_listed(value, key), images, categories)
     return content["info"], categories, photos, sum(image is not None for image in images.values())

@@ -12,6 +12,7 @@ import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def write_gallery(
     """
     within("per page", per_page, 1, 200, whole=True)
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
-    dataset, annotations = read_annotated(dataset_dir, image_root, max_images)
+    dataset, annotations = read_annotated(dataset_dir, image_root)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
     partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].places) if predictions else {}
+    if max_images is not None:  # after pairing, since what is the end of one path only depends on all photos
+        dataset, annotations = replace(dataset, photos=dataset.photos[:max_images]), annotations.first(max_images)
     run_file = dataset.root / RUN_JSON
     run = read_json_object(run_file) if run_file.is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
@@ -80,9 +83,10 @@ def write_gallery(
     light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
     painter, count = Painter(output, dataset.without_photos(), light), len(annotations)
     workers = workers or (available_cores() if count >= 32 else 1)
+    site = Site(dataset, annotations, run, per_page, predictions)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
-        records = run_in_order(executor, painter, tasks, 8 * workers)
-        _write_pages(Site(dataset, annotations, run, per_page, predictions), annotations, output, records)
+        _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
+    _delete_pages(site, output)
     delete_pictures(output, count)
     return output / "index.html"
 
@@ -146,8 +150,12 @@ def _write_pages(
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, notes))
     write("index.html", photo_page(site, 0, first_page, summary))
-    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
-        if path.name not in (*site.photo_pages, *site.class_pages):
-            path.unlink()  # of an earlier, larger gallery
     for note in notes:
         logger.warning("gallery: %s", note)
+
+
+def _delete_pages(site: Site, output: Path) -> None:
+    """Delete pages of an earlier, larger gallery."""
+    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
+        if path.name not in (*site.photo_pages, *site.class_pages):
+            path.unlink()

@@ -10,7 +10,6 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +55,10 @@ class Annotated(Sequence[tuple[Annotation, ...]]):
     def __init__(self, photos: Sequence[LabelledPhoto], instances: Mapping[Any, list[dict[str, Any]]] | None) -> None:
         self._photos, self._instances = photos, instances
 
+    def first(self, count: int) -> Annotated:
+        """Those of the first ``count`` photos."""
+        return Annotated(self._photos[:count], self._instances)
+
     def __len__(self) -> int:
         return len(self._photos)
 
@@ -71,18 +74,11 @@ class Annotated(Sequence[tuple[Annotation, ...]]):
 
 
 def read_annotated(
-    folder: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None, limit: int | None = None
+    folder: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None
 ) -> tuple[PanopticDataset, Annotated]:
-    """Read a dataset.
-
-    Returns:
-        The first ``limit`` of its photos, and what is shown of each.
-    """
+    """Read a dataset, and what is shown of each of its photos."""
     dataset = read_panoptic(Path(folder), image_root=Path(image_root) if image_root else None)
-    instances = read_instances(dataset)
-    if limit is not None:
-        dataset = replace(dataset, photos=dataset.photos[:limit])
-    return dataset, Annotated(dataset.photos, instances)
+    return dataset, Annotated(dataset.photos, read_instances(dataset))
 
 
 class ClassCount(NamedTuple):

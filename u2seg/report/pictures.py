@@ -188,8 +188,8 @@ def _read_record(path: Path) -> Record | None:
 
 def delete_pictures(output: Path, count: int) -> None:
     """Delete what an earlier, larger gallery drew of photos from number ``count`` on."""
-    for folder in sorted((output / "media").glob("[0-9]*")):
-        if int(folder.name) < count // 500:
+    for folder in sorted((output / "media").glob("[0-9]*/")):
+        if not folder.name.isdecimal() or int(folder.name) < count // 500:
             continue
         for path in sorted(folder.iterdir()):
             number = re.match(r"(\d{6,})[._]", path.name)

@@ -1,0 +1,145 @@
+"""COCO's run-length codes, compressed or not: read without trust, and written.
+
+Shapes: ``H, W`` image pixels; ``N`` codes; ``n`` runs of a code, zeros first, down the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from u2seg.errors import DataError
+
+
+def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
+    """Mask bool (H, W) of a run-length code, compressed or not.
+
+    Raises:
+        DataError: it is no run-length code.
+    """
+    return decode_runs(count_runs(segmentation), *segmentation["size"])
+
+
+def count_runs(segmentation: Any) -> np.ndarray:
+    """Lengths int64 (n,) of the runs of a run-length code, compressed or not.
+
+    pycocotools reads beyond its memory where they do not sum to the size of the mask.
+
+    Raises:
+        DataError: it is no run-length code.
+    """
+    if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
+        remedy = "pycocotools' COCO.annToRLE makes codes of them"
+        polygons = f"; polygons are not read: {remedy}" if isinstance(segmentation, list) else ""
+        raise DataError(f"has no run-length code for its mask{polygons}")
+    size, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(side) is int for side in size):
+        raise DataError(f"has a run-length code of the size {str(size)[:60]!r}, not [height, width]")
+    try:
+        runs = np.array(counts, np.int64).reshape(-1) if isinstance(counts, list) else _decompress(counts)
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise DataError(f"has a damaged run-length code: {type(error).__name__} {error}") from error
+    if runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
+        raise DataError(f"has a run-length code of {runs.sum()} pixels for a mask of {size[0]} x {size[1]}")
+    return runs
+
+
+def mask_areas(codes: Sequence[Any]) -> list[int | None]:
+    """Pixels of each of N masks, from their codes in one pass.
+
+    None for what is no compressed code, and for all where one is damaged: ask `count_runs` about those.
+    """
+    areas: list[int | None] = [None] * len(codes)
+    places = [place for place, code in enumerate(codes) if _is_compressed(code)]
+    texts = [codes[place]["counts"] for place in places]
+    try:
+        numbers, last = _numbers("".join(texts).encode("ascii"))
+    except ValueError:
+        return areas
+    ends = np.cumsum([len(text) for text in texts])
+    beyond = np.searchsorted(last, ends)  # the first number of the next code
+    if not places or (last[beyond - 1] != ends - 1).any():
+        return areas
+    lanes, rows = _runs_by_parity(numbers, beyond)
+    if lanes.min() < 0:
+        return areas
+    totals, ones = np.add.reduceat(lanes, rows).sum(axis=1).tolist(), np.add.reduceat(lanes[:, 1], rows).tolist()
+    for place, total, area in zip(places, totals, ones, strict=True):
+        height, width = codes[place]["size"]
+        areas[place] = area if total == height * width else None
+    return areas
+
+
+def _is_compressed(code: Any) -> bool:
+    if not isinstance(code, dict) or not isinstance(code.get("counts"), str) or not code["counts"]:
+        return False
+    size = code.get("size")
+    return isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
+
+
+def _runs_by_parity(numbers: np.ndarray, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs int64 (rows, 2) of zeros and of ones, and the row int64 (N,) at which each code begins.
+
+    Args:
+        numbers: int64, of N codes one after another, none of them empty.
+        beyond: int64 (N,), where the next code begins.
+    """
+    counts = np.diff(beyond, prepend=0)
+    height = (counts + 1) // 2
+    rows = np.cumsum(height) - height
+    lanes = np.zeros((height.sum(), 2), np.int64)
+    places = np.arange(len(numbers)) + np.repeat(2 * rows - (beyond - counts), counts)
+    lanes.reshape(-1)[places] = numbers
+    first = lanes[rows, 0].copy()
+    lanes[rows, 0] = 0  # no run is stored as its difference from the first one
+    sums = np.cumsum(lanes, axis=0)
+    runs = sums - np.repeat(sums[rows] - lanes[rows], height, axis=0)
+    runs[rows, 0] = first
+    odd = counts % 2 > 0
+    runs[(rows + height - 1)[odd], 1] = 0
+    return runs, rows
+
+
+def _decompress(counts: str | bytes) -> np.ndarray:
+    """Runs int64 (n,) of a compressed code: from the fourth on, each minus the one before the last is stored."""
+    numbers, _ = _numbers(counts if isinstance(counts, bytes) else counts.encode("ascii"))
+    for first in (1, 2):
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    return numbers
+
+
+def _numbers(text: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers int64 (n,) of COCO's compressed code, and the place of the last character of each.
+
+    A character holds six bits: five of a number and one that it goes on.
+    """
+    characters = np.frombuffer(text, np.uint8) - 48
+    if characters.max(initial=0) > 63:
+        raise ValueError("a character out of range")
+    last = np.flatnonzero(characters & 32 == 0)
+    if len(characters) and (not len(last) or last[-1] != len(characters) - 1):
+        raise ValueError("it ends within a number")
+    starts = np.append(0, last + 1)[:-1].astype(np.int64)
+    lengths = last + 1 - starts
+    if lengths.max(initial=0) > 7:
+        raise ValueError("a number out of range")
+    place = np.arange(len(characters)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((characters & 31).astype(np.int64) << (5 * place), starts) if len(starts) else starts
+    numbers -= np.where(characters[last] & 16, np.int64(1) << (5 * lengths), 0)
+    return numbers, last
+
+
+def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Mask bool (H, W) of runs int64 (n,)."""
+    mask: np.ndarray = np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(width, height).T
+    return mask
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Compressed code of ``mask`` bool (H, W)."""
+    from pycocotools import mask as coco
+
+    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
