@@ -48,7 +48,13 @@ def edited(request, tmp_path):
     return truth, EDITS[request.param]
 
 
-def test_a_perfect_model_scores_100(edited, tmp_path):
+def check_what_is_said(caplog, file, change):
+    for field in ("area", "bbox"):
+        said = any(f"{file}: {field!r} of " in record.message for record in caplog.records)
+        assert said == (change in (EDITS["too small"], EDITS["too large"])), caplog.text
+
+
+def test_a_perfect_model_scores_100(edited, tmp_path, caplog):
     space = LabelSpace(4, 4)
     run = evaluator(tmp_path, space, seeds=0)
     run.process(*model_outputs(permuted(edited[0], np.random.default_rng(0)), space))
@@ -56,9 +62,10 @@ def test_a_perfect_model_scores_100(edited, tmp_path):
     for policy in RULES:
         assert list(results[policy].values()) == pytest.approx([100] * len(results[policy])), policy
     assert results["class_agnostic"]["AP_box"] == pytest.approx(100)
+    check_what_is_said(caplog, "gt.json", edited[1])
 
 
-def test_perfect_labels_score_100(edited, tmp_path):
+def test_perfect_labels_score_100(edited, tmp_path, caplog):
     truth, change = edited
     write_pseudo(permuted(truth, np.random.default_rng(0)), tmp_path / "pseudo", instances=True)
     for name in ("panoptic.json", "instances.json"):
@@ -71,6 +78,8 @@ def test_perfect_labels_score_100(edited, tmp_path):
         assert max(scores["control_mean"].values()) <= 100
     for kind in ("mask", "box"):
         assert report["class_agnostic"][kind]["AP"] == pytest.approx(100)
+    for name in ("gt.json", "panoptic.json", "instances.json"):
+        check_what_is_said(caplog, name, change)
 
 
 def uncompressed(entry):

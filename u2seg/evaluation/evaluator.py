@@ -28,10 +28,10 @@ from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
 from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
+from u2seg.evaluation.tables import warn_of_statements
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
-from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.structures import LabelSpace
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             raise DataError(f"the model saw no photo of {self.name}")
         images.sort(key=lambda image: (isinstance(image.image_id, str), image.image_id))
         comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
-        stated = self.gt.photos.stated_areas(self.gt.place[image.image_id] for image in images)
-        warn_of_areas(self.gt.json_file, stated, comparison.table.gt["area"])
+        warn_of_statements(self.gt, [self.gt.place[image.image_id] for image in images], comparison.table.gt)
         masks = {}
         if comparison.detections is not None:
             masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")

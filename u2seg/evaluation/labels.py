@@ -18,12 +18,11 @@ from u2seg.evaluation.fitting import ways_to_fit
 from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.report import draw_clusters, make_report
 from u2seg.evaluation.saved import save_matching
-from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows
+from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, warn_of_statements
 from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, PanopticDataset, read_instances, read_panoptic
-from u2seg.panoptic.agreement import warn_of_areas
 from u2seg.panoptic.pairing import Pair, Pairs, pair_images
 from u2seg.runtime import Progress
 
@@ -94,7 +93,7 @@ def _compare(
     with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:
         table = Table.join(_blocks(run_in_order(executor, read_table, pairs, 32 * workers), progress))
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        warn_of_areas(dataset.json_file, dataset.photos.stated_areas(pairs.places[:, side].tolist()), rows["area"])
+        warn_of_statements(dataset, pairs.places[:, side].tolist(), rows)
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 

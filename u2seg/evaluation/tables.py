@@ -18,7 +18,8 @@ from scipy.sparse import coo_array
 
 from u2seg.errors import DataError
 from u2seg.evaluation.runs import encode_segments, positions
-from u2seg.panoptic import SegmentInfo
+from u2seg.panoptic import PanopticDataset, SegmentInfo
+from u2seg.panoptic.agreement import warn_of_areas, warn_of_boxes
 
 VOID = -1
 """Index of a segment, or a class, that is none."""
@@ -165,6 +166,19 @@ def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndar
         rows["code"][things] = [code["counts"] for code in codes]
         rows["box"][things] = coco.toBbox(codes)
     return rows
+
+
+def warn_of_statements(dataset: PanopticDataset, places: Sequence[int], rows: np.ndarray) -> None:
+    """Log how many areas and boxes that ``dataset`` states are not those of its PNGs.
+
+    Args:
+        dataset: whose photos at ``places`` have been read.
+        places: n photos, in order.
+        rows: `SEGMENT` of all their segments.
+    """
+    warn_of_areas(dataset.json_file, dataset.photos.stated_areas(places), rows["area"])
+    things = rows["isthing"] & (rows["area"] > 0)
+    warn_of_boxes(dataset.json_file, dataset.photos.stated_boxes(places)[things], rows["box"][things])
 
 
 def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,6 +30,13 @@ def warn_of_areas(json_file: Path, stated: Sequence[float] | np.ndarray, areas: 
         warn_once(f"{json_file}: {empty} of {len(stated)} segments have no pixel in the PNG")
 
 
+def warn_of_boxes(json_file: Path, stated: np.ndarray, boxes: np.ndarray) -> None:
+    """The same of ``boxes`` (n, 4), which may be a pixel away from those ``stated``: int (n, 4), -1 for none."""
+    other = int(((np.abs(stated - boxes) > 1).any(axis=1) & (stated[:, 0] >= 0)).sum())
+    if other:
+        warn_once(f"{json_file}: 'bbox' of {other} of {len(stated)} things disagrees with the PNG, which counts")
+
+
 def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np.ndarray:
     """Pixels int64 (n,) of each of the ``listed`` segment ids in the map ``ids`` int32 (H, W), read from ``png``.
 

@@ -30,6 +30,8 @@ class SegmentInfo:
     score: float = 1.0
     stated_area: float | None = None
     """Pixels that the file states, only to be compared with the PNG."""
+    stated_box: tuple[int, ...] | None = None
+    """x, y, width and height in pixels that the file states, for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ class Ids(Sequence[Any]):
         self._numbers.append(value if small else 0)
 
 
+_NO_BOX = (-1, -1, -1, -1)
+
+
 class Photos(Sequence[LabelledPhoto]):
     """Photos with their segments, each made an object when it is asked for."""
 
@@ -106,7 +111,7 @@ class Photos(Sequence[LabelledPhoto]):
         self._sizes, self._ends = array("i"), array("q", [0])
         self._ids, self._categories = array("i"), array("i")
         self._things, self._crowds = bytearray(), bytearray()
-        self._scores, self._areas = array("d"), array("d")
+        self._scores, self._areas, self._boxes = array("d"), array("d"), array("i")
         for photo in photos:
             self._append(photo)
 
@@ -122,6 +127,7 @@ class Photos(Sequence[LabelledPhoto]):
             self._crowds.append(segment.iscrowd)
             self._scores.append(segment.score)
             self._areas.append(np.nan if segment.stated_area is None else segment.stated_area)
+            self._boxes.extend(segment.stated_box or _NO_BOX)
         self._ends.append(len(self._ids))
 
     def __len__(self) -> int:
@@ -146,11 +152,20 @@ class Photos(Sequence[LabelledPhoto]):
             areas.extend(self._areas[self._ends[place] : self._ends[place + 1]])
         return np.array(areas, np.float64)
 
+    def stated_boxes(self, places: Iterable[int]) -> np.ndarray:
+        """The same of their boxes: x, y, width, height, int64 (n, 4), -1 for none."""
+        boxes = array("i")
+        for place in places:
+            boxes.extend(self._boxes[4 * self._ends[place] : 4 * self._ends[place + 1]])
+        return np.array(boxes, np.int64).reshape(-1, 4)
+
     def _segments(self, start: int, end: int) -> tuple[SegmentInfo, ...]:
         part = slice(start, end)
         columns = (self._ids, self._categories, map(bool, self._things[part]), map(bool, self._crowds[part]))
         areas = (None if area != area else area for area in self._areas[part])
-        return tuple(map(SegmentInfo, columns[0][part], columns[1][part], *columns[2:], self._scores[part], areas))
+        boxes = (tuple(self._boxes[4 * row : 4 * row + 4]) for row in range(start, end))
+        stated = (areas, (None if box == _NO_BOX else box for box in boxes))
+        return tuple(map(SegmentInfo, columns[0][part], columns[1][part], *columns[2:], self._scores[part], *stated))
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Photos) and len(self) == len(other)

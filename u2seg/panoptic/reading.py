@@ -224,4 +224,13 @@ def _segment(entry: Mapping[str, Any], isthing: Mapping[int, bool]) -> SegmentIn
     if isinstance(area, str):  # a redundant field is no reason to refuse a file
         area = float(area) if area.strip().replace(".", "", 1).isdecimal() else None
     stated = float(area) if isinstance(area, (int, float)) and abs(area) < 2**53 else None
-    return SegmentInfo(number, category, isthing[category], crowd, score, stated)
+    return SegmentInfo(number, category, isthing[category], crowd, score, stated, _box(entry.get("bbox")))
+
+
+def _box(stated: Any) -> tuple[int, ...] | None:
+    """Four whole numbers from 0 out of ``stated``, None where it is something else."""
+    try:
+        box = tuple(int(float(part)) for part in stated)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return box if len(box) == 4 and min(box) >= 0 and max(box) < 2**31 else None
