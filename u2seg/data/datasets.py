@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from u2seg.errors import DataError, UsageError, closest
 from u2seg.panoptic import PANOPTIC_JSON, PanopticDataset, read_panoptic
+from u2seg.panoptic.photos import OnDemand
 from u2seg.structures import STUFF_VOID, LabelSpace
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def register_pseudo_dataset(path: str | os.PathLike[str]) -> str:
     return name
 
 
-class DatasetDicts(Sequence[dict[str, Any]]):
+class DatasetDicts(OnDemand[dict[str, Any]]):
     """Dataset dicts of a panoptic dataset, each made when it is asked for, in the order of the annotations.
 
     They have ``file_name`` (photo), ``image_id``, ``height``, ``width`` (pixels), ``pan_seg_file_name`` and
@@ -68,10 +68,9 @@ class DatasetDicts(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._dataset.photos)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        photo = self._dataset.photos[index]
+    def at(self, place: int) -> dict[str, Any]:
+        """The dict of the photo at ``place``."""
+        photo = self._dataset.photos.at(place)
         return {
             "file_name": str(self._dataset.photo_path(photo)),
             "image_id": photo.image_id,

@@ -11,13 +11,14 @@ import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import torch
 from detectron2.utils import comm
 
 from u2seg.errors import U2SegError, UsageError
+from u2seg.panoptic.photos import OnDemand
 
 Sample = dict[str, Any]
 PREFIX = "u2seg_entries_"
@@ -25,7 +26,7 @@ _NUMBER = 8
 """Bytes."""
 
 
-class EntryFile(Sequence[Sample]):
+class EntryFile(OnDemand[Sample]):
     """Entries of a file that `write_entries` wrote; it may be closed and deleted once this is made.
 
     A tensor, since torch shares its memory with workers that are spawned, too.
@@ -39,10 +40,8 @@ class EntryFile(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def at(self, place: int) -> Sample:
+        """The entry at ``place``."""
         start = int(self._ends[place - 1]) if place else 0
         return pickle.loads(memoryview(self._content[start : int(self._ends[place])].numpy()))  # type: ignore[arg-type]
 

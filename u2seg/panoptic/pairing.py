@@ -10,13 +10,13 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import LabelledPhoto, Photos
+from u2seg.panoptic.photos import LabelledPhoto, OnDemand, Photos
 
 Pair = tuple[LabelledPhoto, LabelledPhoto]
 """A photo as the ground truth lists it, and as the pseudo labels do."""
 
 
-class Pairs(Sequence[Pair]):
+class Pairs(OnDemand[Pair]):
     """Photos of two datasets, each pair made when it is asked for."""
 
     def __init__(self, gt: Photos, pseudo: Photos, places: Sequence[tuple[int, int]]) -> None:
@@ -27,10 +27,9 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        gt, pseudo = self.places[index].tolist()
+    def at(self, place: int) -> Pair:
+        """The pair at ``place``."""
+        gt, pseudo = self.places[place].tolist()
         return self._photos[0][gt], self._photos[1][pseudo]
 
     def image_ids(self) -> Iterator[Any]:

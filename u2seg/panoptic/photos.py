@@ -8,15 +8,18 @@ Shapes: ``N`` photos.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from u2seg import fields
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,20 @@ class LabelledPhoto:
         return PurePosixPath(self.file_name).stem
 
 
-class Texts(Sequence[str]):
+class OnDemand(Sequence[T]):
+    """Values that are made when they are asked for; a slice is a list of them."""
+
+    @abstractmethod
+    def at(self, place: int) -> T:
+        """The value at ``place``, from 0."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.at(place) for place in range(*index.indices(len(self)))]
+        return self.at(range(len(self))[index])
+
+
+class Texts(OnDemand[str]):
     """Texts, one after another in one block of bytes."""
 
     def __init__(self) -> None:
@@ -63,10 +79,8 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def at(self, place: int) -> str:
+        """The text at ``place``."""
         return self._bytes[self._ends[place] : self._ends[place + 1]].decode("utf-8", "surrogatepass")
 
     def append(self, text: str) -> None:
@@ -75,7 +89,7 @@ class Texts(Sequence[str]):
         self._ends.append(len(self._bytes))
 
 
-class Ids(Sequence[Any]):
+class Ids(OnDemand[Any]):
     """Values that are whole numbers but for a few."""
 
     def __init__(self) -> None:
@@ -85,10 +99,8 @@ class Ids(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def at(self, place: int) -> Any:
+        """The value at ``place``."""
         return self._others[place] if place in self._others else self._numbers[place]
 
     def append(self, value: Any) -> None:
@@ -102,7 +114,7 @@ class Ids(Sequence[Any]):
 _NO_BOX = (-1, -1, -1, -1)
 
 
-class Photos(Sequence[LabelledPhoto]):
+class Photos(OnDemand[LabelledPhoto]):
     """Photos with their segments, each made an object when it is asked for."""
 
     def __init__(self, photos: Iterable[LabelledPhoto] = ()) -> None:
@@ -134,9 +146,11 @@ class Photos(Sequence[LabelledPhoto]):
         return len(self.image_ids)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Photos(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]
+        photos = super().__getitem__(index)
+        return Photos(photos) if isinstance(index, slice) else photos
+
+    def at(self, place: int) -> LabelledPhoto:
+        """The photo at ``place``."""
         segments = self._segments(self._ends[place], self._ends[place + 1])
         names = self.image_ids[place], self.file_names[place]
         return LabelledPhoto(*names, *self.size(place), self.labels[place], segments)

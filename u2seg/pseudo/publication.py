@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,15 +168,20 @@ def publish(
         new.files[name] = (*_look(root / name), file_sha256(root / name))
     write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
     new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
-    for name in before - new.files.keys():
-        with contextlib.suppress(DataError, OSError):  # somebody's list leads out; others are in the folder
-            path = inside(root, name)
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
+    _remove(root, before - new.files.keys())
     for folder in {os.path.dirname(name) for name in new.files}:
         sweep_parts(root / folder)
     new.save()
     return new
+
+
+def _remove(root: Path, names: Set[str]) -> None:
+    """Delete the files ``names`` below ``root``, and folders that are empty then."""
+    for name in names:
+        with contextlib.suppress(DataError, OSError):  # somebody's list leads out; others are in the folder
+            path = inside(root, name)
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
 
 
 def _publish_labels(

@@ -17,6 +17,7 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic.photos import OnDemand
 
 
 class Annotation(NamedTuple):
@@ -46,7 +47,7 @@ class Annotation(NamedTuple):
         return mask
 
 
-class Annotated(Sequence[tuple[Annotation, ...]]):
+class Annotated(OnDemand[tuple[Annotation, ...]]):
     """For each photo its things as they were clustered (the instances, or else the thing segments), then its stuff.
 
     They are made when they are asked for.
@@ -62,10 +63,9 @@ class Annotated(Sequence[tuple[Annotation, ...]]):
     def __len__(self) -> int:
         return len(self._photos)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        photo = self._photos[index]
+    def at(self, place: int) -> tuple[Annotation, ...]:
+        """Annotations of the photo at ``place``."""
+        photo = self._photos[place]
         things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
         if self._instances is not None:
             whole = self._instances[photo.image_id]
