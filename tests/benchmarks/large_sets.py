@@ -31,6 +31,30 @@ ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH, KINDS = 48, 64, 16
 THINGS, STUFF = 80, 27
 READ = "import sys; from u2seg.panoptic import read_panoptic; dataset = read_panoptic(sys.argv[1])"
+EARLIER = """
+import sys
+from u2seg.engine.earlier_labels import EarlierLabels
+earlier = EarlierLabels(sys.argv[1])
+label = getattr(earlier, "label", None) or earlier.labels.get  # of checkouts that held them all
+for photo in earlier.photo_set().photos:
+    label(photo.id)
+"""
+FIGURES = """
+import sys
+from pathlib import Path
+from u2seg.evaluation.labels import LabelPaths, evaluate_labels
+from u2seg.evaluation.matching import Scoring
+from u2seg.panoptic import PanopticDataset
+read_ids, maps = PanopticDataset.read_ids, {}
+def read_once(dataset, photo):
+    kind = int(Path(photo.label).stem) % int(sys.argv[2])
+    if kind not in maps:
+        maps[kind] = read_ids(dataset, photo)
+    return maps[kind]
+PanopticDataset.read_ids = read_once
+root = Path(sys.argv[1])
+evaluate_labels(LabelPaths(root, root / "gt.json", root / "panoptic"), Scoring(seeds=5), workers=1)
+"""
 LOADER = """
 import itertools, sys, time
 from u2seg.data.datasets import register_datasets, set_class_counts
@@ -57,10 +81,12 @@ FOUR_WORKERS = ["DATALOADER.NUM_WORKERS", "4", "OUTPUT_DIR", "{out}"]
 STAGES = {
     "nothing": ["-c", "import time, u2seg.panoptic; time.sleep(1)"],
     "read": ["-c", READ, "{set}"],
+    "labels of the round before": ["-c", EARLIER, "{set}"],
     "evaluate": [
         *("{checkout}/tools/evaluate_pseudo.py", "--pseudo", "{set}"),
         *("--gt", "{set}/gt.json", "--gt-dir", "{set}/panoptic"),
     ],
+    "evaluate, each PNG read once": ["-c", FIGURES, "{set}", str(KINDS)],
     "loader": ["-c", LOADER, "{set}", str(TINY), *FOUR_WORKERS],
     "loader, whole masks": ["-c", LOADER, "{set}", str(TINY), "INPUT.THINGS", "instances", *FOUR_WORKERS],
     "gallery without pictures": ["-c", PAGES, "{set}", "{out}/pages"],

@@ -291,10 +291,10 @@ def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(c
     entry = {"image_id": 1, "category_id": 2, "segmentation": segmentation, "score": 0.4}
     annotations = [{"id": 1, "segment_id": 3, **entry}, {"id": 2, "segment_id": 0, **entry}]
     (case.labels / "instances.json").write_text(json.dumps({"annotations": annotations}))
-    masks, clusters, _ = EarlierLabels(str(case.labels)).labels[1].read(48, 64)
+    masks, clusters, _ = EarlierLabels(str(case.labels)).label(1).read(48, 64)
     assert np.array_equal(masks.masks, whole[None].astype(bool))
     assert (clusters.tolist(), masks.scores.tolist()) == ([1], [np.float32(0.4)])
-    halved, _, stuff = EarlierLabels(str(case.labels)).labels[1].read(24, 32)
+    halved, _, stuff = EarlierLabels(str(case.labels)).label(1).read(24, 32)
     assert np.array_equal(halved.masks[0], whole[1::2, 1::2].astype(bool))
     assert stuff.shape == (24, 32)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from u2seg.panoptic import (
     INSTANCES_JSON,
     PANOPTIC_JSON,
     RUN_JSON,
+    Instances,
     LabelledPhoto,
     PanopticDataset,
     decode_mask,
@@ -68,13 +70,13 @@ class PhotoLabel:
 
 
 class EarlierLabels:
-    """A dataset of tools/generate_pseudo.py."""
+    """A dataset of tools/generate_pseudo.py. The label of a photo is made when it is asked for."""
 
     def __init__(self, directory: str) -> None:
-        """Read the JSON files of ``directory``.
+        """Read ``panoptic.json`` and ``run.json`` of ``directory``.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there is no ``panoptic.json``.
             DataError: they are damaged, empty, or of classes that this package does not number.
         """
         root = Path(directory).expanduser().absolute()
@@ -87,24 +89,37 @@ class EarlierLabels:
         if not self.dataset.photos:
             raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
         self.space = self.dataset.label_space()
-        if not all(isinstance(photo.image_id, int) for photo in self.dataset.photos):
+        if not all(isinstance(image_id, int) for image_id in self.dataset.photos.image_ids):
             raise DataError(f"{self.dataset.json_file}: image ids must be whole numbers here, not text")
-        instances = read_instances(self.dataset)
-        if instances and any(entry["segment_id"] is None for entries in instances.values() for entry in entries):
-            instances = None
-        without_photos = self.dataset.without_photos()
-        self.labels: dict[Any, PhotoLabel] = {}
-        for photo in self.dataset.photos:
-            painted = None if instances is None else tuple(e for e in instances[photo.image_id] if e["segment_id"])
-            self.labels[photo.image_id] = PhotoLabel(without_photos, photo, painted)
+        self._without_photos = self.dataset.without_photos()
         run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
         earlier = run["self_training"] if isinstance(run.get("self_training"), dict) else {}
         self.round = told(f"{root / RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
         """0 for the labels of the factory, t for those of the t-th round of self-training."""
         self.caveats = [str(caveat) for caveat in run["caveats"]] if isinstance(run.get("caveats"), list) else []
         """What its run.json says against calling it unsupervised."""
-        files = (root / PANOPTIC_JSON, root / INSTANCES_JSON)
-        self.sha256 = {path.name: file_sha256(path) for path in files if path.is_file()}
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """Hash of each JSON file that the labels are read from, by its name."""
+        files = (self.dataset.root / PANOPTIC_JSON, self.dataset.root / INSTANCES_JSON)
+        return {path.name: file_sha256(path) for path in files if path.is_file()}
+
+    @cached_property
+    def _instances(self) -> Instances | None:
+        """All whole masks; None where no file says which segment shows each of them."""
+        instances = read_instances(self.dataset)
+        return instances if instances and None not in instances.segment_ids else None
+
+    def label(self, image_id: int) -> PhotoLabel:
+        """The label of a photo.
+
+        Raises:
+            DataError: ``instances.json``, which is read when the first label is asked for, is damaged.
+        """
+        photo, instances = self.dataset.photos.at(self.dataset.place[image_id]), self._instances
+        painted = None if instances is None else tuple(e for e in instances[image_id] if e["segment_id"])
+        return PhotoLabel(self._without_photos, photo, painted)
 
     def photo_set(self, images: str | None = None, image_root: str | None = None) -> PhotoSet:
         """The photos that have a label, with the ids and label names of these labels.
@@ -117,10 +132,9 @@ class EarlierLabels:
             UsageError: ``images`` names a photo that has no label.
         """
         base = (Path(image_root).expanduser() if image_root else self.dataset.image_root).absolute()
-        labelled: dict[str, Photo] = {}
-        for photo in sorted(self.dataset.photos, key=lambda photo: int(photo.image_id)):
-            name = photo.file_name
-            labelled[name] = Photo(int(photo.image_id), name, str(base / name), photo.label)
+        photos = self.dataset.photos
+        columns = zip(photos.image_ids, photos.file_names, photos.labels, strict=True)
+        labelled = {name: Photo(int(number), name, str(base / name), label) for number, name, label in sorted(columns)}
         if not images:
             return PhotoSet(base, tuple(labelled.values()), numbered=True)
         chosen = find_photos(images, image_root)

@@ -128,9 +128,9 @@ class SelfTrainingGenerator:
             return run.finish(self.earlier.caveats, self._record(run)) if "merge" in stages else None
 
     def _label(self, run: LabelRun) -> bool:
-        labels = self.earlier.labels
+        label = self.earlier.label
         return run.label(
-            label_round, RoundJob, rule=self.rule, labels=lambda photos: {p.id: labels[p.id] for p in photos}
+            label_round, RoundJob, rule=self.rule, labels=lambda photos: {p.id: label(p.id) for p in photos}
         )
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
     def __init__(self, dataset: PanopticDataset) -> None:
         """None so far, of the photos of ``dataset``."""
         self._place, self._photos = dataset.place, dataset.photos
-        self.ids, self._segments, self._codes = Ids(), Ids(), Texts()
+        self.ids, self.segment_ids, self._codes = Ids(), Ids(), Texts()
         self._of_photo, self._categories, self._areas = array("i"), array("i"), array("q")
         self._scores, self._crowds = array("d"), bytearray()
 
@@ -45,7 +45,7 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
         """Add an annotation of the photo at place ``photo`` of the dataset."""
         self._of_photo.append(photo)
         self.ids.append(entry["id"])
-        self._segments.append(entry["segment_id"])
+        self.segment_ids.append(entry["segment_id"])
         self._codes.append(entry["segmentation"]["counts"])
         self._categories.append(entry["category_id"])
         self._areas.append(entry["area"])
@@ -74,7 +74,7 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
         return {
             "id": self.ids[place],
             "category_id": self._categories[place],
-            "segment_id": self._segments[place],
+            "segment_id": self.segment_ids[place],
             "score": self._scores[place],
             "segmentation": {"size": list(size), "counts": self._codes[place]},
             "area": self._areas[place],
