@@ -77,9 +77,10 @@ def import_generators(name: str) -> None:
     """Register the built-in label generators; where ``name`` is none of them, those of plugins too."""
     import importlib.util
 
-    import u2seg.engine.self_training  # noqa: F401  registers its own
+    import u2seg.engine.self_training
+    import u2seg.pseudo.pipeline  # noqa: F401  both register their own
     from u2seg.plugins.registry import register_detectron2
-    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS
 
     if name not in PSEUDO_LABEL_GENERATORS and importlib.util.find_spec("detectron2"):
         register_detectron2()
@@ -89,7 +90,7 @@ def list_plugins(as_json: bool) -> None:
     """Print every offer of every plugin."""
     from u2seg.plugins.offers import DISABLE_VARIABLE
     from u2seg.plugins.registry import installed_plugins
-    from u2seg.pseudo.pipeline import generator_table
+    from u2seg.pseudo.generators import generator_table
 
     plugins = installed_plugins()
     import_generators("")
@@ -137,8 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         return verify(Path(args.output))
     from u2seg.config import check_bounds, fill, get_pseudo_cfg
     from u2seg.plugins.registry import add_plugin_config
+    from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS
     from u2seg.pseudo.ledger import REDOABLE, STAGES
-    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
     from u2seg.pseudo.plugin_check import check_plugin
 
     cfg = get_pseudo_cfg()

@@ -34,7 +34,7 @@ def labels(tmp_path_factory):
 
 def make_labels(root, *options):
     """Run the generator on the photos in ``root``."""
-    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS
 
     register_detectron2()
     cfg = get_pseudo_cfg()
@@ -68,9 +68,9 @@ def test_a_photo_without_things(kind):
 
     shape = (600, 800, 3)
     image = np.zeros(shape, np.uint8) if kind == "dark" else np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    record, stuff = segment(image, shape[:2], 0.6, LabelSpace(2, 3))
-    assert record.masks.masks.shape == (0, 600, 800)
-    assert len(record.extra["clusters"]) == 0
+    things, clusters, stuff = segment(image, 0.6, LabelSpace(2, 3))
+    assert things.masks.shape == (0, 600, 800)
+    assert len(clusters) == 0
     assert stuff.max() < 3
 
 

@@ -402,7 +402,7 @@ def test_weights_alone_and_caveats(case):
 
 def test_a_plugin_can_bring_a_generator_of_its_own(case, monkeypatch):
     from u2seg.plugins import registry
-    from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
+    from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS
 
     class Elsewhere(SelfTrainingGenerator):
         def run(self, stages, redo=None):

@@ -102,7 +102,7 @@ def _add_label_keys(cfg: CfgNode) -> None:
     node = type(cfg)
     cfg.U2SEG = u2seg = node()
 
-    # Who makes the labels: a name in the registry u2seg.pseudo.pipeline.PSEUDO_LABEL_GENERATORS. "U2SegGenerator" is
+    # Who makes the labels: a name in the registry u2seg.pseudo.generators.PSEUDO_LABEL_GENERATORS. "U2SegGenerator" is
     # the recipe of parts below; "SelfTrainingGenerator" a model that was trained on earlier labels.
     u2seg.GENERATOR = "U2SegGenerator"
     # Seed of clustering, sampling and everything else that is drawn.

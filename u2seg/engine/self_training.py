@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,11 +24,8 @@ from u2seg.engine.rounds import RoundJob, Rule, label_round, load_teacher
 from u2seg.errors import UsageError
 from u2seg.files import file_sha256
 from u2seg.images import PhotoSet
+from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
 from u2seg.pseudo.intermediate import read_arrays
-from u2seg.pseudo.ledger import STAGES
-from u2seg.pseudo.pipeline import PSEUDO_LABEL_GENERATORS
-from u2seg.pseudo.recipe import Recipe
-from u2seg.pseudo.record import Summary
 from u2seg.pseudo.run import LabelRun
 
 logger = logging.getLogger(__name__)
@@ -41,27 +37,26 @@ COUNTS = ("predicted", "kept", "replaced")
 
 
 @PSEUDO_LABEL_GENERATORS.register()
-class SelfTrainingGenerator:
+class SelfTrainingGenerator(LabelGenerator):
     """A model trained on earlier labels (U2SEG.SELF_TRAINING.{LABELS,MODEL}); its confident predictions join them."""
 
     def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
         """Check settings, labels and model.
 
-        The arguments are those of `u2seg.pseudo.pipeline.U2SegGenerator`; ``photos`` come from `find_photos`.
+        The arguments are those of `LabelGenerator`.
 
         Raises:
             U2SegError: one of them can't be used, or they contradict each other.
         """
         if importlib.util.find_spec("detectron2") is None:
             raise UsageError("SelfTrainingGenerator needs Detectron2, which is not installed; see README.md")
-        self.output, self.executor = Path(output), executor
+        super().__init__(cfg, photos, output, executor)
         self.earlier = EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS)
         if self.output.expanduser().resolve() == self.earlier.dataset.root.resolve():
             raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
         self.config = self._with_counts(plain(cfg.U2SEG))
-        self.recipe = replace(Recipe.from_config(cfg), space=self.earlier.space)
-        self.photos = photos
-        self.round = self.earlier.round + 1
+        self.recipe = replace(self.recipe, space=self.earlier.space)
+        self.caveats, self.round = self.earlier.caveats, self.earlier.round + 1
         self.rule = self._rule()
         teacher = load_teacher(self.rule, "cpu")
         model, labels = teacher.space, self.earlier.space
@@ -118,15 +113,6 @@ class SelfTrainingGenerator:
         sha256 = file_sha256(local_file(weights))
         return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
 
-    def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
-        """As `u2seg.pseudo.pipeline.U2SegGenerator.run`; nothing is fitted, and classes come from model and labels."""
-        with LabelRun(self.output, self.photos, self.recipe, self._dependencies(), redo, self.executor) as run:
-            steps = {"label": lambda: self._label(run), "merge": lambda: run.merge(repair=lambda: self._label(run))}
-            for stage in STAGES:
-                if stage in stages:
-                    run.perform(stage, steps.get(stage, lambda: False))
-            return run.finish(self.earlier.caveats, self._record(run)) if "merge" in stages else None
-
     def _label(self, run: LabelRun) -> bool:
         label = self.earlier.label
         return run.label(
@@ -153,10 +139,9 @@ class SelfTrainingGenerator:
         counts = dict(zip(COUNTS, totals.tolist(), strict=True))
         logger.info("things: %(predicted)d predicted, %(kept)d kept, %(replaced)d replaced", counts)
         return {
-            "generator": type(self).__name__,
+            **super()._record(run),
             "parts": {"label generator": f"{type(self).__name__} from u2seg (built in)"},
             "config": {"U2SEG": {key: self.config[key] for key in GROUPS}},
-            "seed": self.recipe.seed,
             "weights": {"things": self.weights, "stuff": self.weights},
             "self_training": {
                 "round": self.round,

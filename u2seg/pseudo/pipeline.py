@@ -9,99 +9,48 @@ Shapes: ``D, h, w`` features.
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
-from fvcore.common.registry import Registry
 
-from u2seg.config import plain
 from u2seg.errors import UsageError
-from u2seg.images import PhotoSet, find_photos
+from u2seg.images import PhotoSet
 from u2seg.pseudo.embeddings import embeds_all
 from u2seg.pseudo.fitted import reuse_fitted
+from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
 from u2seg.pseudo.labelling import keep_features, label_photos
 from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
-from u2seg.pseudo.ledger import FITTED_FILES, STAGES
-from u2seg.pseudo.recipe import Recipe
-from u2seg.pseudo.record import Summary
+from u2seg.pseudo.ledger import FITTED_FILES
 from u2seg.pseudo.run import LabelRun
 from u2seg.runtime import bounded_threads, worker_device
 
 logger = logging.getLogger(__name__)
 
-PSEUDO_LABEL_GENERATORS = Registry("PSEUDO_LABEL_GENERATORS")
-"""Whole label generators, by the name in ``U2SEG.GENERATOR``: classes with the interface of `U2SegGenerator`.
-
-Each has ``find_photos(cfg, images, root) -> PhotoSet``, is called with (cfg, photos, output), and has
-``run(stages, redo) -> Summary | None``. `u2seg.pseudo.run.LabelRun` does what all of them need.
-"""
-
 
 @PSEUDO_LABEL_GENERATORS.register()
-class U2SegGenerator:
+class U2SegGenerator(LabelGenerator):
     """The recipe of U2Seg: masks, clusters, stuff, merge; every part by its name in the config."""
 
     def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
-        """Check everything that can be checked before work begins.
-
-        Args:
-            cfg: holds the ``U2SEG`` tree.
-            photos: what to label.
-            output: directory of the dataset.
-            executor: any `concurrent.futures.Executor`; by default the one that ``U2SEG.EXECUTOR`` names.
-
-        Raises:
-            UsageError: a setting can't be taken.
-            PluginError: a part that is asked for may be in a broken plugin.
-        """
-        self.recipe = Recipe.from_config(cfg)
-        self.config = plain(cfg.U2SEG)
-        self.photos, self.output, self.executor = photos, Path(output), executor
+        """As `LabelGenerator`; also raises PluginError, where a part that is asked for may be in a broken plugin."""
+        super().__init__(cfg, photos, output, executor)
         self.weights = self.recipe.check(worker_device(self.recipe.device))
+        self.caveats = sorted({str(entry["caveat"]) for entry in self.weights.values() if entry.get("caveat")})
         if self.recipe.reuse:
             self._reuse("cluster")
             self._reuse("fit")
 
-    @classmethod
-    def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
-        """The photos to label, from what ``--images`` and ``--image-root`` say.
+    def _dependencies(self) -> dict[str, dict[str, Any]]:
+        return self.recipe.dependencies(self.weights)
 
-        Raises:
-            UsageError: there are none.
-        """
-        if not images:
-            raise UsageError("--images is missing; see --help")
-        return find_photos(images, root)
-
-    def run(self, stages: Sequence[str] = STAGES, redo: str | None = None) -> Summary | None:
-        """Run ``stages`` and return the summary of the dataset, or None where ``merge`` is not among them.
-
-        Args:
-            stages: names out of `STAGES`.
-            redo: make this again, and what is made from it.
-
-        Raises:
-            UsageError: the directory was made with other settings, or a stage lacks the one before it.
-        """
-        settings = self.recipe.dependencies(self.weights)
-        with LabelRun(self.output, self.photos, self.recipe, settings, redo, self.executor) as run:
-            steps = {
-                "fit": lambda: self._fit(run),
-                "label": lambda: self._label(run),
-                "cluster": lambda: self._cluster(run),
-                "merge": lambda: run.merge(repair=lambda: self._label(run)),
-            }
-            for stage in STAGES:
-                if stage in stages:
-                    run.perform(stage, steps[stage])
-            return run.finish(self._caveats(), self._record()) if "merge" in stages else None
+    def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
+        return {"fit": lambda: self._fit(run), "cluster": lambda: self._cluster(run), **super()._steps(run)}
 
     def _fit(self, run: LabelRun) -> bool:
         """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""
@@ -178,27 +127,5 @@ class U2SegGenerator:
             )
         return state
 
-    def _caveats(self) -> list[str]:
-        return sorted({str(entry["caveat"]) for entry in self.weights.values() if entry.get("caveat")})
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "config": {"U2SEG": self.config},
-            "seed": self.recipe.seed,
-            "parts": self.recipe.distributions(),
-            "weights": self.weights,
-        }
-
-
-def generator_table() -> list[dict[str, str]]:
-    """Rows as those of `u2seg.plugins.registry.Plugins.table`, for ``--list-plugins``: the registered generators."""
-    return [
-        {
-            "kind": "label generator",
-            "name": name,
-            "distribution": "u2seg (built in)" if generator.__module__.startswith("u2seg.") else generator.__module__,
-            "arguments": "U2SEG.GENERATOR",
-            "help": (inspect.getdoc(generator) or "").split("\n")[0],
-        }
-        for name, generator in sorted(PSEUDO_LABEL_GENERATORS)
-    ]
+    def _record(self, run: LabelRun) -> Mapping[str, Any]:
+        return {**super()._record(run), "parts": self.recipe.distributions(), "weights": self.weights}
