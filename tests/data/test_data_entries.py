@@ -1,5 +1,6 @@
 """A training set that processes share: whole, in its order, in one file that leaves nothing behind."""
 
+import os
 import pickle
 import resource
 import tempfile
@@ -103,7 +104,7 @@ def _in_group(rank, address, folder):
 
     def entries():
         assert rank == 0, "the others do not read the set"
-        return ({"number": number} for number in range(20))
+        return ({"number": number, "files": os.listdir(folder)} for number in range(20))
 
     def broken():
         raise DataError("damaged")
@@ -112,7 +113,9 @@ def _in_group(rank, address, folder):
         yield from ({} for _ in range(2))
         raise OSError(28, "full")
 
-    assert [entry["number"] for entry in share_entries(entries)] == list(range(20))
+    shared = list(share_entries(entries))
+    assert [entry["number"] for entry in shared] == list(range(20))
+    assert not any(entry["files"] for entry in shared)  # so nothing is left of processes that are killed
     with pytest.raises(UsageError, match=r"full; .*TMPDIR"):
         share_entries(full)
     with pytest.raises(DataError, match="damaged"):

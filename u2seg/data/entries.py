@@ -59,38 +59,33 @@ def write_entries(file: BinaryIO, entries: Iterable[Sample]) -> None:
 def share_entries(entries: Callable[[], Iterable[Sample]]) -> EntryFile:
     """The entries that ``entries`` gives, called in one process of each machine alone; all processes must call this.
 
-    The file lies in the folder for temporary files (``TMPDIR``), and has no name any more when this returns; where
-    there is one process, it never has one, so that nothing is left of a process that is killed.
+    The file lies in the folder for temporary files (``TMPDIR``) and never has a name, so that nothing is left of
+    processes that are killed: the other ones of the machine open it through ``/proc``.
 
     Raises:
         UsageError: the file can't be written.
         U2SegError: what ``entries`` raised, in every process.
     """
-    if comm.get_world_size() == 1:
-        with _in_words(), tempfile.TemporaryFile(prefix=PREFIX) as file:
-            write_entries(file, entries())
-            return EntryFile(file)
+    file: BinaryIO
     writes, path, error = comm.get_local_rank() == 0, "", None
-    try:
+    with _in_words(), contextlib.ExitStack() as stack:  # closing the file may fail on what writing failed on
         try:
             if writes:
-                with _in_words(), tempfile.NamedTemporaryFile(prefix=PREFIX, delete=False) as named:
-                    path = named.name
-                    write_entries(named, entries())  # type: ignore[arg-type]
+                with _in_words():
+                    file = stack.enter_context(tempfile.TemporaryFile(prefix=PREFIX))
+                    write_entries(file, entries())
+                path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
         except (U2SegError, OSError) as reason:
             error = reason
         results = comm.all_gather((path, error))
         for _, each in results:
             if each is not None:
                 raise each
-        rank = comm.get_rank()
-        with open(results[rank if writes else rank - comm.get_local_rank()][0], "rb") as shared:
-            of_all = EntryFile(shared)
+        if not writes:
+            file = stack.enter_context(open(results[comm.get_rank() - comm.get_local_rank()][0], "rb"))
+        of_all = EntryFile(file)
         comm.synchronize()
         return of_all
-    finally:
-        if path:
-            os.unlink(path)
 
 
 @contextlib.contextmanager
