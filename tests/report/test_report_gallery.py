@@ -268,6 +268,14 @@ def test_missing_photos_and_labels_are_placeholders_and_said(make_dataset, tmp_p
     assert "1 of 3 photos could not be read" in "".join(Page(gallery / "run.html").texts)
 
 
+def test_labels_of_which_none_can_be_read_end_in_their_reason(make_dataset, tmp_path):
+    folder = make_dataset(tmp_path / "set")
+    shutil.rmtree(folder / "panoptic")
+    with pytest.raises(DataError, match=r"3 of 3 photos have labels that could not be read, such as .*: there is no"):
+        write_gallery(folder, workers=1)
+    assert (folder / "gallery" / "index.html").is_file()
+
+
 def test_no_photo_from_outside_the_set_is_shown(make_dataset, tmp_path, caplog):
     folder = make_dataset(tmp_path / "set")
     secret = tmp_path / "set" / "secret.jpg"

@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from u2seg.errors import within
+from u2seg.errors import DataError, within
 from u2seg.executors import make_executor
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
@@ -65,7 +65,8 @@ def write_gallery(
 
     Raises:
         UsageError: no such dataset, a number out of range, or an output that can't be made.
-        DataError: a JSON file of the dataset is damaged, or none of its photos is in the predictions.
+        DataError: a JSON file of the dataset is damaged, or none of its photos is in the predictions, or none of its
+            labels can be read; the gallery is then there all the same.
         OSError: the disk is full; what is written stays, and another call resumes from it.
     """
     within("per page", per_page, 1, 200, whole=True)
@@ -85,9 +86,11 @@ def write_gallery(
     workers = workers or (available_cores() if count >= 32 else 1)
     site = Site(dataset, annotations, run, per_page, predictions)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
-        _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
+        unreadable = _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
     _delete_pages(site, output)
     delete_pictures(output, count)
+    if unreadable:
+        raise DataError(f"{dataset.root}: {unreadable}")
     return output / "index.html"
 
 
@@ -106,8 +109,12 @@ def _tasks(
 
 def _write_pages(
     site: Site, annotations: Sequence[Sequence[Annotation]], output: Path, records: Iterable[Record]
-) -> None:
-    """Write the pages of photos as their ``records`` come, then those that need all of them."""
+) -> str:
+    """Write the pages of photos as their ``records`` come, then those that need all of them.
+
+    Returns:
+        Why no label at all can be read; empty where one can.
+    """
 
     def write(name: str, text: str) -> None:
         # Bytes of a file name that are no UTF-8 become question marks.
@@ -141,17 +148,18 @@ def _write_pages(
             else:
                 first_page = of_page
     summary = summarise(site.dataset, annotations, shares, voids)
-    notes = [
-        f"{count} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[what]}"
+    notes = {
+        what: f"{count} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[what]}"
         for what, count in sorted(problems.items())
-    ]
+    }
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, crops))
     write("classes.html", class_table(site, summary))
-    write("run.html", run_page(site, summary, notes))
+    write("run.html", run_page(site, summary, list(notes.values())))
     write("index.html", photo_page(site, 0, first_page, summary))
-    for note in notes:
+    for note in notes.values():
         logger.warning("gallery: %s", note)
+    return notes["label"] if problems["label"] == len(annotations) > 0 else ""
 
 
 def _delete_pages(site: Site, output: Path) -> None:
