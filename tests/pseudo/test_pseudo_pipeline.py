@@ -405,6 +405,20 @@ def test_a_folder_beside_a_photo_of_its_name(photos, tmp_path):
     assert make(photos, tmp_path / "out").photos == 6
 
 
+def test_a_folder_takes_the_place_of_a_label_and_a_label_that_of_a_folder(photos, tmp_path):
+    output, folder = tmp_path / "out", photos / "a.png" / "below"
+    shutil.copy(photos / "0.png", photos / "a.jpg")
+    make(photos, output)
+    folder.mkdir(parents=True)
+    shutil.copy(photos / "0.png", folder / "x.png")
+    assert make(photos, output).photos == 6
+    assert {path for path in result(output) if "/a" in path} == {"panoptic/a.jpg.png", "panoptic/a.png/below/x.png"}
+    shutil.rmtree(photos / "a.png")
+    assert make(photos, output).photos == 5
+    assert {path for path in result(output) if "/a" in path} == {"panoptic/a.png"}
+    assert damaged_files(output) == {}
+
+
 def test_no_masks_at_all_is_one_line(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(Quarters, "generate", lambda self, image, features: MaskSet.empty(*features.shape[1:]))
     with pytest.raises(DataError, match="no masks were found"):

@@ -151,6 +151,9 @@ def publish(
         DamagedFileError: a record is damaged.
     """
     root, new = publication.root, Publication(publication.root, content)
+    before = publication.files.keys() or read_checksums(root).keys()
+    kept = {f"panoptic/{photo.label}" for photo in photos} | {PANOPTIC_JSON, INSTANCES_JSON, CHECKSUMS}
+    _remove(root, before - kept)  # first, since a file may be in the way of a folder, or a folder of a file
     sizes = _publish_labels(publication, new, merged, photos, keys)
 
     def images() -> Iterator[dict[str, Any]]:
@@ -163,12 +166,10 @@ def publish(
             yield Entry(image, photo.label, entry["segments"], entry["instances"])
 
     write_dataset(root, info, space.categories(), entries, images=images)
-    before = publication.files.keys() or read_checksums(root).keys()
     for name in (PANOPTIC_JSON, INSTANCES_JSON):
         new.files[name] = (*_look(root / name), file_sha256(root / name))
     write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
     new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
-    _remove(root, before - new.files.keys())
     for folder in {os.path.dirname(name) for name in new.files}:
         sweep_parts(root / folder)
     new.save()
@@ -181,7 +182,7 @@ def _remove(root: Path, names: Set[str]) -> None:
         with contextlib.suppress(DataError, OSError):  # somebody's list leads out; others are in the folder
             path = inside(root, name)
             path.unlink(missing_ok=True)
-            path.parent.rmdir()
+            os.removedirs(path.parent)
 
 
 def _publish_labels(
