@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UsageError
-from u2seg.files import MARKER, claim_directory, replacing, write_arrays, write_json, write_json_lists
+from u2seg.files import MARKER, claim_directory, replacing, write_arrays, write_json, writing_json
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
@@ -46,8 +46,12 @@ def test_a_killed_writer_leaves_only_whole_files(tmp_path):
 
 
 def test_streamed_lists_are_plain_json(tmp_path):
-    write_json_lists(tmp_path / "a.json", {"info": {"x": "ä"}}, {"one": iter([1, {"n": "日本"}]), "none": iter([])})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"info": {"x": "ä"}, "one": [1, {"n": "日本"}], "none": []}
+    lists = {"one": iter([1, {"n": "日本"}]), "none": iter([]), "more": iter([2])}
+    with writing_json(tmp_path / "a.json", {"info": {"x": "ä"}}, lists) as add:
+        add(3)
+        add({})
+    content = {"info": {"x": "ä"}, "one": [1, {"n": "日本"}], "none": [], "more": [2, 3, {}]}
+    assert json.loads((tmp_path / "a.json").read_text()) == content
 
 
 def test_the_same_arrays_give_the_same_bytes(tmp_path):

@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -184,18 +184,27 @@ def check_content(written: bytes, name: str | Path) -> bytes:
     return content
 
 
-def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
-    """Write ``{**head, **lists}`` as JSON, taking the entries of ``lists`` one at a time."""
+@contextlib.contextmanager
+def writing_json(
+    path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]
+) -> Iterator[Callable[[Any], None]]:
+    """Write ``{**head, **lists}`` as JSON, one entry at a time; the block may add entries to the last list."""
     with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as text:
-        text.write("{")
-        for key, value in head.items():
-            text.write(f"{json.dumps(key)}: {json.dumps(value)},\n")
+        separator = ""
+
+        def add(entry: Any) -> None:
+            nonlocal separator
+            text.write(separator + json.dumps(entry))
+            separator = ",\n"
+
+        text.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
         for index, (key, entries) in enumerate(lists.items()):
-            text.write((",\n" if index else "") + f"{json.dumps(key)}: [")
-            for position, entry in enumerate(entries):
-                text.write((",\n" if position else "\n") + json.dumps(entry))
-            text.write("\n]")
-        text.write("}\n")
+            text.write(("\n],\n" if index else "") + f"{json.dumps(key)}: [")
+            separator = "\n"
+            for entry in entries:
+                add(entry)
+        yield add
+        text.write("\n]}\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:

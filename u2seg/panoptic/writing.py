@@ -5,12 +5,13 @@ Nothing is in memory but what is written at the moment.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from u2seg.files import write_json_lists
+from u2seg.files import writing_json
 
 PANOPTIC_JSON, INSTANCES_JSON, RUN_JSON = "panoptic.json", "instances.json", "run.json"
 
@@ -42,7 +43,7 @@ def write_dataset(
         root: the dataset's directory, with the PNGs in it already.
         info: ``image_root`` and whatever else there is to say of the set.
         categories: as `LabelSpace.categories` gives them.
-        entries: called for each list that is written, so that they need not be in memory at once.
+        entries: called for each pass over them, so that they need not be in memory at once.
         instances: whether to write ``instances.json``.
         images: called for each list of images; by default they are taken from ``entries``.
 
@@ -50,20 +51,20 @@ def write_dataset(
         ``panoptic.json``.
     """
     images = images or (lambda: (entry.image for entry in entries()))
+    kinds = {PANOPTIC_JSON: categories}
     if instances:
-        things = [category for category in categories if category["isthing"]]
+        kinds[INSTANCES_JSON] = [category for category in categories if category["isthing"]]
+    with contextlib.ExitStack() as files:  # the last is closed, and so put in its place, first
+        add = {
+            name: files.enter_context(
+                writing_json(root / name, {"info": info, "categories": kind}, {"images": images(), "annotations": ()})
+            )
+            for name, kind in kinds.items()
+        }
         counter = itertools.count(1)
-        annotations = (
-            {"id": next(counter), "image_id": entry.image["id"], **instance}
-            for entry in entries()
-            for instance in entry.instances
-        )
-        lists = {"images": images(), "annotations": annotations}
-        write_json_lists(root / INSTANCES_JSON, {"info": info, "categories": things}, lists)
-    labels = (
-        {"image_id": entry.image["id"], "file_name": entry.label, "segments_info": entry.segments}
-        for entry in entries()
-    )
-    lists = {"images": images(), "annotations": labels}
-    write_json_lists(root / PANOPTIC_JSON, {"info": info, "categories": categories}, lists)
+        for entry in entries():
+            image_id = entry.image["id"]
+            add[PANOPTIC_JSON]({"image_id": image_id, "file_name": entry.label, "segments_info": entry.segments})
+            for instance in entry.instances if instances else ():
+                add[INSTANCES_JSON]({"id": next(counter), "image_id": image_id, **instance})
     return root / PANOPTIC_JSON

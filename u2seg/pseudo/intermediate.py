@@ -16,6 +16,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Intermediate:
     shards: Mapping[str, str] = field(default_factory=dict)
     """Key of each photo whose record is packed to the name of the shard; in a job, of the photos of the job."""
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where all of them are."""
         return self.root / "stages" / self.product / self.fingerprint
@@ -61,7 +62,7 @@ class Intermediate:
 
     def path(self, key: str, ending: str = "") -> Path:
         """Where a worker writes the record of the photo with ``key``."""
-        return self.folder / key[:2] / f"{key}{ending or self.ending}"
+        return self.folder / f"{key[:2]}/{key}{ending or self.ending}"
 
     def has(self, key: str) -> bool:
         """Whether that record exists."""
@@ -80,9 +81,10 @@ class Intermediate:
         Raises:
             DamagedFileError: it can't be read, or the block raised.
         """
-        place = self.folder / self.shards[key] / f"{key}{self.ending}" if key in self.shards else self.path(key)
+        path = self.path(key)
+        place = self.folder / f"{self.shards[key]}/{path.name}" if key in self.shards else path
         try:
-            with undamaged(self.path(key), place):
+            with undamaged(path, place):
                 yield self.read(key)
         except DamagedFileError as error:
             raise DamagedFileError(str(error), self.product, key) from error
