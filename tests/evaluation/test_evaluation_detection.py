@@ -141,6 +141,7 @@ def test_parts_give_the_figures_of_the_whole(brief, images_at_once, backend, mon
     table = Table(gt, detections, *(np.zeros(0, np.int64) for _ in range(3)), sizes)
     labels = [rng.integers(-1, 6, len(part)) for part in (gt, detections)]
     whole = scores_by_kind(table, labels[0], detections, labels[1], backend, brief=brief)
+    monkeypatch.setattr(detection, "MOST_AT_ONCE", 0)
     monkeypatch.setattr(detection, "IMAGES_AT_ONCE", images_at_once)
     parts = scores_by_kind(table, labels[0], detections, labels[1], backend, brief=brief)
     assert 0 < whole["mask"]["AP"] < 100

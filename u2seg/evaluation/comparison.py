@@ -49,8 +49,8 @@ class Comparison:
     @cached_property
     def members(self) -> np.ndarray:
         """`SEGMENT` (U,)"""
-        more = (self.detections, None if self.regions is None else self.regions.pred)
-        return np.concatenate([self.table.pred, *(rows for rows in more if rows is not None)])
+        more = [rows for rows in (self.detections, self.regions and self.regions.pred) if rows is not None]
+        return np.concatenate([self.table.pred, *more]) if more else self.table.pred
 
     @cached_property
     def starts(self) -> tuple[int, int]:

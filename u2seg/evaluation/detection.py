@@ -27,8 +27,10 @@ AREAS = ("", "_small", "_medium", "_large")
 
 AREA_LIMITS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))
 """Smallest and largest number of pixels of `AREAS`."""
-IMAGES_AT_ONCE = 10_000
-"""Whose objects are in memory at once; larger sets are matched part by part, to the same figures."""
+MOST_AT_ONCE = 10_000
+"""Images of which the COCO library is given all objects at once."""
+IMAGES_AT_ONCE = 1000
+"""Of larger sets, which are matched part by part, to the same figures."""
 
 FIGURES: dict[str, tuple[str, Any]] = {
     "AP": ("precision", np.s_[..., 0, -1]),
@@ -61,7 +63,7 @@ def scores_by_kind(
     Classes are ``gt_label`` int64 (G,) and ``label`` int64 (N,), `VOID` for what is left out, as are rows without a
     mask. A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
     """
-    if table.num_images > IMAGES_AT_ONCE:
+    if table.num_images > MOST_AT_ONCE:
         return _scores_by_parts(table, gt_label, detections, label, backend, brief)
     objects = _coco_objects(table, gt_label, detections, label, 0, table.num_images)
     return {name: detection_scores(*objects, kind, backend, brief=brief) for name, kind in KINDS.items()}

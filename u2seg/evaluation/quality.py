@@ -24,6 +24,9 @@ import numpy as np
 
 from u2seg.evaluation.tables import SEGMENT, VOID, Table, count_grid, sum_pairs
 
+MERGED = np.dtype([(name, SEGMENT[name]) for name in ("image", "category", "crowd", "area")])
+"""What is kept of a `SEGMENT` when segments are merged, which each figure of a policy does anew."""
+
 
 @dataclass(frozen=True)
 class ClassCounts:
@@ -63,17 +66,17 @@ def merge_segments(rows: np.ndarray, label: np.ndarray, mergeable: np.ndarray) -
     """Make one segment of all ``mergeable`` ones, bool (n,), of one ``label`` int64 (n,) and image.
 
     Returns:
-        Which merged segment each became, int64 (n,), `VOID` where it has no label; and the merged `SEGMENT` (m,), whose
-        ``category`` is their label.
+        Which merged segment each became, int64 (n,), `VOID` where it has no label; and the merged `MERGED` (m,),
+        whose ``category`` is their label.
     """
     kept = np.flatnonzero(label != VOID)
     label, image, labels = label[kept], rows["image"][kept], int(label.max(initial=0)) + 1
     alone = (int(image.max(initial=0)) + 1) * labels + np.arange(len(kept))
     keys, merged_index = np.unique(np.where(mergeable[kept], image * labels + label, alone), return_inverse=True)
     merged_index = merged_index.reshape(-1)
-    merged = np.zeros(len(keys), SEGMENT)
-    merged[merged_index] = rows[kept]
-    merged["category"][merged_index] = label
+    merged = np.zeros(len(keys), MERGED)
+    for name, column in (("image", image), ("crowd", rows["crowd"][kept]), ("category", label)):
+        merged[name][merged_index] = column
     merged["area"] = np.bincount(merged_index, weights=rows["area"][kept], minlength=len(keys))
     number = np.full(len(rows), VOID, np.int64)
     number[kept] = merged_index
