@@ -71,7 +71,7 @@ class Intermediate:
     def read(self, key: str) -> bytes:
         """The record of the photo with ``key``, as it was written."""
         if key in self.shards:
-            return read_record(self.folder / self.shards[key], f"{key}{self.ending}")
+            return read_record(f"{self.folder}/{self.shards[key]}", f"{key}{self.ending}")
         return self.path(key).read_bytes()
 
     @contextlib.contextmanager
@@ -81,17 +81,16 @@ class Intermediate:
         Raises:
             DamagedFileError: it can't be read, or the block raised.
         """
-        path = self.path(key)
-        place = self.folder / f"{self.shards[key]}/{path.name}" if key in self.shards else path
+        place = f"{self.folder}/{self.shards[key]}/{key}{self.ending}" if key in self.shards else ""
         try:
-            with undamaged(path, place):
+            with undamaged(self.path(key), place):
                 yield self.read(key)
         except DamagedFileError as error:
             raise DamagedFileError(str(error), self.product, key) from error
 
 
 @contextlib.contextmanager
-def undamaged(path: Path, place: Path | None = None) -> Iterator[None]:
+def undamaged(path: Path, place: str = "") -> Iterator[None]:
     """Delete ``path`` where the block can't make sense of it, or of a record at ``place``, which messages name.
 
     Raises:

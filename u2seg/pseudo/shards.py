@@ -41,12 +41,12 @@ def list_records(path: Path) -> list[str]:
         return archive.namelist()
 
 
-def read_record(path: Path, name: str) -> bytes:
+def read_record(path: str, name: str) -> bytes:
     """Content of a record, its checksum verified; it raises nearly anything on damage."""
     return _open(path).read(name)
 
 
 @lru_cache(maxsize=8)
-def _open(path: Path) -> zipfile.ZipFile:
+def _open(path: str) -> zipfile.ZipFile:
     """The archive at ``path``, its directory read once; photos that follow each other lie in few shards."""
     return zipfile.ZipFile(path)
