@@ -1,5 +1,7 @@
 """The tree of regions: every node a connected mask, nothing twice, and no dependence on what should not matter."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from mask_scenes import patches, scene
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
+from u2seg.pseudo.masks import regiontree
 from u2seg.pseudo.masks.bipartition import components
 from u2seg.pseudo.masks.regiontree import RegionTree, agreement, distinct, region_masks
 from u2seg.pseudo.masks.scoring import mask_scores, outline, radius, unit_cells
@@ -91,6 +94,21 @@ def test_distinct_keeps_the_best_of_those_that_overlap():
     assert distinct(masks, scores, 0.5, 10).tolist() == [1, 2]
     assert distinct(masks, scores, 0.8, 10).tolist() == [1, 0, 2]
     assert distinct(masks, scores, 0.8, 2).tolist() == [1, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 60), st.floats(0, 1), st.integers(1, 40), st.integers(1, 9))
+def test_distinct_in_blocks_is_distinct_one_by_one(seed, count, max_overlap, most, block):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, 3, 4)) < rng.random((count, 1, 1))
+    scores = rng.integers(0, 5, count) / 4  # with ties and zeros
+    wanted = []
+    for index in np.argsort(-scores, kind="stable"):
+        alike = [overlap(masks[index], masks[other]) > max_overlap for other in wanted if masks[[index, other]].any()]
+        if scores[index] > 0 and not any(alike) and len(wanted) < most:
+            wanted.append(index)
+    with mock.patch.object(regiontree, "BLOCK", block):
+        assert distinct(masks, scores, max_overlap, most).tolist() == wanted
 
 
 def test_masks_that_cuts_agree_with_move_up():

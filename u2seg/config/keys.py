@@ -132,7 +132,7 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MASKS.KEEP_ROUGH = False
 
     # Look for masks in the four corners of the photo too, each this share of its sides (0.6); 0 looks at the whole
-    # alone. Finds more small things and takes about four times as long.
+    # alone. Finds more small things and takes three to four times as long.
     u2seg.MASKS.CROPS = 0.0
 
     # From grid to pixels, for masks and stuff.

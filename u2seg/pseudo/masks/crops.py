@@ -99,14 +99,23 @@ def groups(masks: np.ndarray) -> np.ndarray:
 
     are_groups = np.zeros(len(masks), bool)
     for index, mask in enumerate(masks):
-        regions, _ = label(mask)
+        box = _bounds(mask)
+        regions, _ = label(box.of(mask))  # most masks are small, and their boxes too
         sizes = np.bincount(regions.ravel())[1:]
         large = 1 + np.flatnonzero(sizes >= LEAST_PIECE * sizes.sum())  # of a ragged mask's thousands, ten at most
         if len(large) > 1:
-            alike = overlaps(regions == large[:, None, None], masks) > SAME_PIECE
+            pieces = np.zeros((len(large), *mask.shape), bool)
+            pieces[:, box.top : box.bottom, box.left : box.right] = regions == large[:, None, None]
+            alike = overlaps(pieces, masks) > SAME_PIECE
             alike[:, index] = False
             are_groups[index] = alike.any(axis=1).all()
     return are_groups
+
+
+def _bounds(mask: np.ndarray) -> Box:
+    """The smallest box that holds all of ``mask`` bool (h, w), which is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def _place(masks: MaskSet, box: Box, height: int, width: int, scale: float) -> np.ndarray:

@@ -24,6 +24,8 @@ from u2seg.structures import MaskSet
 
 CUT_ROUNDS = 8
 """Rounds of each normalised cut that votes on the nodes."""
+BLOCK = 128
+"""Masks that `distinct` compares with each other by one matrix product."""
 
 
 @dataclass(kw_only=True)
@@ -104,12 +106,24 @@ def agreement(masks: np.ndarray, cut: np.ndarray) -> np.ndarray:
 def distinct(masks: np.ndarray, scores: np.ndarray, max_overlap: float, most: int) -> np.ndarray:
     """The best ``most`` masks with a score above 0, int64 (N,), no two of them with an IoU above ``max_overlap``."""
     order = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
-    kept: list[int] = []
-    while len(order) and len(kept) < most:
-        best, order = int(order[0]), order[1:]
-        kept.append(best)
-        order = order[overlaps(masks[order], masks[[best]])[:, 0] <= max_overlap] if len(order) else order
-    return np.array(kept, np.int64)
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        block = block[(overlaps(masks[block], masks[kept]) <= max_overlap).all(axis=1)]
+        kept = np.append(kept, block[_greedy(overlaps(masks[block], masks[block]) > max_overlap)])[:most]
+        if len(kept) == most:
+            break
+    return kept
+
+
+def _greedy(alike: np.ndarray) -> np.ndarray:
+    """Of items in order, those not ``alike`` bool (n, n) to one taken before, bool (n,)."""
+    free, taken = np.ones((2, len(alike)), bool)
+    for index, row in enumerate(alike):
+        taken[index] = free[index]
+        if taken[index]:
+            free &= ~row
+    return taken
 
 
 def region_masks(cells: np.ndarray, height: int, width: int) -> np.ndarray:
