@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--redo",
         metavar="WHAT",
         help="make this again, and what depends on it, with other settings if you like: fit (the stuff segmenter), "
-        "masks, stuff, label (both), cluster, merge or all",
+        "masks, stuff, label (both), cluster, fitted (fit and cluster), merge or all",
     )
     parser.add_argument("--strict", action="store_true", help="exit with code 1 if any photo has no label")
     parser.add_argument(

@@ -35,6 +35,7 @@ def fingerprints(root, settings=SETTINGS, redo=None):
         ("stuff", {"stuff", "merge"}),
         ("label", {"masks", "stuff", "cluster", "merge"}),
         ("cluster", {"cluster", "merge"}),
+        ("fitted", {"fit", "stuff", "cluster", "merge"}),
         ("merge", {"merge"}),
     ],
 )
@@ -56,13 +57,28 @@ def test_other_settings_are_named_and_refused_unless_they_are_to_be_made_again(r
 
 
 @pytest.mark.parametrize(
-    ("products", "redo"), [(("masks", "stuff"), "label"), (("fit", "masks", "stuff"), "all"), (("fit", "stuff"), "fit")]
+    ("products", "redo"),
+    [
+        (("masks", "stuff"), "label"),
+        (("fit", "masks", "stuff"), "all"),
+        (("fit", "stuff"), "fit"),
+        (("fit", "cluster"), "fitted"),
+    ],
 )
 def test_a_setting_of_several_products_names_what_covers_them(root, products, redo):
     changed = {**SETTINGS, **{product: {"threads": 2} for product in products}}
     with pytest.raises(UsageError, match=f"--redo {redo} "):
         Ledger(root).begin(changed)
     Ledger(root).begin(changed, redo)
+
+
+@pytest.mark.parametrize("redo", ["fit", "cluster"])
+def test_what_is_told_to_be_redone_covers_what_was_asked_for_too(root, redo):
+    """Or else two messages would each name what the other one lacks."""
+    changed = {**SETTINGS, "fit": {"reuse": "b"}, "cluster": {"reuse": "b"}}
+    with pytest.raises(UsageError, match="--redo fitted "):
+        Ledger(root).begin(changed, redo)
+    Ledger(root).begin(changed, "fitted")
 
 
 def test_a_stage_is_complete_for_its_photos_and_settings(root):

@@ -31,7 +31,12 @@ FITTED_FILES = {"fit": "stuff.npz", "cluster": "clusters.npz"}
 
 STAGES = ("fit", "label", "cluster", "merge")
 """Steps of a run, in order; ``label`` makes masks and stuff in one pass over the photos."""
-REDOABLE = {**{name: (name,) for name in MADE_FROM}, "label": ("masks", "stuff"), "all": ("fit", "masks")}
+REDOABLE = {
+    **{name: (name,) for name in MADE_FROM},
+    "fitted": ("fit", "cluster"),
+    "label": ("masks", "stuff"),
+    "all": ("fit", "masks"),
+}
 """What can be made again, by the name that a user gives it."""
 
 
@@ -77,12 +82,12 @@ class Ledger:
         again = made_from(REDOABLE[redo]) if redo else set()
         differing: set[str] = set()
         changes: dict[str, tuple[Any, Any]] = {}
-        for product in (name for name in MADE_FROM if name in current and name not in again):
+        for product in (name for name in MADE_FROM if name in current):
             before = self._noted.get(product, {}).get("settings")
             if before is not None and before != current[product] and self._has_files(product):
                 differing.add(product)
                 changes |= {key: (was, now) for key, was, now in tree_changes(before, current[product])}
-        if differing:
+        if differing - again:
             told = "; ".join(f"{key} was {shorten(was)} and is {shorten(now)}" for key, (was, now) in changes.items())
             least = min((key for key in REDOABLE if differing <= made_from(REDOABLE[key])), key=_extent)
             raise UsageError(
