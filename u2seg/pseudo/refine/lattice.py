@@ -76,10 +76,8 @@ class PermutohedralLattice:
 
 
 def _product(matrix: sparse.csr_matrix, values: torch.Tensor) -> torch.Tensor:
-    """``matrix`` float32 (n, m) @ ``values`` float32 (m, C), by the kernel of embeddings: twice as fast as scipy's, but
-    for a single column.
-    """
-    if values.shape[1] == 1:
+    """``matrix`` float32 (n, m) @ ``values`` float32 (m, C)."""
+    if values.shape[1] == 1:  # else torch's kernel of embeddings is twice as fast
         return torch.from_numpy(matrix @ values.numpy())
     indices, starts, weights = (torch.from_numpy(part) for part in (matrix.indices, matrix.indptr, matrix.data))
     return embedding_bag(indices, values, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
