@@ -6,7 +6,7 @@
 
 Each run is a process of its own, as a user starts it, into a new directory. Processor seconds are those of all its
 workers, so other programs change them little; wall seconds depend on the cores that are free. "literal, fast" is the
-literal method, its masks and its grid, with our quick parts: half precision and the CRF in numpy at half size.
+literal method, its masks and its grid, with our quick parts: half precision and the CRF in torch at half size.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from u2seg.errors import UsageError
 from u2seg.pseudo.refine import lattice
@@ -78,14 +79,24 @@ def test_splatting_keeps_every_point_and_its_place(dims):
 def test_filter_is_close_to_the_gaussian(dims):
     rng = np.random.default_rng(0)
     positions = rng.uniform(0, 4, (dims, 1500))
-    values = rng.random((2, 1500)).astype(np.float32) ** 4
+    values = rng.random((1500, 2)).astype(np.float32) ** 4
     fast = lattice.PermutohedralLattice(positions)
-    ones = np.ones((1, 1500), np.float32)
-    found = fast.filter(values) / fast.filter(ones)
+    found = (fast.filter(torch.from_numpy(values)) / fast.filter(torch.ones(1500, 1))).numpy()
     kernel = exact_kernel(positions)
-    wanted = values @ kernel / kernel.sum(axis=1)
+    wanted = kernel @ values / kernel.sum(axis=1)[:, None]
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
     assert np.abs(found - wanted).mean() < 0.03
+
+
+def test_normalised_filter():
+    positions = np.random.default_rng(0).normal(size=(3, 400))
+    values = torch.from_numpy(np.random.default_rng(1).random((400, 4)).astype(np.float32))
+    fast = lattice.PermutohedralLattice(positions)
+    norm = fast.filter(torch.ones(400, 1)).rsqrt()
+    wanted = 3 * norm * fast.filter(norm * values)
+    fast.normalise(3)
+    assert torch.allclose(fast.filter(values), wanted, rtol=1e-4)
+    assert torch.allclose(fast.filter(values[:, :1]), wanted[:, :1], rtol=1e-4), "another kernel is used for one column"
 
 
 def test_neighbours_are_symmetric():

@@ -13,25 +13,34 @@ from u2seg.errors import UsageError
 
 CHUNK = 4096
 """Vectors that distances are taken of at a time, to bound memory."""
+TRIAL = 500
+"""Vectors a centre on which starts of k-means are compared: as good as all of them, at a quarter of the time."""
 
 
 def learn_centres(
     X: np.ndarray, count: int, seed: int, n_init: int, max_iter: int, mini_batch: bool = False
 ) -> np.ndarray:
-    """Centres float32 (K, D) of scikit-learn's k-means over ``X`` float32 (M, D); some may have no vectors."""
+    """Centres float32 (K, D) of scikit-learn's k-means over ``X`` float32 (M, D); some may have no vectors.
+
+    Unless in mini-batches, the best of the ``n_init`` starts is chosen on `TRIAL` vectors a centre, and refined on all.
+    """
     from sklearn import cluster
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     common = {"n_clusters": count, "random_state": seed, "n_init": n_init, "max_iter": max_iter}
-    if mini_batch:
-        model = cluster.MiniBatchKMeans(batch_size=max(CHUNK, 4 * count), **common)
-    else:
-        model = cluster.KMeans(algorithm="lloyd", **common)
     # Threads sum in any order: one thread gives the same last digit every time.
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of empty clusters, for `fill_empty`
-        return model.fit(X).cluster_centers_.astype(np.float32)
+        if mini_batch:
+            model = cluster.MiniBatchKMeans(batch_size=max(CHUNK, 4 * count), **common).fit(X)
+        elif len(X) <= TRIAL * count:
+            model = cluster.KMeans(**common).fit(X)
+        else:
+            drawn = np.sort(np.random.default_rng(seed).choice(len(X), TRIAL * count, replace=False))
+            start = cluster.KMeans(**common).fit(X[drawn]).cluster_centers_
+            model = cluster.KMeans(**common | {"init": start, "n_init": 1}).fit(X)
+        return model.cluster_centers_.astype(np.float32)
 
 
 def unit_length(X: np.ndarray) -> np.ndarray:

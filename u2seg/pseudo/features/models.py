@@ -92,6 +92,10 @@ def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: st
     from PIL import Image
 
     size = (grid[1] * patch, grid[0] * patch)
-    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
-    mean, deviation = normalisation(name)
-    return ((scaled - mean) / deviation).transpose(2, 0, 1)
+    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    mean, deviation = (channels[:, None, None] for channels in normalisation(name))
+    pixels = scaled.astype(np.float32, order="C")
+    pixels /= 255
+    pixels -= mean
+    pixels /= deviation
+    return pixels

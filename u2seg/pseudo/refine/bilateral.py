@@ -6,17 +6,19 @@ Shapes: ``N`` score maps of ``C`` labels; ``h, w`` their grid; ``Y, X`` working 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from u2seg.pseudo.refine.energy import DenseEnergy, MeanFieldFunction
 
-_TINY = np.float32(1e-20)
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class BilateralRefiner(DenseEnergy):
-    """Dense CRF (Krähenbühl & Koltun 2011) in numpy and scipy, by default at half resolution and with 5 steps."""
+    """Dense CRF (Krähenbühl & Koltun 2011) in torch and scipy, by default at half resolution and with 5 steps."""
 
     iterations: int = 5
     scale: float = 0.5
@@ -30,45 +32,62 @@ class MeanField:
     """Both kernels of ``energy`` on ``image`` uint8 (Y, X, 3), each normalised symmetrically (D^-1/2 K D^-1/2)."""
 
     def __init__(self, energy: DenseEnergy, image: np.ndarray) -> None:
-        from u2seg.pseudo.refine.lattice import PermutohedralLattice
+        import torch
+
+        from u2seg.pseudo.refine.lattice import TINY, PermutohedralLattice
 
         self.energy, self.shape = energy, image.shape[:2]
         self._lattice = PermutohedralLattice(positions(energy, image))
-        ones = np.ones((1, image.shape[0] * image.shape[1]), np.float32)
-        self._smooth_norm = 1 / np.sqrt(self._blur(ones) + _TINY)
-        self._bilateral_norm = 1 / np.sqrt(self._lattice.filter(ones) + _TINY)
+        self._lattice.normalise(energy.bilateral_weight)
+        ones = torch.ones(image.shape[0] * image.shape[1], 1)
+        self._smooth_norm = (self._blur(ones) + TINY).rsqrt()
         self._message_of_ones = self._message(ones)
 
     def infer(self, scores: np.ndarray) -> np.ndarray:
         """Marginals float32 (N, C, Y, X) from probabilities ``scores`` float32 (N, C, h, w)."""
         import torch
 
-        unary = self.energy.unary(scores, *self.shape).reshape(*scores.shape[:2], -1)
-        marginals = torch.from_numpy(-unary).softmax(1).numpy()
+        count, labels = scores.shape[:2]
+        unary = torch.from_numpy(self.energy.unary(scores, *self.shape)).reshape(count, labels, -1).permute(2, 0, 1)
+        # The marginals of a pixel sum to 1, so the last label's are what the others leave, and so is its message, of
+        # the message of all ones: what counts is how much likelier the others are than the last, (P, N, C - 1).
+        likelier = (unary[..., -1:] - unary[..., :-1]).contiguous()
+        marginals = _softmax(likelier)
+        likelier -= self._message_of_ones[..., None]
         for _ in range(self.energy.iterations):
-            # The marginals of a pixel sum to 1, so the last message is what the others leave of that of all ones.
-            others = marginals[:, :-1]
-            messages = self._message(others.reshape(-1, others.shape[-1])).reshape(others.shape)
-            last = self._message_of_ones - messages.sum(axis=1, keepdims=True)
-            energy = np.concatenate([messages, last], axis=1) - unary
-            marginals = torch.from_numpy(energy).softmax(1).numpy()
-        return marginals.reshape(*scores.shape[:2], *self.shape)
+            messages = self._message(marginals.flatten(1)).reshape(likelier.shape)
+            marginals = _softmax(messages + messages.sum(-1, keepdim=True) + likelier)
+        every = torch.cat([marginals, 1 - marginals.sum(-1, keepdim=True)], -1)
+        return every.permute(1, 2, 0).reshape(count, labels, *self.shape).contiguous().numpy()
 
-    def _message(self, marginals: np.ndarray) -> np.ndarray:
-        """Weighted sum float32 (n, P) of both kernels applied to ``marginals`` float32 (n, P)."""
-        norm = self._bilateral_norm
-        total = self._lattice.filter(marginals * norm)
-        total *= np.float32(self.energy.bilateral_weight) * norm
-        norm = self._smooth_norm
-        total += np.float32(self.energy.position_weight) * norm * self._blur(marginals * norm)
-        return total
+    def _message(self, marginals: torch.Tensor) -> torch.Tensor:
+        """Weighted sum float32 (P, n) of both kernels applied to ``marginals`` float32 (P, n)."""
+        smooth = self._blur(marginals * self._smooth_norm)
+        return self._lattice.filter(marginals).addcmul_(smooth, self._smooth_norm, value=self.energy.position_weight)
 
-    def _blur(self, values: np.ndarray) -> np.ndarray:
-        """Gaussian of the position alone, float32 (n, P); nothing comes from outside the image."""
-        from scipy import ndimage
+    def _blur(self, values: torch.Tensor) -> torch.Tensor:
+        """Gaussian of the position alone, float32 (P, n), cut at 4 deviations; nothing comes from outside the image."""
+        import torch
+        from torch.nn.functional import conv2d
 
-        maps, sigma = values.reshape(-1, *self.shape), self.energy.position_std * self.energy.scale
-        return ndimage.gaussian_filter(maps, sigma, mode="constant", axes=(1, 2)).reshape(values.shape)
+        sigma, channels = self.energy.position_std * self.energy.scale, values.shape[1]
+        radius = int(4 * sigma + 0.5)
+        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1).contiguous()
+        maps = values.reshape(1, *self.shape, channels).permute(0, 3, 1, 2)  # channels last, which is what is fast
+        for weight, padding in ((kernel, (0, radius)), (kernel.mT.contiguous(), (radius, 0))):
+            maps = conv2d(maps, weight, padding=padding, groups=channels)
+        return maps.permute(0, 2, 3, 1).reshape(values.shape)
+
+
+def _softmax(likelier: torch.Tensor) -> torch.Tensor:
+    """Probabilities float32 (..., C - 1) of all labels but the last, from the log of how much ``likelier`` each is."""
+    if likelier.shape[-1] == 1:
+        return likelier.sigmoid()
+    # torch's own softmax over a short last dimension takes twice as long.
+    highest = likelier.amax(-1, keepdim=True).clamp_(min=0)
+    powers = (likelier - highest).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True) + (-highest).exp_())
 
 
 def positions(energy: DenseEnergy, image: np.ndarray) -> np.ndarray:

@@ -14,9 +14,14 @@ import itertools
 import math
 
 import numpy as np
+import torch
 from scipy import sparse
+from torch.nn.functional import embedding_bag
 
 from u2seg.errors import UsageError
+
+TINY = np.float32(1e-20)
+"""Added to row sums, which may be 0."""
 
 
 class PermutohedralLattice:
@@ -53,17 +58,29 @@ class PermutohedralLattice:
         starts = np.arange(0, 3 * count + 1, 3, dtype=np.int32)
         return sparse.csr_matrix((weights.ravel(), columns.ravel(), starts), (count, count))
 
-    def filter(self, values: np.ndarray) -> np.ndarray:
-        """Sums float32 (C, P) of ``values`` float32 (C, P) over all points, weighted by the Gaussian of the distance.
+    def normalise(self, weight: float) -> None:
+        """Make `filter` ``weight`` times D^-1/2 K D^-1/2, where K is what it was and D the diagonal of its row sums."""
+        points = self._slicing.shape[0]
+        norm = 1 / np.sqrt(self.filter(torch.ones(points, 1)).numpy()[:, 0] + TINY)
+        self._splatting.data *= norm[self._splatting.indices]
+        self._slicing.data *= np.repeat(np.float32(weight) * norm, len(self._blurs))
 
-        Correct up to one common factor, which any normalisation removes.
+    def filter(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums float32 (P, C) of ``values`` float32 (P, C) over all points, weighted by the Gaussian of the distance.
+
+        Correct up to one common factor, which `normalise` removes.
         """
-        spread = self._splatting @ np.ascontiguousarray(
-            values.T
-        )  # (V, C): all channels share each look at the geometry
-        for blur in self._blurs:
-            spread = blur @ spread
-        return np.ascontiguousarray((self._slicing @ spread).T)
+        for matrix in (self._splatting, *self._blurs, self._slicing):
+            values = _product(matrix, values)
+        return values
+
+
+def _product(matrix: sparse.csr_matrix, values: torch.Tensor) -> torch.Tensor:
+    """``matrix`` float32 (n, m) @ ``values`` float32 (m, C)."""
+    if values.shape[1] == 1:  # else torch's kernel of embeddings is twice as fast
+        return torch.from_numpy(matrix @ values.numpy())
+    indices, starts, weights = (torch.from_numpy(part) for part in (matrix.indices, matrix.indptr, matrix.data))
+    return embedding_bag(indices, values, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 def _simplices(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
