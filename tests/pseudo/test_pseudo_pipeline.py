@@ -229,11 +229,12 @@ def test_what_a_killed_run_left_half_written_is_swept(photos, tmp_path):
     output = tmp_path / "out"
     make(photos, output)
     before = result(output)
-    for name in (f".{'0' * 32}.part.json", f"panoptic/.{'1' * 32}.part.png"):
+    for name in (f".{'0' * 32}.part.json", f"stages/.{'2' * 32}.part.json", f"panoptic/.{'1' * 32}.part.png"):
         (output / name).write_bytes(b"half")
     (output / "panoptic.json").unlink()
     make(photos, output)
     assert result(output) == before
+    assert not [*output.rglob(".*.part.*")]
 
 
 @pytest.mark.parametrize("linked", [True, False])

@@ -21,7 +21,7 @@ from typing import Any
 
 from u2seg.errors import DataError, UsageError
 from u2seg.executors import make_executor, refuse_strangers
-from u2seg.files import claim_directory, locked
+from u2seg.files import claim_directory, locked, sweep_parts
 from u2seg.images import Photo, PhotoSet
 from u2seg.jobs import run_jobs
 from u2seg.pseudo.index import PACKED, Packer
@@ -74,6 +74,7 @@ class LabelRun(Products):
         self._resources = contextlib.ExitStack()
         self._resources.enter_context(locked(root / "stages" / "lock", f"another run is at work in {root}"))
         try:
+            sweep_parts(root / "stages")
             super().__init__(root, photos)
             self.ledger.begin(settings, redo)
         except BaseException:
