@@ -66,6 +66,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.IGNORE_UNLABELLED = 0.0
     # A detection's score is that of a thing, of whichever cluster, and not that of its cluster; one name a region.
     cfg.MODEL.U2SEG.OBJECT_SCORES = False
+    # In inference, masks of detections are refined to the edges of the photo by U2SEG.REFINE, as those of labels are.
+    cfg.MODEL.U2SEG.REFINE_MASKS = False
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
     # a CPU a step of a small model takes a quarter less time with 4 than with 1.
     cfg.MODEL.U2SEG.SEM_SEG_LOSS_STRIDE = 1

@@ -7,25 +7,71 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
+from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN, combine_semantic_and_instance_outputs
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.structures import Instances
 from fvcore.common.config import CfgNode
 from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import UsageError
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
+from u2seg.plugins.api import Refiner
+from u2seg.pseudo.parts import Part
+from u2seg.pseudo.refine.masks import refine_masks
+from u2seg.structures import MaskSet
+
+MIN_IOU = 0.5
+"""Of a refined mask with what it was; one that becomes another mask stays as it was."""
 
 
 @META_ARCH_REGISTRY.register()
 class U2SegPanopticFPN(PanopticFPN):
     """Panoptic Cascade Mask R-CNN of the paper; tells the ROI heads which pixels have no label, if they ask.
 
-    With a head that has no use for that, forward is Detectron2's own.
+    With a head that has no use for that, and without a refiner, forward is Detectron2's own.
     """
+
+    @configurable
+    def __init__(self, *, refiner: Refiner | None = None, **kwargs: Any) -> None:
+        """Make the model.
+
+        Args:
+            refiner: brings the masks of detections to the edges of the photo; None leaves them as the head draws them.
+            kwargs: those of `PanopticFPN`.
+        """
+        super().__init__(**kwargs)
+        self.refiner = refiner
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE_MASKS`` asks for it."""
+        arguments = super().from_config(cfg)
+        if cfg.MODEL.U2SEG.REFINE_MASKS:
+            part = Part.from_config("refiner", cfg.U2SEG.REFINE)
+            arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
+        return arguments
+
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+        """As Detectron2's; with a refiner, the masks of detections are refined before they are painted."""
+        results = super().inference(batched_inputs, do_postprocess)
+        if self.refiner is None or not do_postprocess:
+            return results
+        for entry, result in zip(batched_inputs, results, strict=True):
+            image = entry["image"] if self.input_format == "RGB" else entry["image"].flip(0)
+            refine_detections(self.refiner, image, result["instances"])
+            result["panoptic_seg"] = combine_semantic_and_instance_outputs(
+                result["instances"],
+                result["sem_seg"].argmax(dim=0),
+                self.combine_overlap_thresh,
+                self.combine_stuff_area_thresh,
+                self.combine_instances_score_thresh,
+            )
+        return results
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training; in inference ``instances``, ``sem_seg`` and ``panoptic_seg`` of each image."""
@@ -34,6 +80,27 @@ class U2SegPanopticFPN(PanopticFPN):
             void = self.sem_seg_head.ignore_value
             heads.unlabelled = [entry["sem_seg"].to(self.device) == void for entry in batched_inputs]
         return super().forward(batched_inputs)
+
+
+def refine_detections(refiner: Refiner, image: torch.Tensor, detections: Instances) -> None:
+    """Refine ``pred_masks`` bool (N, H, W) of ``detections`` in place, as masks of labels are.
+
+    Args:
+        refiner: brings probabilities to pixels.
+        image: (3, h, w) RGB from 0 to 255, the photo at any size.
+        detections: of one photo of H x W pixels. Masks that are empty, or would become another, stay.
+    """
+    masks = detections.pred_masks
+    drawn = masks.flatten(1).any(dim=1)
+    if not drawn.any():
+        return
+    pixels = F.interpolate(image[None].float(), tuple(masks.shape[1:]), mode="bilinear", align_corners=False)[0]
+    photo = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    coarse = MaskSet(
+        masks[drawn].cpu().numpy(), np.ones(int(drawn.sum()), np.float32)
+    )  # all stay: order is what counts
+    refined = refine_masks(refiner, np.ascontiguousarray(photo), coarse, MIN_IOU, keep_rough=True)
+    masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
