@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from test_modeling_compat import batch, make
 
-from u2seg.modeling.roi_heads import detect_objects
+from u2seg.modeling.roi_heads import detect_objects, score_masks
 
 
 def box_iou(a, b):
@@ -42,3 +43,28 @@ def test_a_model_finds_the_same_regions_and_names_each_once():
     assert len({tuple(box) for box in first["instances"].pred_boxes.tensor.tolist()}) < len(first["instances"])
     assert second["instances"].scores.max() > first["instances"].scores.max()
     assert torch.equal(first["sem_seg"], second["sem_seg"])
+
+
+def test_scores_of_masks_are_the_mean_probability_inside():
+    rng = np.random.default_rng(0)
+    masks, scores = rng.random((6, 1, 4, 4)).astype(np.float32), np.linspace(0.4, 0.9, 6, dtype=np.float32)
+    masks[2] = 0.3  # nothing inside
+    sure = [mask[mask > 0.5].mean() if (mask > 0.5).any() else 0 for mask in masks]
+    expected = scores * sure
+    scored = score_masks(Instances((8, 8), scores=torch.from_numpy(scores), pred_masks=torch.from_numpy(masks)))
+    order = np.argsort(expected)[::-1]
+    assert scored.scores.tolist() == pytest.approx(np.array(expected)[order].tolist(), abs=1e-6)
+    assert np.array_equal(scored.pred_masks.numpy(), masks[order])
+    assert scored.scores[-1] == 0
+
+
+def test_a_model_with_mask_scores_finds_the_same_and_ranks_it_by_its_masks():
+    plain, ranked = make(), make("MODEL.U2SEG.MASK_SCORES", "True")
+    ranked.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        (first, _), (second, _) = (model.eval()(batch()) for model in (plain, ranked))
+    boxes = [sorted(map(tuple, found["instances"].pred_boxes.tensor.tolist())) for found in (first, second)]
+    scores = second["instances"].scores
+    assert boxes[0] == boxes[1]
+    assert torch.equal(scores, scores.sort(descending=True).values)
+    assert scores.max() < first["instances"].scores.max()

@@ -66,6 +66,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.IGNORE_UNLABELLED = 0.0
     # A detection's score is that of a thing, of whichever cluster, and not that of its cluster; one name a region.
     cfg.MODEL.U2SEG.OBJECT_SCORES = False
+    # It is also multiplied by the mean probability inside its mask: well drawn masks come first.
+    cfg.MODEL.U2SEG.MASK_SCORES = False
     # In inference, masks of detections are refined to the edges of the photo by U2SEG.REFINE, as those of labels are.
     cfg.MODEL.U2SEG.REFINE_MASKS = False
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
