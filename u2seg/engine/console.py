@@ -85,12 +85,15 @@ class RegularLines(HookBase):
         self._logged_at = -SECONDS_WITHOUT_LINE  # seconds, of `time.monotonic`, as the next one
         self._step_began_at = time.monotonic()
         self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
         if comm.is_main_process():
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._watcher.start()
 
     def after_train(self) -> None:
-        """Stop watching."""
+        """Stop watching: no line comes after this."""
         self._ended.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
 
     def before_step(self) -> None:
         """Note when the iteration begins."""
