@@ -346,6 +346,24 @@ def test_a_refused_or_failed_redo_leaves_the_dataset_as_it_was(photos, tmp_path)
     assert result(output) == before
 
 
+def test_a_publication_that_fails_leaves_labels_of_photos_that_are_gone(photos, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    make(photos, output)
+    before = result(output)
+    next(path for path in sorted(photos.iterdir()) if path.is_file()).unlink()
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publication, "write_dataset", full)
+        with pytest.raises(OSError, match="no space"):
+            make(photos, output)
+    assert before.keys() <= result(output).keys()
+    make(photos, output)
+    assert len(result(output)) < len(before)
+
+
 def test_photos_come_and_go(photos, tmp_path):
     output = tmp_path / "out"
     make(photos, output)

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def publish(
     root, new = publication.root, Publication(publication.root, content)
     before = publication.files.keys() or read_checksums(root).keys()
     kept = {f"panoptic/{photo.label}" for photo in photos} | {PANOPTIC_JSON, INSTANCES_JSON, CHECKSUMS}
-    _remove(root, before - kept)  # first, since a file may be in the way of a folder, or a folder of a file
+    _remove(root, _in_the_way(before - kept, kept))
     sizes = _publish_labels(publication, new, merged, photos, keys)
 
     def images() -> Iterator[dict[str, Any]]:
@@ -170,10 +170,23 @@ def publish(
         new.files[name] = (*_look(root / name), file_sha256(root / name))
     write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
     new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
+    _remove(root, before - kept)
     for folder in {os.path.dirname(name) for name in new.files}:
         sweep_parts(root / folder)
     new.save()
     return new
+
+
+def _in_the_way(gone: Set[str], kept: Set[str]) -> set[str]:
+    """Those of the files ``gone`` that are now a folder of one of ``kept``, or lie in a folder that is now a file."""
+    folders = {
+        parent for folder in {PurePosixPath(name).parent for name in kept} for parent in (folder, *folder.parents)
+    }
+    return {
+        name
+        for name in gone
+        if PurePosixPath(name) in folders or any(str(parent) in kept for parent in PurePosixPath(name).parents)
+    }
 
 
 def _remove(root: Path, names: Set[str]) -> None:
