@@ -6,7 +6,7 @@ import torch
 from test_features_vit import make
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.features.precision import PRECISIONS, resolve_precision
+from u2seg.pseudo.features.precision import PRECISIONS, resolve_precision, to_precision
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,12 @@ def test_features_are_much_those_of_float32(plain_file, precision):
 
 def test_passes_of_other_precisions_are_not_shared(plain_file):
     assert not make(plain_file).shares_pass(make(plain_file, precision="bfloat16"))
+
+
+@pytest.mark.parametrize(("amx", "device", "fused"), [(False, "cpu", False), (True, "cpu", True), (False, "cuda", True)])
+def test_attention_is_taken_in_steps_in_bfloat16_without_amx(plain_file, monkeypatch, amx, device, fused):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    network = make(plain_file)._network
+    assert [block.attn.fused_attn for block in network.blocks] == [True] * len(network.blocks)
+    to_precision(network, "bfloat16", device)
+    assert [block.attn.fused_attn for block in network.blocks] == [fused] * len(network.blocks)

@@ -100,6 +100,7 @@ class Trunk(Backbone):
         stride: int,
         frozen: bool,
         precision: str,
+        device: str,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         image_format: str = "RGB",
@@ -111,6 +112,7 @@ class Trunk(Backbone):
             stride: pixels of the image that a cell stands for.
             frozen: whether the network stays as it is.
             precision: of a frozen network's products, resolved (`u2seg.pseudo.features.precision`).
+            device: that it will run on.
             pixel_mean: what Detectron2 took from the image's channels, 0..255.
             pixel_std: what it divided by then.
             image_format: order of the channels, "RGB" or "BGR".
@@ -125,7 +127,7 @@ class Trunk(Backbone):
             self.register_buffer(name, torch.tensor(values)[:, None, None] / 255, persistent=False)
         if frozen:
             self.register_buffer("fingerprint", fingerprint(network))
-            network = to_precision(network.eval().requires_grad_(False), precision)
+            network = to_precision(network.eval().requires_grad_(False), precision, device)
             self._unregistered = (network,)  # in a tuple, torch does not take it for a part of the model
         else:
             self.network = network.requires_grad_(True)

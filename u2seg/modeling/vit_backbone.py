@@ -85,6 +85,7 @@ def build_u2seg_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None)
         stride=stride,
         frozen=node.FROZEN,
         precision=resolve_precision(getattr(extractor, "precision", "auto"), cfg.MODEL.DEVICE),
+        device=cfg.MODEL.DEVICE,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         image_format=cfg.INPUT.FORMAT,

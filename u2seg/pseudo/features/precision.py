@@ -38,22 +38,33 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
+    return _cpu_has("amx_tile") or _cpu_has("avx512_bf16")
+
+
+def _cpu_has(instructions: str) -> bool:
     import torch
 
     # torch has no public question for this yet; a build that lacks these has no fast path either.
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check() for check in checks if check is not None)
+    return getattr(torch.cpu, f"_is_{instructions}_supported", bool)()
 
 
-def to_precision(network: nn.Module, precision: str) -> nn.Module:
-    """``network`` with the weights of its products in ``precision`` (resolved), in place: autocast casts none anew."""
+def to_precision(network: nn.Module, precision: str, device: str) -> nn.Module:
+    """``network`` with the weights of its products in ``precision`` (resolved), in place: autocast casts none anew.
+
+    Where it is to run in bfloat16 on a CPU without AMX, timm's blocks take attention as two products and a softmax:
+    torch's flash attention makes its small products by a slower library there (``docs/research/labels.md``).
+    """
     import torch
     from torch import nn
 
-    if precision != "float32":
-        for module in network.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                module.to(getattr(torch, precision))
+    if precision == "float32":
+        return network
+    in_steps = precision == "bfloat16" and device.startswith("cpu") and not _cpu_has("amx_tile")
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(getattr(torch, precision))
+        if in_steps and hasattr(module, "fused_attn"):
+            module.fused_attn = False
     return network
 
 

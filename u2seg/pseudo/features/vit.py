@@ -267,7 +267,8 @@ class ViTFeatures:
 
         if not self._located.path.is_file():  # it was located on another machine
             del self._located
-        return to_precision(load(self.timm_name, self._located), self._precision).to(self._device)
+        network = load(self.timm_name, self._located)
+        return to_precision(network, self._precision, self._device).to(self._device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_network", "_device")}
