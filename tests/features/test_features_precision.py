@@ -48,7 +48,7 @@ def test_passes_of_other_precisions_are_not_shared(plain_file):
     assert not make(plain_file).shares_pass(make(plain_file, precision="bfloat16"))
 
 
-@pytest.mark.parametrize(("amx", "device", "fused"), [(False, "cpu", False), (True, "cpu", True), (False, "cuda", True)])
+@pytest.mark.parametrize(("amx", "device", "fused"), [(False, "cpu", False), (True, "cpu", True), (False, "mps", True)])
 def test_attention_is_taken_in_steps_in_bfloat16_without_amx(plain_file, monkeypatch, amx, device, fused):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     network = make(plain_file)._network

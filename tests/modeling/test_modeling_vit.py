@@ -93,9 +93,9 @@ def test_a_patch_stands_for_16_pixels_whatever_its_own_side(vit_files):
             assert 0 <= pixels.min() <= pixels.max() <= 1.1
             return pixels.new_zeros(len(pixels), 4, pixels.shape[2] // 14, pixels.shape[3] // 14)
 
-    options = {"pixel_mean": [100.0] * 3, "pixel_std": [50.0] * 3, "precision": "float32", "device": "cpu", "frozen": True}
+    options = {"pixel_mean": [100.0] * 3, "pixel_std": [50.0] * 3, "precision": "float32", "frozen": True}
     for stride in (8, 16):
-        trunk = Trunk(Network(), stride=stride, **options)
+        trunk = Trunk(Network(), stride=stride, device="cpu", **options)
         assert trunk(torch.zeros(1, 3, 64, 96))["vit"].shape == (1, 4, 64 // stride, 96 // stride)
     assert sizes == [(112, 168), (56, 84)]
 
