@@ -64,7 +64,7 @@ def to_precision(network: nn.Module, precision: str, device: str) -> nn.Module:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(getattr(torch, precision))
         if in_steps and hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]  # torch types every attribute as a module
     return network
 
 
