@@ -41,7 +41,9 @@ def frozen(vit_files):
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
 def test_levels_are_those_of_fpn(vit_files, stride, size):
     pyramid = backbone(vit_files[0], "MODEL.VIT.STRIDE", stride)
-    assert pyramid.output_shape() == {name: ShapeSpec(32, stride=side) for name, side in LEVELS.items()}
+    levels = {name: ShapeSpec(32, stride=side) for name, side in LEVELS.items()}
+    trunk = {"vit": ShapeSpec(64, stride=int(stride))}
+    assert pyramid.output_shape() == levels | trunk
     levels = pyramid(torch.zeros(2, 3, *size))
     for name, side in LEVELS.items():
         assert levels[name].shape == (2, 32, *(-(-pixels // side) for pixels in size)), name

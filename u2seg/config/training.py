@@ -68,6 +68,9 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.OBJECT_SCORES = False
     # It is also multiplied by the mean probability inside its mask: well drawn masks come first.
     cfg.MODEL.U2SEG.MASK_SCORES = False
+    # Output of the backbone, such as "vit" of build_u2seg_vit_backbone: a linear head of its mean inside a mask names
+    # things, in place of the box heads. "" is none.
+    cfg.MODEL.U2SEG.NAMES_FROM = ""
     # In inference, masks of detections are refined to the edges of the photo by U2SEG.REFINE, as those of labels are.
     cfg.MODEL.U2SEG.REFINE_MASKS = False
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on

@@ -13,10 +13,13 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, select_foreground_proposals
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from fvcore.common.config import CfgNode
+
+from u2seg.errors import lookup
+from u2seg.modeling.name_head import NameHead
 
 COUNTS = "region_counts"
 """Field of a batch's regions: bool (R,), whether the losses count them."""
@@ -48,6 +51,8 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         ignore_unlabelled: float = 0.0,
         object_scores: bool = False,
         mask_scores: bool = False,
+        name_head: NameHead | None = None,
+        names_from: str = "",
         **kwargs: Any,
     ) -> None:
         """Make the heads.
@@ -58,10 +63,13 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
             ignore_unlabelled: background regions of which more than this share is unlabelled have no loss. 0 is off.
             object_scores: see `detect_objects`.
             mask_scores: see `score_masks`.
+            name_head: says the classes of detections in place of the box heads, and is trained beside them.
+            names_from: the backbone's output that it reads.
             kwargs: those of `CascadeROIHeads`.
         """
         super().__init__(**kwargs)
         self.object_scores, self.mask_scores = object_scores, mask_scores
+        self.name_head, self.names_from = name_head, names_from
         self.drop_loss_iou, self.ignore_unlabelled = drop_loss_iou, ignore_unlabelled
         self.unlabelled: list[torch.Tensor] | None = None
         """For each image of the batch bool (H, W), True where it has no label; None where that is not known."""
@@ -81,6 +89,10 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
                 for head, predictor in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
             ]
         scores = {"object_scores": cfg.MODEL.U2SEG.OBJECT_SCORES, "mask_scores": cfg.MODEL.U2SEG.MASK_SCORES}
+        if names_from := cfg.MODEL.U2SEG.NAMES_FROM:
+            shape = lookup("MODEL.U2SEG.NAMES_FROM: output of the backbone", names_from, input_shape)
+            arguments["name_head"] = NameHead(shape, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+            arguments["names_from"] = names_from
         return arguments | options | scores
 
     def forward(
@@ -115,9 +127,16 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         return detect_objects(boxes, scores, sizes, *limits)
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]) -> Any:
-        """As Detectron2's, but for the scores of detections if asked to."""
+        """As Detectron2's; then names of regions, and scores of detections, if asked to."""
         result = super()._forward_mask(features, instances)
-        return result if self.training or not self.mask_scores else [score_masks(detections) for detections in result]
+        if self.training:
+            if self.name_head is not None:
+                things, _ = select_foreground_proposals(instances, self.num_classes)
+                result |= self.name_head.losses(features[self.names_from], things)
+            return result
+        if self.name_head is not None:
+            self.name_head.rename(features[self.names_from], result)
+        return [score_masks(detections) for detections in result] if self.mask_scores else result
 
     def _run_stage(self, features: list[torch.Tensor], proposals: list[Instances], stage: int) -> Any:
         """As Detectron2's; in training, the regions are told whether they count at this stage."""

@@ -56,6 +56,16 @@ class ViTPyramid(SimpleFeaturePyramid):
         scales = [trunk.stride / stride for stride in (4, 8, 16, 32) if 2 * trunk.stride >= stride]
         top = PooledLevels(f"p{len(scales) + 1}", 5 - len(scales))
         super().__init__(trunk, FEATURE, out_channels, scales, top, norm)
+        self._out_features.append(FEATURE)
+        self._out_feature_channels[FEATURE] = trunk.output_shape()[FEATURE].channels
+        self._out_feature_strides[FEATURE] = trunk.stride
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Levels float32 (B, D, H / 4, W / 4), ... of ``images`` float32 (B, 3, H, W), and the trunk's features."""
+        features = self.net(images)[FEATURE]
+        levels = [stage(features) for stage in self.stages]
+        levels += self.top_block(levels[-1])
+        return dict(zip(self._out_features, [*levels, features], strict=True))
 
     @property
     def size_divisibility(self) -> int:

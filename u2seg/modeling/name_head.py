@@ -1,0 +1,60 @@
+"""Which cluster a thing belongs to, from what a frozen backbone sees inside its mask.
+
+The box heads learn clusters beside places, from a pyramid that is trained from nothing. Clusters of few examples are
+learnt sooner from the features that clusters were made of.
+
+Shapes: ``B`` images; ``R`` regions of all images; ``D`` channels; ``h, w`` the backbone's grid; ``K`` thing classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes, Instances
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+CELLS = 14
+"""Cells per side of a region."""
+
+
+class NameHead(nn.Module):
+    """Scores of clusters: linear in the mean of the normalised features inside a mask."""
+
+    def __init__(self, shape: ShapeSpec, num_classes: int) -> None:
+        """Make the head for features of ``shape`` and ``num_classes`` (K)."""
+        super().__init__()
+        self.pooler = ROIPooler(CELLS, scales=[1 / shape.stride], sampling_ratio=1, pooler_type="ROIAlignV2")
+        self.norm = nn.LayerNorm(shape.channels, elementwise_affine=False)
+        self.scores = nn.Linear(shape.channels, num_classes)
+        nn.init.zeros_(self.scores.weight)
+        nn.init.zeros_(self.scores.bias)
+
+    def forward(self, features: torch.Tensor, boxes: list[Boxes], masks: torch.Tensor) -> torch.Tensor:
+        """Scores float32 (R, K), before softmax.
+
+        Args:
+            features: float (B, D, h, w).
+            boxes: of each image.
+            masks: (R, s, s) inside the boxes, bool or probabilities, of any side s. Where one is empty, its box counts.
+        """
+        regions = self.pooler([self.norm(features.movedim(1, -1)).movedim(-1, 1)], boxes)  # (R, D, CELLS, CELLS)
+        weights = F.adaptive_avg_pool2d(masks.to(regions.dtype), CELLS)[:, None] + 1e-6
+        means = (regions * weights).sum((2, 3)) / weights.sum((2, 3))
+        return self.scores(self.norm(means))
+
+    def losses(self, features: torch.Tensor, things: list[Instances]) -> dict[str, torch.Tensor]:
+        """Cross entropy of the names of ``things``, the proposals of each image that stand for one; 0 without any."""
+        boxes = [regions.proposal_boxes for regions in things]
+        masks = cat([regions.gt_masks.crop_and_resize(regions.proposal_boxes.tensor, CELLS) for regions in things])
+        scores = self(features, boxes, masks)
+        classes = cat([regions.gt_classes for regions in things])
+        return {"loss_name": F.cross_entropy(scores, classes) if len(classes) else scores.sum() * 0.0}
+
+    def rename(self, features: torch.Tensor, detections: list[Instances]) -> None:
+        """Set ``pred_classes`` of each image's ``detections``, whose ``pred_masks`` are float (R of it, 1, s, s)."""
+        masks = cat([regions.pred_masks[:, 0] for regions in detections])
+        scores = self(features, [regions.pred_boxes for regions in detections], masks)
+        for regions, of_image in zip(detections, scores.split([len(regions) for regions in detections]), strict=True):
+            regions.pred_classes = of_image.argmax(dim=1)
