@@ -20,7 +20,7 @@ say "labels"
 python tools/generate_pseudo.py --config-file configs/pseudo/quickstart.yaml --images "$output/photos" --output "$output/labels"
 gallery=("$output/labels" --output "$output/gallery")
 if [ "${U2SEG_QUICKSTART_TRAIN:-1}" != 0 ]; then
-  config=configs/COCO-PanopticSegmentation/u2seg_R18_quickstart.yaml
+  config=configs/COCO-PanopticSegmentation/u2seg_ViTS14_quickstart.yaml
   # Threads that wait should sleep: where something else keeps a core busy, spinning ones make a step several times slower.
   export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
   say "training a small model on these labels (a few minutes; $output/model/log.txt has everything)"
@@ -30,7 +30,7 @@ if [ "${U2SEG_QUICKSTART_TRAIN:-1}" != 0 ]; then
   say "predictions"
   # So short a training makes timid scores; the usual threshold is 0.5.
   python tools/demo.py --config-file "$config" --input "$output/photos" --output "$output/predictions" \
-    --save-panoptic "$output/predicted_labels" --confidence-threshold 0.2 \
+    --save-panoptic "$output/predicted_labels" --confidence-threshold 0.35 \
     --opts MODEL.WEIGHTS "$output/model/model_final.pth" MODEL.DEVICE cpu
   gallery+=(--predictions "$output/predicted_labels")
 fi
