@@ -22,11 +22,13 @@ from u2seg.errors import UsageError
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
 from u2seg.plugins.api import Refiner
 from u2seg.pseudo.parts import Part
-from u2seg.pseudo.refine.masks import refine_masks
+from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.structures import MaskSet
 
 MIN_IOU = 0.5
 """Of a refined mask with what it was; one that becomes another mask stays as it was."""
+STUFF_STRIDE = 4
+"""Pixels of the photo that a cell of refined stuff stands for before."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -41,7 +43,8 @@ class U2SegPanopticFPN(PanopticFPN):
         """Make the model.
 
         Args:
-            refiner: brings the masks of detections to the edges of the photo; None leaves them as the head draws them.
+            refiner: brings the masks of detections, and stuff in ``panoptic_seg``, to the edges of the photo; None
+                leaves them as the heads draw them.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
@@ -49,24 +52,24 @@ class U2SegPanopticFPN(PanopticFPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE_MASKS`` asks for it."""
+        """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE`` asks for it."""
         arguments = super().from_config(cfg)
-        if cfg.MODEL.U2SEG.REFINE_MASKS:
+        if cfg.MODEL.U2SEG.REFINE:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
         return arguments
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """As Detectron2's; with a refiner, the masks of detections are refined before they are painted."""
+        """As Detectron2's; with a refiner, what is painted is refined before, ``sem_seg`` is not."""
         results = super().inference(batched_inputs, do_postprocess)
         if self.refiner is None or not do_postprocess:
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
-            image = entry["image"] if self.input_format == "RGB" else entry["image"].flip(0)
-            refine_detections(self.refiner, image, result["instances"])
+            photo = photo_of(entry["image"], self.input_format, tuple(result["sem_seg"].shape[1:]))
+            refine_detections(self.refiner, photo, result["instances"])
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
                 result["instances"],
-                result["sem_seg"].argmax(dim=0),
+                refined_stuff(self.refiner, photo, result["sem_seg"]),
                 self.combine_overlap_thresh,
                 self.combine_stuff_area_thresh,
                 self.combine_instances_score_thresh,
@@ -82,25 +85,39 @@ class U2SegPanopticFPN(PanopticFPN):
         return super().forward(batched_inputs)
 
 
-def refine_detections(refiner: Refiner, image: torch.Tensor, detections: Instances) -> None:
+def photo_of(image: torch.Tensor, channels: str, size: tuple[int, int]) -> np.ndarray:
+    """``image`` (3, h, w) of a model's input, 0 to 255, as uint8 (H, W, 3) RGB of ``size`` [H, W]."""
+    pixels = (image if channels == "RGB" else image.flip(0))[None].float()
+    pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
+    return np.ascontiguousarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+
+
+def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances) -> None:
     """Refine ``pred_masks`` bool (N, H, W) of ``detections`` in place, as masks of labels are.
+
+    Masks that are empty, or would become another, stay.
 
     Args:
         refiner: brings probabilities to pixels.
-        image: (3, h, w) RGB from 0 to 255, the photo at any size.
-        detections: of one photo of H x W pixels. Masks that are empty, or would become another, stay.
+        photo: uint8 (H, W, 3) RGB.
+        detections: of that photo.
     """
     masks = detections.pred_masks
     drawn = masks.flatten(1).any(dim=1)
     if not drawn.any():
         return
-    pixels = F.interpolate(image[None].float(), tuple(masks.shape[1:]), mode="bilinear", align_corners=False)[0]
-    photo = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    coarse = MaskSet(
-        masks[drawn].cpu().numpy(), np.ones(int(drawn.sum()), np.float32)
-    )  # all stay: order is what counts
-    refined = refine_masks(refiner, np.ascontiguousarray(photo), coarse, MIN_IOU, keep_rough=True)
+    all_alike = np.ones(int(drawn.sum()), np.float32)  # all stay: order is what counts
+    coarse = MaskSet(masks[drawn].cpu().numpy(), all_alike)
+    refined = refine_masks(refiner, photo, coarse, MIN_IOU, keep_rough=True)
     masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
+
+
+def refined_stuff(refiner: Refiner, photo: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
+    """Likeliest semantic class int64 (H, W) after refinement, from ``logits`` float (C, H, W) for ``photo``."""
+    grid = [max(1, side // STUFF_STRIDE) for side in logits.shape[1:]]
+    probabilities = F.interpolate(logits[None].float().softmax(dim=1), grid, mode="area")[0]
+    refined = refine_stuff(refiner, photo, probabilities.cpu().numpy())
+    return torch.from_numpy(refined).long().to(logits.device)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

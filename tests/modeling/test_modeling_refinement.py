@@ -1,4 +1,4 @@
-"""Masks of detections that are brought to the edges of the photo: they follow the edges, and nothing else changes."""
+"""Predictions that are brought to the edges of the photo: they follow the edges, and nothing else changes."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Instances
 from test_modeling_compat import batch, make
 
-from u2seg.modeling.panoptic_fpn import refine_detections
+from u2seg.modeling.panoptic_fpn import photo_of, refine_detections, refined_stuff
 from u2seg.pseudo.refine.bilateral import BilateralRefiner
 
 
@@ -29,36 +29,46 @@ def test_a_rough_mask_follows_the_edge_and_an_empty_one_stays():
     square = np.zeros_like(thing)
     square[22:58, 42:78] = True
     found = detections(square, np.zeros_like(square))
-    refine_detections(BilateralRefiner(), torch.from_numpy(photo).permute(2, 0, 1), found)
+    refine_detections(BilateralRefiner(), photo, found)
     refined, empty = found.pred_masks.numpy()
     assert iou(square, thing) < 0.9
     assert iou(refined, thing) > 0.93
     assert not empty.any()
 
 
-def test_the_photo_may_have_another_size_than_the_masks():
-    thing = disc(80, 120, 20)
-    photo = np.where(thing[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8)[::2, ::2]
-    rough = disc(80, 120, 23, row=42)
-    found = detections(rough.copy())
-    refine_detections(BilateralRefiner(), torch.from_numpy(photo.copy()).permute(2, 0, 1), found)
-    assert iou(found.pred_masks.numpy()[0], thing) > iou(rough, thing) + 0.05
+def test_rough_stuff_follows_the_edge():
+    lake = disc(80, 120, 30)
+    photo = np.where(lake[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8)
+    rough = disc(80, 120, 30, row=44, column=63)
+    logits = torch.from_numpy(np.stack([np.full(rough.shape, -9), 2 - 4 * rough, 4 * rough - 2])).float()
+    refined = refined_stuff(BilateralRefiner(), photo, logits).numpy()
+    assert refined.dtype == np.int64
+    assert set(np.unique(refined)) == {1, 2}
+    assert iou(refined == 2, lake) > iou(rough, lake) + 0.05
+
+
+def test_the_photo_of_a_model_s_input_may_have_another_size_and_order():
+    image = torch.arange(3 * 4 * 6).reshape(3, 4, 6).float()
+    photo = photo_of(image, "RGB", (8, 12))
+    assert photo.shape == (8, 12, 3)
+    assert photo.dtype == np.uint8
+    assert np.array_equal(photo_of(image.flip(0), "BGR", (8, 12)), photo)
+    assert np.array_equal(photo_of(image, "RGB", (4, 6)), image.permute(1, 2, 0).numpy())
 
 
 def test_a_mask_that_would_become_another_stays():
     """On a photo of noise with a mask that is a single line there is nothing to hold on to."""
     line = np.zeros((40, 40), bool)
     line[20] = True
-    photo = np.full((3, 40, 40), 128, np.uint8)
     found = detections(line)
-    refine_detections(BilateralRefiner(), torch.from_numpy(photo), found)
+    refine_detections(BilateralRefiner(), np.full((40, 40, 3), 128, np.uint8), found)
     assert np.array_equal(found.pred_masks.numpy()[0], line)
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
 def test_a_model_refines_its_masks_and_paints_them(channels):
     plain, refining = (
-        make("INPUT.FORMAT", channels, "MODEL.U2SEG.REFINE_MASKS", value, "U2SEG.REFINE.NAME", "bilateral")
+        make("INPUT.FORMAT", channels, "MODEL.U2SEG.REFINE", value, "U2SEG.REFINE.NAME", "bilateral")
         for value in ("False", "True")
     )
     refining.load_state_dict(plain.state_dict())  # the refiner has no weights
