@@ -25,9 +25,6 @@ from u2seg.pseudo.parts import Part
 from u2seg.pseudo.refine.masks import refine_masks
 from u2seg.structures import MaskSet
 
-MIN_IOU = 0.5
-"""Of a refined mask with what it was; one that becomes another mask stays as it was."""
-
 
 @META_ARCH_REGISTRY.register()
 class U2SegPanopticFPN(PanopticFPN):
@@ -37,20 +34,21 @@ class U2SegPanopticFPN(PanopticFPN):
     """
 
     @configurable
-    def __init__(self, *, refiner: Refiner | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, refiner: Refiner | None = None, min_refined_iou: float = 0.5, **kwargs: Any) -> None:
         """Make the model.
 
         Args:
             refiner: brings the masks of detections to the edges of the photo; None leaves them as the head draws them.
+            min_refined_iou: of a refined mask with what it was; one that becomes another mask stays as it was.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
-        self.refiner = refiner
+        self.refiner, self.min_refined_iou = refiner, min_refined_iou
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE_MASKS`` asks for it."""
-        arguments = super().from_config(cfg)
+        arguments = super().from_config(cfg) | {"min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU}
         if cfg.MODEL.U2SEG.REFINE_MASKS:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
@@ -63,7 +61,7 @@ class U2SegPanopticFPN(PanopticFPN):
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
             image = entry["image"] if self.input_format == "RGB" else entry["image"].flip(0)
-            refine_detections(self.refiner, image, result["instances"])
+            refine_detections(self.refiner, image, result["instances"], self.min_refined_iou)
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
                 result["instances"],
                 result["sem_seg"].argmax(dim=0),
@@ -82,13 +80,16 @@ class U2SegPanopticFPN(PanopticFPN):
         return super().forward(batched_inputs)
 
 
-def refine_detections(refiner: Refiner, image: torch.Tensor, detections: Instances) -> None:
+def refine_detections(
+    refiner: Refiner, image: torch.Tensor, detections: Instances, min_refined_iou: float = 0.5
+) -> None:
     """Refine ``pred_masks`` bool (N, H, W) of ``detections`` in place, as masks of labels are.
 
     Args:
         refiner: brings probabilities to pixels.
         image: (3, h, w) RGB from 0 to 255, the photo at any size.
         detections: of one photo of H x W pixels. Masks that are empty, or would become another, stay.
+        min_refined_iou: of a mask with what it was, below which it has become another.
     """
     masks = detections.pred_masks
     drawn = masks.flatten(1).any(dim=1)
@@ -99,7 +100,7 @@ def refine_detections(refiner: Refiner, image: torch.Tensor, detections: Instanc
     coarse = MaskSet(
         masks[drawn].cpu().numpy(), np.ones(int(drawn.sum()), np.float32)
     )  # all stay: order is what counts
-    refined = refine_masks(refiner, np.ascontiguousarray(photo), coarse, MIN_IOU, keep_rough=True)
+    refined = refine_masks(refiner, np.ascontiguousarray(photo), coarse, min_refined_iou, keep_rough=True)
     masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
 
 
