@@ -34,13 +34,10 @@ FRAMES_PER_SECOND = 25
 
 
 def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
-    """Where the picture of each photo goes, by photo id.
+    """Where the picture of each photo goes, by photo id; nowhere where ``output`` is empty.
 
-    A folder that is new or empty is marked as an output of u2seg: what it holds is never taken for photos.
-
-    Args:
-        photos: the photos.
-        output: a file (by its ending, if there is one photo), a folder, or "" for no pictures.
+    It is a file (by its ending, if there is one photo) or a folder. One that is new or empty is marked as an output of
+    u2seg: what it holds is never taken for photos.
 
     Raises:
         UsageError: one file for many photos, or a picture would replace its photo.
@@ -66,15 +63,10 @@ def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
 def segment_photos(
     predictor: Predictor, photos: PhotoSet, pictures: Mapping[int, Path], panoptic: str = ""
 ) -> dict[str, str]:
-    """Segment photos; write pictures, a dataset of the predictions, or both.
+    """Segment ``photos``; write ``pictures``, paths by photo id, a dataset of the predictions, or both.
 
-    The dataset has the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py.
-
-    Args:
-        predictor: the model.
-        photos: the photos.
-        pictures: where the pictures go, by photo id.
-        panoptic: folder of the dataset, in which that of an earlier run is replaced; "" for none.
+    The dataset has the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py. It replaces
+    that of an earlier run in the folder ``panoptic``; "" for none.
 
     Returns:
         Path of each photo that could not be read to the reason; these are left out.

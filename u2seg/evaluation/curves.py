@@ -65,11 +65,8 @@ def precision_recall(
 ) -> dict[str, np.ndarray]:
     """COCO's ``precision`` float64 (T, R, C, A, Q) and ``recall`` float64 (T, C, A, Q), -1 where there is no object.
 
-    Args:
-        outcomes: by category.
-        truth: by category, in rising order, how many objects of each area are to be found.
-        limits: most detections of an image and category that count.
-        thresholds: T.
+    ``truth`` says by category, in rising order, how many objects of each area are to be found; ``limits`` are the most
+    detections of an image and category that count; ``thresholds`` is T.
     """
     shape = len(truth), len(next(iter(truth.values()), ())), len(limits)
     precision, recall = -np.ones((thresholds, len(RECALLS), *shape)), -np.ones((thresholds, *shape))

@@ -14,12 +14,10 @@ from pycocotools import mask as coco
 from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import ways_to_fit
-from u2seg.evaluation.matching import Scoring
+from u2seg.evaluation.fitting import save_matching, ways_to_fit
+from u2seg.evaluation.matching import Scoring, Taxonomy
 from u2seg.evaluation.report import draw_clusters, make_report
-from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, warn_of_statements
-from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, PanopticDataset, read_instances, read_panoptic
@@ -63,7 +61,12 @@ def evaluate_labels(
     if scoring.matching and (fit_on or save):
         raise UsageError("--matching fits nothing, so --fit-on and --save-matching can't go with it")
     pairs, left_out, pseudo, comparison = _compare(scored, scoring, workers)
-    detections, source = _masks(pseudo, pairs, comparison.table)
+    instances = read_instances(pseudo)
+    if instances is None:
+        detections, source = comparison.table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
+    else:
+        detections = join_rows([_detections(instances[image_id]) for image_id in pairs.image_ids()])
+        source = INSTANCES_JSON
     fitted, name = None, str(scored.pseudo)
     if fit_on:
         *_, fitted = _compare(fit_on, scoring, workers, comparison.taxonomy)
@@ -117,19 +120,6 @@ def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Tab
         return compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
     except DataError as error:
         raise DataError(f"photo {true.file_name!r}: {error}") from error
-
-
-def _masks(pseudo: PanopticDataset, pairs: Pairs, table: Table) -> tuple[np.ndarray, str]:
-    """All masks, `SEGMENT` (N,), and where they come from: ``instances.json``, else the things of the PNGs.
-
-    Raises:
-        DataError: ``instances.json`` does not fit the photos.
-    """
-    instances = read_instances(pseudo)
-    if instances is None:
-        return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
-    blocks = [_detections(instances[image_id]) for image_id in pairs.image_ids()]
-    return join_rows(blocks), INSTANCES_JSON
 
 
 def _detections(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

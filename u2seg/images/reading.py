@@ -5,6 +5,7 @@ Shapes: ``H, W`` pixels of the photo after its EXIF orientation is applied, the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -27,7 +28,6 @@ from u2seg.images.depth import (
     read_deep,
     to_eight_bits,
 )
-from u2seg.images.formats import formats_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,46 @@ REDUCED_FROM = 32
 """A photo of more than this many times the pixels that are asked for is decoded at a half, a quarter or an eighth, as
 far as its format can do that; 32 megapixels as shipped."""
 _ORIENTATION, _BITS_PER_SAMPLE = 274, 258
+_ENDINGS = {
+    "AVIF": ("avif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "GIF": ("gif",),
+    "HEIF": ("heic", "heif", "hif"),  # where pillow-heif is installed
+    "JPEG": ("jfif", "jpe", "jpeg", "jpg"),
+    "JPEG2000": ("j2k", "jp2", "jpf", "jpx"),
+    "MPO": ("mpo",),
+    "PNG": ("png",),
+    "PPM": ("pbm", "pgm", "pnm", "ppm"),
+    "TIFF": ("tif", "tiff"),
+    "WEBP": ("webp",),
+    "TGA": ("tga",),  # last, since it has no mark of its own
+}
+"""Pillow's name of a format to the endings of its files: an allow-list, since its other ones start programs or read
+without end."""
 _DEPTH_UNKNOWN = ("JPEG2000", "AVIF", "HEIF")
 """Formats of which Pillow gives the upper 8 bits, however many the file has."""
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of the formats that can be read here."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _ENDINGS if name in Image.OPEN)
+
+
+def formats_of(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Formats that the file may have, whatever it is called; only TGA goes by name."""
+    is_tga = os.fspath(path).lower().endswith(".tga")
+    return tuple(name for name in _readable() if name != "TGA" or is_tga)
+
+
+EXTENSIONS = frozenset(f".{ending}" for name in _readable() for ending in _ENDINGS[name])
+"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -60,12 +98,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 def read_shrunk(
     path: str | os.PathLike[str], pixels: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read_image` and `shrink` in one, which needs far less memory for a large photo.
-
-    Args:
-        path: as of `read_image`.
-        pixels: about as many at most are returned.
-        max_pixels: as of `read_image`.
+    """`read_image` and `shrink` to about ``pixels`` at most in one, which needs far less memory for a large photo.
 
     Returns:
         The photo uint8 (h, w, 3), and the H and W that it has on disk.

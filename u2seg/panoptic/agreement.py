@@ -15,7 +15,7 @@ import numpy as np
 from u2seg import fields
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import Ids, refuse_duplicates
+from u2seg.panoptic.photos import Ids, LabelledPhoto, refuse_duplicates
 from u2seg.panoptic.reading import warn_once
 
 
@@ -55,15 +55,20 @@ def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np
     return np.array([area_of.get(number, 0) for number in listed], np.int64)
 
 
+def read_label(dataset: PanopticDataset, photo: LabelledPhoto) -> tuple[np.ndarray, np.ndarray]:
+    """Segment ids int32 (H, W) of a photo of ``dataset``, and pixels int64 (n,) of each of its segments.
+
+    Raises:
+        DataError: the PNG is missing, broken, of another size than the JSON says, or holds ids that are not listed.
+    """
+    ids = dataset.read_ids(photo)
+    return ids, segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
+
+
 def check_numbers(key: str, entries: Iterable[Any], dataset: PanopticDataset) -> None:
-    """See that an ``instances.json`` numbers its photos or classes as ``dataset`` does.
+    """See that ``entries``, the list ``key`` of an ``instances.json``, are numbered as ``dataset`` is.
 
-    A photo or class may have another name there; but not that of one with another id.
-
-    Args:
-        key: "images" or "categories".
-        entries: of that list.
-        dataset: to compare with.
+    A photo ("images") or class ("categories") may have another name there; but not that of one with another id.
 
     Raises:
         DataError: an id stands twice, or for another photo or class than in ``dataset``.

@@ -125,22 +125,19 @@ class Photos(OnDemand[LabelledPhoto]):
         self._things, self._crowds = bytearray(), bytearray()
         self._scores, self._areas, self._boxes = array("d"), array("d"), array("i")
         for photo in photos:
-            self._append(photo)
-
-    def _append(self, photo: LabelledPhoto) -> None:
-        self.image_ids.append(photo.image_id)
-        self.file_names.append(photo.file_name)
-        self.labels.append(photo.label)
-        self._sizes.extend((photo.height, photo.width))
-        for segment in photo.segments:
-            self._ids.append(segment.id)
-            self._categories.append(segment.category_id)
-            self._things.append(segment.isthing)
-            self._crowds.append(segment.iscrowd)
-            self._scores.append(segment.score)
-            self._areas.append(np.nan if segment.stated_area is None else segment.stated_area)
-            self._boxes.extend(segment.stated_box or _NO_BOX)
-        self._ends.append(len(self._ids))
+            self.image_ids.append(photo.image_id)
+            self.file_names.append(photo.file_name)
+            self.labels.append(photo.label)
+            self._sizes.extend((photo.height, photo.width))
+            for segment in photo.segments:
+                self._ids.append(segment.id)
+                self._categories.append(segment.category_id)
+                self._things.append(segment.isthing)
+                self._crowds.append(segment.iscrowd)
+                self._scores.append(segment.score)
+                self._areas.append(np.nan if segment.stated_area is None else segment.stated_area)
+                self._boxes.extend(segment.stated_box or _NO_BOX)
+            self._ends.append(len(self._ids))
 
     def __len__(self) -> int:
         return len(self.image_ids)
