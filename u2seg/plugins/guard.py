@@ -48,14 +48,10 @@ class GuardedPart:
     """Stands for a part: the methods of its contract are guarded, everything else is the part's own."""
 
     def __init__(self, kind: str, part: Any, title: str, packages: Collection[str], built_in: bool = False) -> None:
-        """Guard ``part``.
+        """Guard ``part`` of a ``kind``, a key of `u2seg.plugins.api.PARTS`.
 
-        Args:
-            kind: a key of `u2seg.plugins.api.PARTS`.
-            part: what a factory has made.
-            title: kind, name and distribution, in words.
-            packages: top-level modules of the plugin.
-            built_in: leave errors that a run understands as they are.
+        ``title`` has kind, name and distribution in words; ``packages`` are top-level modules of the plugin. Errors of
+        a part that is ``built_in`` stay as they are, where a run understands them.
 
         Raises:
             PluginError: the part lacks something that its contract names.
@@ -146,9 +142,7 @@ def _remember(stream: Iterator[Any], raised: list[BaseException]) -> Iterator[An
 def describe(error: BaseException, packages: Collection[str]) -> str:
     """``ValueError: too dark (my_masks.py:12)``.
 
-    Args:
-        error: with its traceback.
-        packages: names of the plugin's top-level modules; the last line of these is named, or the last of all.
+    That is the last line in ``packages``, top-level modules of a plugin, or the last of all.
     """
     text = " ".join(str(error).split())
     line = _last_line(error, packages)
@@ -156,17 +150,15 @@ def describe(error: BaseException, packages: Collection[str]) -> str:
 
 
 def _last_line(error: BaseException, packages: Collection[str]) -> str:
+    """``my_masks.py:12``, the file as seen from the folder that Python imports it from."""
     frames = list(traceback.walk_tb(error.__traceback__))
     of_plugin = [(f, line) for f, line in frames if f.f_globals.get("__name__", "").split(".")[0] in packages]
     for frame, line in (of_plugin or frames)[-1:]:
-        return f"{_short(frame.f_code.co_filename)}:{line}"
+        file = Path(frame.f_code.co_filename)
+        folders = [Path(folder) for folder in sys.path if folder and file.is_relative_to(folder)]
+        place = max(folders, key=lambda folder: len(folder.parts), default=None)
+        return f"{file.relative_to(place) if place else file}:{line}"
     return ""
-
-
-def _short(file: str) -> str:
-    """``file`` as seen from the folder that Python imports it from."""
-    folders = [Path(folder) for folder in sys.path if folder and Path(file).is_relative_to(folder)]
-    return str(Path(file).relative_to(max(folders, key=lambda folder: len(folder.parts)))) if folders else file
 
 
 def print_traceback(what: str) -> None:

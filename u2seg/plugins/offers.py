@@ -59,7 +59,9 @@ class Offer:
                 raise UsageError(
                     f"{self.kind} {self.name!r} takes no argument {name!r}.{closest(name, free)} It takes: {takes}."
                 )
-        missing = [key for key in free if _is_required(parameters[key]) and key not in args]
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        required = [key for key in free if parameters[key].default is inspect.Parameter.empty]
+        missing = [key for key in required if parameters[key].kind not in variadic and key not in args]
         if missing:
             raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
 
@@ -103,11 +105,6 @@ class Offer:
             "arguments": str(self.signature),
             "help": (inspect.getdoc(self.factory) or "").split("\n")[0],
         }
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    return parameter.default is parameter.empty and not variadic
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,7 @@ def current_fitted(path: Path, fingerprint: str) -> Fitted | None:
 
 
 def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state that an earlier run in ``directory`` has saved in ``name``.
-
-    Args:
-        directory: what ``U2SEG.CLUSTERS.REUSE`` says.
-        name: ``clusters.npz`` or ``stuff.npz``.
-        learnt_on: the settings of the features of this run.
+    """The state that an earlier run in ``directory`` has saved in ``name``, learnt on features of the same settings.
 
     Raises:
         UsageError: it can't be read, or was learnt on other features.
@@ -75,7 +70,11 @@ def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dic
     path = Path(directory).expanduser() / name
     if not path.is_file():
         raise UsageError(f"{key} must be the --output of an earlier run: it holds no {name}")
-    arrays = _read_untouched(path, key)
+    try:  # it is left alone even where it is damaged
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except Exception as error:  # numpy and zipfile raise nearly anything on half a file
+        raise UsageError(f"{key}: {name} can't be read ({type(error).__name__})") from error
     if _NOTE not in arrays:
         raise UsageError(f"{key}: {name} was made by an older u2seg, which did not note what it was learnt on")
     before = json.loads(str(arrays.pop(_NOTE)))["settings"]
@@ -86,12 +85,3 @@ def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dic
     if changes:
         raise UsageError(f"{key}: {name} was learnt on other features than this run has: {changes}")
     return arrays
-
-
-def _read_untouched(path: Path, key: str) -> dict[str, np.ndarray]:
-    """Arrays of a file of another run, which is left alone even where it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # numpy and zipfile raise nearly anything on half a file
-        raise UsageError(f"{key}: {path.name} can't be read ({type(error).__name__})") from error

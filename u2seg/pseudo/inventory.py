@@ -56,7 +56,8 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     table = {photo.name: [photo.id, *entries[photo.name]] for photo in numbered}
     if before:
         _report(before, table)
-    keys = {photo.id: _key(photo.name, entries[photo.name][2]) for photo in numbered}
+    texts = {photo.id: f"{photo.name}\n{entries[photo.name][2]}".encode(errors="surrogateescape") for photo in numbered}
+    keys = {number: hashlib.sha256(text).hexdigest()[:16] for number, text in texts.items()}
     return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table, table != before)
 
 
@@ -78,10 +79,6 @@ def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
         return status.st_size, changed, file_sha256(Path(photo.path))
     except (OSError, ValueError):
         return 0, 0, UNREADABLE  # whoever reads it says why
-
-
-def _key(name: str, sha256: str) -> str:
-    return hashlib.sha256(f"{name}\n{sha256}".encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _number(photos: tuple[Photo, ...], before: Mapping[str, Any]) -> tuple[Photo, ...]:

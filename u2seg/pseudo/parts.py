@@ -22,7 +22,7 @@ class Part:
     """A component by its name, with its arguments."""
 
     kind: str
-    """A key of `u2seg.plugins.registry.KINDS`."""
+    """A key of `u2seg.plugins.api.PARTS`."""
     name: str
     arguments: str
     """As JSON, so that a part can be hashed."""

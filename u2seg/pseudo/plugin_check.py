@@ -19,10 +19,7 @@ from u2seg.runtime import worker_device
 def check_plugin(name: str, cfg: CfgNode, real_features: bool) -> Iterator[str]:
     """Check each part called ``name``, or each of the plugin called so; a line for each that keeps its contract.
 
-    Args:
-        name: as ``--list-plugins`` shows it.
-        cfg: holds the ``U2SEG`` tree.
-        real_features: make the features of parts that need some by the extractors of ``cfg``; else they are made up.
+    Parts that need features get those of the extractors of ``cfg``, if ``real_features``; else they are made up.
 
     Raises:
         UsageError: there is no such part, or it refuses an argument.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,7 @@ class Products:
     """The products of a run in one output directory."""
 
     def __init__(self, root: Path, photos: PhotoSet) -> None:
-        """Read what is in ``root``; ``ledger.begin`` comes before anything else.
-
-        Args:
-            root: the output directory, of which this process holds the lock.
-            photos: of the run.
-        """
+        """Read what is in ``root``, which this process has locked; ``ledger.begin`` comes before anything else."""
         self.root, self.photo_set = root, photos
         self._table = root / "stages" / "photos.json"
         self.inventory = take_inventory(photos, self._table, keep_ids=not photos.numbered)
@@ -53,6 +49,15 @@ class Products:
         for product in PACKED:
             if keys := {error.key for error in damaged if error.product == product}:
                 self.index(product).drop(keys)
+
+    def tidy(self) -> None:
+        """Pack records, delete what no photo needs any more, and keep the table of photos."""
+        shutil.rmtree(self.root / "stages" / "features", ignore_errors=True)
+        keys = self.inventory.keys.values()
+        for product in PACKED:
+            self.index(product).pack_many(keys)
+            self.index(product).sweep(set(keys))
+        self.save_inventory()
 
     def fitted(self, product: str) -> Fitted | None:
         """What ``product``, "fit" or "cluster", has learnt, if it is there and current."""

@@ -5,7 +5,6 @@ A recipe travels to worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,10 @@ class MergeRules:
     min_score: float
     min_things: int
     order: str
+
+    def settings(self) -> dict[str, Any]:
+        """By key, for the ledger."""
+        return {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -189,85 +192,3 @@ class Recipe:
             info = getattr(extractor, "info", {})
             same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
         return same
-
-    def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """For each product of a run, the settings that it depends on beside those of the products it is made from.
-
-        Args:
-            weights: what `check` gave.
-        """
-        common = {
-            "U2SEG.INPUT.MAX_PIXELS": self.max_pixels,
-            "U2SEG.EXECUTOR.THREADS": self.executor.threads,
-            "U2SEG.EXECUTOR.BATCH_SIZE": self.executor.batch_size,
-        }
-        stuff_features = {
-            **self._seed_of(self.stuff_features),
-            "features of stuff": self.stuff_features.settings(),
-            "weights of stuff": dict(weights["stuff"]),
-        }
-        return {
-            "fit": {
-                **common,
-                **stuff_features,
-                "U2SEG.STUFF": self.stuff.settings(),
-                "U2SEG.STUFF.FIT_IMAGES": self.fit_images,
-                "U2SEG.NUM_STUFF": self.space.num_stuff,
-                "U2SEG.SEED": self.seed,
-                "U2SEG.CLUSTERS.REUSE": self.reuse,
-            },
-            "masks": {
-                **common,
-                **self._seed_of(self.features, self.masks, self.refine),
-                "U2SEG.FEATURES": self.features.settings(),
-                "weights": dict(weights["things"]),
-                "U2SEG.MASKS": self.masks.settings(),
-                "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
-                "U2SEG.MASKS.KEEP_ROUGH": self.keep_rough,
-                "U2SEG.MASKS.CROPS": self.crops,
-                "U2SEG.REFINE": self.refine.settings(),
-                "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
-                "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
-                "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
-                "U2SEG.CLUSTERS.MAX_OVERLAP": self.cluster_max_overlap,
-            },
-            "stuff": {
-                **common,
-                **self._seed_of(self.stuff_refine),
-                **stuff_features,
-                "refiner of stuff": self.stuff_refine.settings(),
-            },
-            "cluster": {
-                "U2SEG.CLUSTERS": self.clusterer.settings(),
-                "U2SEG.CLUSTERS.REUSE": self.reuse,
-                "U2SEG.NUM_THINGS": self.space.num_things,
-                "U2SEG.SEED": self.seed,
-            },
-            "merge": {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self.merge).items()},
-        }
-
-    def _seed_of(self, *parts: Part) -> dict[str, int]:
-        """The seed, where one of ``parts`` depends on it."""
-        return {"U2SEG.SEED": self.seed} if any(part.takes("random_state") for part in parts) else {}
-
-    def vector_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What the vectors of masks depend on: clusters that were learnt with other values mean nothing here."""
-        return {
-            "U2SEG.FEATURES": _identity(self.features, weights["things"]),
-            "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
-            "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
-        }
-
-    def patch_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What the features of stuff depend on: stuff classes that were fitted with other values mean nothing here."""
-        return {"features of stuff": _identity(self.stuff_features, weights["stuff"])}
-
-
-def _identity(part: Part, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells features apart, wherever the file of weights lies: what the extractor says, else its settings.
-
-    Features of another precision are the same to 0.9999, so what was learnt on them may be used.
-    """
-    if "weights_sha256" not in weights:
-        return part.settings()
-    return {key: value for key, value in weights.items() if key not in ("weights", "caveat", "segmenter", "precision")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from u2seg.errors import DataError
 from u2seg.jobs import Watcher
+from u2seg.pseudo import index
 from u2seg.pseudo.intermediate import DamagedFileError
 from u2seg.pseudo.worker import Job, Outcome
 from u2seg.runtime import Progress
@@ -43,18 +44,14 @@ class StageWatcher(Watcher[Job, Outcome]):
         notes: StageNotes,
         progress: Progress,
         most_failures: float,
-        finished: Callable[[Job], None] = lambda job: None,
+        indexes: Sequence[index.ProductIndex] = (),
     ) -> None:
-        """Watch a stage.
+        """Watch ``stage``; a share ``most_failures`` of its photos may fail, or `FEW_FAILURES`.
 
-        Args:
-            stage: its name.
-            notes: of the stage, for failures and seconds.
-            progress: counts its photos.
-            most_failures: share of the photos that may fail, beside `FEW_FAILURES`.
-            finished: called with each job that has come back.
+        What jobs that have come back leave in ``indexes`` is packed, a full shard at a time.
         """
-        self.stage, self.notes, self.progress, self.finished = stage, notes, progress, finished
+        self.stage, self.notes, self.progress, self.indexes = stage, notes, progress, indexes
+        self._keys: list[str] = []
         self.most_failures = max(FEW_FAILURES, most_failures * progress.total)
         self.damaged: list[DamagedFileError] = []
 
@@ -64,7 +61,11 @@ class StageWatcher(Watcher[Job, Outcome]):
         for sums, seconds in ((self.notes.parts, outcome.seconds), (self.notes.processor, outcome.processor)):
             sums.update({part: round(sums.get(part, 0.0) + value, 3) for part, value in seconds.items()})
         self._fail(job, outcome.failures)
-        self.finished(job)
+        self._keys += [job.keys[photo.id] for photo in job.photos]
+        if len(self._keys) >= index.SHARD_RECORDS:
+            for of_product in self.indexes:
+                of_product.pack(self._keys)
+            self._keys = []
         self.progress.advance(len(job.photos))
 
     def split(self, job: Job) -> list[Job]:

@@ -106,7 +106,11 @@ class Pixels:
 
 
 def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> list[tuple[Photo, Pixels]]:
-    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``."""
+    """Those of ``photos`` that can be read, at the size to label; the others are noted in ``outcome``.
+
+    Raises:
+        OSError: the folder of one that can't be read is gone, empty or closed: an unmounted disk, say.
+    """
     readable: list[tuple[Photo, Pixels]] = []
 
     def read(group: Sequence[Photo]) -> None:
@@ -114,7 +118,10 @@ def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> li
         try:
             image, size = read_shrunk(photo.path, recipe.max_pixels, recipe.max_decoded_pixels)
         except DataError:
-            check_folder(os.path.dirname(photo.path))
+            with os.scandir(folder := os.path.dirname(photo.path)) as entries:  # raises if it is gone or closed
+                if next(entries, None) is None:
+                    reason = "the photos have gone; is their disk still mounted?"
+                    raise OSError(errno.ENOENT, reason, folder) from None
             raise
         readable.append((photo, Pixels(image, size)))
 
@@ -122,10 +129,3 @@ def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> li
         for photo in photos:
             outcome.attempt([photo], read)
     return readable
-
-
-def check_folder(folder: str) -> None:
-    """Raise OSError if ``folder``, of a photo that can't be read, is gone, empty or closed: an unmounted disk, say."""
-    with os.scandir(folder) as entries:
-        if next(entries, None) is None:
-            raise OSError(errno.ENOENT, "the photos have gone; is their disk still mounted?", folder)
