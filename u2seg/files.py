@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
@@ -65,23 +64,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where the disk is the trouble, it must not hide what went wrong first
             temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` that takes its place when the block ends well; where it raises, ``path`` stays."""
-    fresh, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
-    for leftover in (fresh, old):  # of a killed process
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        if path.exists():
-            os.replace(path, old)
-        os.replace(fresh, path)
-    finally:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sweep_parts(folder: Path) -> int:
@@ -168,14 +150,13 @@ def write_checked(path: Path, value: Any) -> None:
         file.write(content)  # apart, since a table of a million photos is large enough once
 
 
-def read_checked(path: Path) -> Any:
-    """Read what `write_checked` wrote.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it can't be read.
-    """
-    return json.loads(check_content(path.read_bytes(), path))
+def read_checked(path: Path) -> dict[str, Any]:
+    """The dict that `write_checked` wrote, or an empty one where it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(check_content(path.read_bytes(), path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content
 
 
 def check_content(written: bytes, name: str | Path) -> bytes:

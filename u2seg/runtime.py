@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, printable
@@ -126,9 +126,9 @@ class Progress:
             logger.info("%s: %s, %.2f a second, %s left", self.title, done, rate, left)
 
 
-def track(items: Sequence[T], title: str) -> Iterator[T]:
-    """``items``, with progress shown."""
-    with Progress(title, len(items)) as progress:
+def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """``items``, ``total`` in number, with progress shown."""
+    with Progress(title, total) as progress:
         for item in items:
             yield item
             progress.advance()

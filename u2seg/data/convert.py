@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +24,7 @@ from u2seg import panoptic
 from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
-from u2seg.files import claim_directory, replacing_folder, write_png
+from u2seg.files import claim_directory, write_png
 from u2seg.panoptic.agreement import read_label, warn_of_areas
 from u2seg.runtime import track
 from u2seg.structures import STUFF_VOID
@@ -65,8 +67,8 @@ def convert_panoptic(
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
     entries, measured = [], []
-    with replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
-        for photo in track(dataset.photos, "convert"):
+    with _replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
+        for photo in track(dataset.photos, "convert", len(dataset.photos)):
             segments, areas = _convert_label(dataset, photo, new_ids, pngs)
             measured += areas
             image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
@@ -76,6 +78,23 @@ def convert_panoptic(
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
     panoptic.write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
+
+
+@contextlib.contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` that takes its place when the block ends well; where it raises, ``path`` stays."""
+    fresh, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
+    for leftover in (fresh, old):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def export_semantic(labels: str | Path, output: str | Path, every_class: bool = False) -> None:
@@ -105,7 +124,7 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
     if len(set(names)) < len(names):
         raise DataError(f"{dataset.json_file}: photos differ in their ending alone, so their PNGs would share a name")
     root = claim_directory(output, "semantic labels")
-    for photo, name in zip(track(dataset.photos, "export"), names, strict=True):
+    for photo, name in zip(track(dataset.photos, "export", len(names)), names, strict=True):
         listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
         ids, _ = read_label(dataset, photo)
         numbers, segments = number_segments(ids, listed)

@@ -15,7 +15,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory, in_words, replacing, write_png
 from u2seg.images import Photo, PhotoSet
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, encode_ids, instance_entry, write_dataset
-from u2seg.runtime import Progress
+from u2seg.runtime import Progress, track
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -97,14 +97,12 @@ def _predict_each(
     predictor: Predictor, photos: PhotoSet, failures: dict[str, str]
 ) -> Iterator[tuple[Photo, Prediction]]:
     """Each photo that can be read, and its prediction; paths of the others go to ``failures``, with the reason."""
-    with Progress("segment", len(photos)) as progress:
-        for photo in photos.photos:
-            try:
-                yield photo, predictor(photo.path)
-            except DataError as error:
-                failures[photo.path] = str(error)
-                logger.warning("left out: %s", error)
-            progress.advance()
+    for photo in track(photos.photos, "segment", len(photos)):
+        try:
+            yield photo, predictor(photo.path)
+        except DataError as error:
+            failures[photo.path] = str(error)
+            logger.warning("left out: %s", error)
 
 
 def _write_label(root: Path, photo: Photo, prediction: Prediction, is_first: bool) -> Entry:

@@ -15,7 +15,7 @@ import numpy as np
 
 from u2seg import panoptic
 from u2seg.errors import DataError, UsageError
-from u2seg.fields import told, whole
+from u2seg.fields import read_json_object, told, whole
 from u2seg.files import file_sha256
 from u2seg.images import Photo, PhotoSet, enlarge, find_photos
 from u2seg.structures import STUFF_VOID, MaskSet
@@ -81,7 +81,7 @@ class EarlierLabels:
         if not all(isinstance(image_id, int) for image_id in self.dataset.photos.image_ids):
             raise DataError(f"{self.dataset.json_file}: image ids must be whole numbers here, not text")
         self._without_photos = self.dataset.without_photos()
-        run = panoptic.read_json_object(root / panoptic.RUN_JSON) if (root / panoptic.RUN_JSON).is_file() else {}
+        run = read_json_object(root / panoptic.RUN_JSON) if (root / panoptic.RUN_JSON).is_file() else {}
         earlier = run["self_training"] if isinstance(run.get("self_training"), dict) else {}
         self.round = told(f"{root / panoptic.RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
         """0 for the labels of the factory, t for those of the t-th round of self-training."""

@@ -22,8 +22,8 @@ from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.matching import Scoring
 from u2seg.evaluation.tables import VOID
+from u2seg.fields import read_json
 from u2seg.files import in_words, write_json
-from u2seg.panoptic import read_json
 
 FORMAT = "u2seg matching 1"
 MATCHING_FILE = "matching.json"

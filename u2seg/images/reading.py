@@ -19,15 +19,7 @@ from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
 from u2seg.files import open_regular
-from u2seg.images.depth import (
-    PREMULTIPLIED,
-    declarations,
-    has_contrast,
-    is_deep,
-    keep_colours,
-    read_deep,
-    to_eight_bits,
-)
+from u2seg.images import depth
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +138,7 @@ def _open(file: BinaryIO, path: Path) -> ImageFile:
     file.seek(0)
     image = Image.open(file, formats=formats_of(path))
     if image.format == "TIFF":
-        keep_colours(image)
+        depth.keep_colours(image)
     return image
 
 
@@ -162,8 +154,8 @@ def _reduce(image: ImageFile, pixels: int) -> bool:
 
 
 def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
-    tags = declarations(image)
-    if not is_deep(image):
+    tags = depth.declarations(image)
+    if not depth.is_deep(image):
         if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:
             raise DataError("a TIFF of more than 8 bits whose channels lie apart; save it with them side by side")
         image.load()
@@ -171,13 +163,13 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
             _warn_of_contrast(str(path), np.asarray(image))
         ImageOps.exif_transpose(image, in_place=True)  # without a copy of a large photo
         return _to_rgb(image, image.format)
-    values = read_deep(image, _open(file, path))
+    values = depth.read_deep(image, _open(file, path))
     colors = values if values.ndim == 2 else values[..., :3]
-    eight = to_eight_bits(colors, tags)
+    eight = depth.to_eight_bits(colors, tags)
     _warn_of_contrast(str(path), eight)
     rgb = Image.fromarray(eight).convert("RGB")
     if values.shape[2:] == (4,):
-        rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
+        rgb.putalpha(Image.fromarray(depth.to_eight_bits(values[..., 3], {})))
         rgb.info = image.info
         rgb = _to_rgb(rgb, image.format)
     rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
@@ -186,7 +178,7 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
 
 def _warn_of_contrast(path: str, pixels: np.ndarray) -> None:
     """Name the photo at ``path``, once, if nothing can be seen in its ``pixels`` uint8 (H, W) or (H, W, C)."""
-    if not has_contrast(pixels):
+    if not depth.has_contrast(pixels):
         _warn_once(path, int(pixels.min()), int(pixels.max()))
 
 
@@ -202,7 +194,7 @@ def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         image = image.convert("RGBA")
         if kind == "TIFF" and not _is_transparency(np.asarray(image.getchannel("A"))):
             return image.convert("RGB")
-        if PREMULTIPLIED in image.info:
+        if depth.PREMULTIPLIED in image.info:
             white = ImageChops.invert(image.getchannel("A"))
             return ImageChops.add(image.convert("RGB"), Image.merge("RGB", [white] * 3))
         ground = Image.new("RGBA", image.size, "white")

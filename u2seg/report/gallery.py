@@ -18,14 +18,15 @@ from pathlib import Path
 
 from u2seg.errors import DataError, within
 from u2seg.executors import make_executor
+from u2seg.fields import read_json_object
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import RUN_JSON, PanopticDataset, read_json_object, read_panoptic
+from u2seg.panoptic import RUN_JSON, PanopticDataset, read_panoptic
 from u2seg.panoptic.pairing import pair_images
 from u2seg.report.labels import Annotated, Annotation, Summary, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task, delete_pictures
-from u2seg.runtime import Progress, available_cores
+from u2seg.runtime import available_cores, track
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def write_gallery(
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
     dataset, annotations = read_annotated(dataset_dir, image_root)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
-    partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].places) if predictions else {}
+    partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].tolist()) if predictions else {}
     if max_images is not None:  # after pairing, since what is the end of one path only depends on all photos
         dataset, annotations = replace(dataset, photos=dataset.photos[:max_images]), annotations.first(max_images)
     run = read_json_object(file) if (file := dataset.root / RUN_JSON).is_file() else {}
@@ -84,9 +85,6 @@ def write_gallery(
     workers = workers or (available_cores() if count >= 32 else 1)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         unreadable = _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
-    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):  # of an earlier, larger gallery
-        if path.name not in (*site.photo_pages, *site.class_pages):
-            path.unlink()
     delete_pictures(output, count)
     if unreadable:
         raise DataError(f"{dataset.root}: {unreadable}")
@@ -155,23 +153,25 @@ def _write_pages(
         write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
     drawn = _Drawn(site.dataset, annotations)
     first_page: list[Record] = []
-    with Progress("gallery", len(annotations)) as progress:
-        for page, group in itertools.groupby(records, key=lambda record: record.number // site.per_page):
-            of_page = []
-            for record in group:
-                progress.advance()
-                of_page.append(record)
-                drawn.add(record)
-            if page:
-                write(site.photo_pages[page], photo_page(site, page, of_page))
-            else:
-                first_page = of_page
+    drawings = track(records, "gallery", len(annotations))
+    for page, group in itertools.groupby(drawings, key=lambda record: record.number // site.per_page):
+        of_page = []
+        for record in group:
+            of_page.append(record)
+            drawn.add(record)
+        if page:
+            write(site.photo_pages[page], photo_page(site, page, of_page))
+        else:
+            first_page = of_page
     summary, notes = drawn.summary(), drawn.notes()
     for page, name in enumerate(site.class_pages):
         write(name, class_page(site, page, summary, drawn.crops))
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, list(notes.values())))
     write("index.html", photo_page(site, 0, first_page, summary))
+    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):  # of an earlier, larger gallery
+        if path.name not in (*site.photo_pages, *site.class_pages):
+            path.unlink()
     for note in notes.values():
         logger.warning("gallery: %s", note)
     return notes["label"] if drawn.problems["label"] == len(annotations) > 0 else ""
