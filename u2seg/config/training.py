@@ -68,7 +68,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.OBJECT_SCORES = False
     # It is also multiplied by the mean probability inside its mask: well drawn masks come first.
     cfg.MODEL.U2SEG.MASK_SCORES = False
-    # In inference, masks of detections are refined to the edges of the photo by U2SEG.REFINE, as those of labels are.
+    # In inference, masks of detections are refined to the edges of the photo by U2SEG.REFINE, as those of labels are;
+    # below U2SEG.MASKS.MIN_REFINED_IOU they stay as they were.
     cfg.MODEL.U2SEG.REFINE_MASKS = False
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
     # a CPU a step of a small model takes a quarter less time with 4 than with 1.

@@ -19,15 +19,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.plugins.rules import (
-    RULES,
-    BadValuesError,
-    BrokenRuleError,
-    call_checked,
-    check_members,
-    check_refined,
-    require,
-)
+from u2seg.plugins import rules
 from u2seg.runtime import DEBUG_VARIABLE, at_work
 
 logger = logging.getLogger(__name__)
@@ -60,13 +52,13 @@ class GuardedPart:
         self._kept: set[str] = set()
         self._refused = 0
         with self._named([]):
-            check_members(kind, part)
+            rules.check_members(kind, part)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_part":  # asked for by pickle, before there is a part
             raise AttributeError(name)
         value = getattr(self._part, name)
-        if name not in RULES and name != "refine_many":
+        if name not in rules.RULES and name != "refine_many":
             return value
         if value is None:  # how a class takes away what its base class may have
             raise AttributeError(name)
@@ -78,7 +70,7 @@ class GuardedPart:
         raised: list[BaseException] = []
         arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else unguarded(arg) for arg in args]
         with self._named(raised, name):
-            result = call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
+            result = rules.call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
         self._kept.add(name)
         return self if result is self._part else result
 
@@ -94,12 +86,12 @@ class GuardedPart:
         stream, count = scores(), 0
         with self._named(raised, "refine_many"):
             for refined in self._part.refine_many(image, stream):
-                require(count < len(lengths), "refine_many gives a result for each scores, in order")
-                check_refined(self._part, refined, image, range(lengths[count]))
+                rules.require(count < len(lengths), "refine_many gives a result for each scores, in order")
+                rules.check_refined(self._part, refined, image, range(lengths[count]))
                 count += 1
                 yield refined
             complete = count == len(lengths) and next(stream, None) is None
-            require(complete, "refine_many gives a result for each scores, and some are missing")
+            rules.require(complete, "refine_many gives a result for each scores, and some are missing")
         self._kept.add("refine_many")
 
     @contextmanager
@@ -108,10 +100,10 @@ class GuardedPart:
         try:
             with at_work(self._title):
                 yield
-        except BrokenRuleError as error:
+        except rules.BrokenRuleError as error:
             text = f"{self._title} breaks its contract: {error}"
             self._refused += 1
-            passing = isinstance(error, BadValuesError) and (method in self._kept or self._refused < MOST_REFUSED)
+            passing = isinstance(error, rules.BadValuesError) and (method in self._kept or self._refused < MOST_REFUSED)
             raise (DataError(text) if passing else PluginError(text)) from error
         except (UsageError, PluginError, MemoryError):
             raise

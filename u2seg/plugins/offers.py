@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.errors import PluginError, U2SegError, UsageError, closest
-from u2seg.plugins.guard import CAUGHT, GuardedPart, describe
+from u2seg.plugins.guard import CAUGHT, describe
 
 DISABLE_VARIABLE = "U2SEG_DISABLE_PLUGINS"
 BUILT_IN = "u2seg (built in)"
@@ -79,16 +79,6 @@ class Offer:
             raise
         except CAUGHT as error:
             raise PluginError(f"{self.title} can't be built: {describe(error, self.packages)}") from error
-
-    def build_guarded(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> GuardedPart:
-        """What `build` makes, its methods guarded.
-
-        Raises:
-            UsageError: as `build`.
-            PluginError: as `build`; or the part lacks a method of its contract.
-        """
-        part = self.build(args, context)
-        return GuardedPart(self.kind, part, self.title, self.packages, self.distribution == BUILT_IN)
 
     @property
     def packages(self) -> frozenset[str]:

@@ -152,16 +152,6 @@ class Plugins:
             self.broken.append(broken)
             _warn(str(broken))
 
-    def load(self, entry_point: importlib.metadata.EntryPoint, name: str) -> None:
-        """Import and `add` what ``entry_point`` names."""
-        distribution = _distribution(entry_point)
-        try:
-            plugin = entry_point.load()
-        except CAUGHT as error:  # a third party's module may raise anything
-            self._report(name, distribution, describe(error, {entry_point.value.split(":")[0].split(".")[0]}))
-            return
-        self.add(name, plugin, distribution)
-
     def third_parties(self) -> dict[str, str]:
         """What ``U2SEG_DISABLE_PLUGINS`` calls each plugin, to its distribution; broken ones too."""
         known = {**self.distributions, **{broken.name: broken.distribution for broken in self.broken}}
@@ -202,8 +192,14 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
         unknown -= {entry_point.name, full}
         if refused & {entry_point.name, full}:
             plugins.disabled.append(name)
+            continue
+        try:
+            plugin = entry_point.load()
+        except CAUGHT as error:  # a third party's module may raise anything
+            package = entry_point.value.split(":")[0].split(".")[0]
+            plugins._report(name, _distribution(entry_point), describe(error, {package}))
         else:
-            plugins.load(entry_point, name)
+            plugins.add(name, plugin, _distribution(entry_point))
     for name in sorted(unknown):
         known = ", ".join(sorted(counts)) or "none"
         text = f"{DISABLE_VARIABLE}: no plugin is called {name!r}.{closest(name, counts)} There are: {known}."

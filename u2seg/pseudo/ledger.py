@@ -56,10 +56,7 @@ class Ledger:
         """Read the ledger of the output directory ``root``; a damaged one counts as none, so all is checked again."""
         self.root = root
         self.file = root / "stages" / "ledger.json"
-        try:
-            content = read_checked(self.file)
-        except (FileNotFoundError, ValueError):
-            content = {}
+        content = read_checked(self.file)
         self._noted: dict[str, dict[str, Any]] = content.get("products", {})
         self.complete: dict[str, dict[str, Any]] = content.get("complete", {})
         self._current: dict[str, dict[str, Any]] = {}

@@ -21,13 +21,13 @@ from fvcore.common.config import CfgNode
 from u2seg.errors import UsageError
 from u2seg.images import PhotoSet
 from u2seg.pseudo.embeddings import embeds_all
-from u2seg.pseudo.fitted import reuse_fitted
 from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
 from u2seg.pseudo.labelling import keep_features, label_photos
 from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES
 from u2seg.pseudo.parts import Part
+from u2seg.pseudo.products import reuse_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.run import LabelRun
 from u2seg.runtime import bounded_threads, worker_device
@@ -56,7 +56,7 @@ class U2SegGenerator(LabelGenerator):
 
     def _fit(self, run: LabelRun) -> bool:
         """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""
-        if run.fitted("fit") is not None:
+        if run.is_fitted("fit"):
             return False
         if self.recipe.reuse:
             state = self._reuse("fit")
@@ -85,7 +85,7 @@ class U2SegGenerator(LabelGenerator):
 
     def _cluster(self, run: LabelRun) -> bool:
         """Learn the clusters of all masks; whether that had to be done."""
-        if run.fitted("cluster") is not None:
+        if run.is_fitted("cluster"):
             return False
         clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
         with bounded_threads(self.recipe.executor.threads):

@@ -48,9 +48,8 @@ class Publication:
     @classmethod
     def read(cls, root: Path) -> Publication:
         """What the last run in ``root`` has noted; nothing where that is missing or damaged."""
-        try:
-            noted = read_checked(root / FILE)
-        except (FileNotFoundError, ValueError):
+        noted = read_checked(root / FILE)
+        if not noted:
             return cls(root)
         files = {name: tuple(entry) for name, entry in noted["files"].items()}
         return cls(root, noted["content"], Counts(**noted["counts"]), files)

@@ -1,19 +1,23 @@
 """The recipe of a run: the ``U2SEG`` tree of a config as frozen, typed values, and the parts that it names.
 
-A recipe travels to worker processes.
+A recipe travels to worker processes. What it gives to parts, the full contract of a plugin's parts is checked with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 import u2seg
+from u2seg.config import part_args
 from u2seg.plugins.api import PARTS
+from u2seg.plugins.checks import check_offer
+from u2seg.plugins.offers import Offer
 from u2seg.plugins.registry import installed_plugins
-from u2seg.pseudo.parts import Part, build_once
+from u2seg.pseudo.parts import Part, build_once, nodes
 from u2seg.runtime import worker_device
 from u2seg.structures import LabelSpace
 
@@ -192,3 +196,34 @@ class Recipe:
             info = getattr(extractor, "info", {})
             same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
         return same
+
+
+def check_plugin(name: str, cfg: CfgNode, real_features: bool) -> Iterator[str]:
+    """Check each part called ``name``, or each of the plugin called so; a line for each that keeps its contract.
+
+    Parts that need features get those of the extractors of ``cfg``, if ``real_features``; else they are made up.
+
+    Raises:
+        UsageError: there is no such part, or it refuses an argument.
+        PluginError: a part does not keep its contract.
+    """
+    recipe = Recipe.from_config(cfg)
+    device = worker_device(recipe.device)
+    for offer in installed_plugins().named(name):
+        things, stuff = recipe.extractors(device) if real_features else (None, None)
+        context = nodes(recipe.context(offer.kind, device))
+        if not real_features and "features" in context:
+            context["features"] = None
+        check_offer(offer, _arguments(offer, cfg), context, stuff if offer.kind == "stuff segmenter" else things)
+        yield f"{offer.title} keeps its contract"
+
+
+def _arguments(offer: Offer, cfg: CfgNode) -> dict[str, object]:
+    """What ``cfg`` holds for ``offer``, under whichever of the kind's keys."""
+    arguments: dict[str, object] = {}
+    for key in reversed(PARTS[offer.kind].keys):
+        node = cfg
+        for word in key.split("."):
+            node = node[word]
+        arguments |= part_args({"NAME": offer.name, "ARGS": node.ARGS})
+    return arguments

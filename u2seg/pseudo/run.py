@@ -30,8 +30,7 @@ from u2seg.pseudo.products import Products
 from u2seg.pseudo.publication import Publication, describe, drop_damaged, publish
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary, write_run
-from u2seg.pseudo.stages import StageNotes, StageWatcher
-from u2seg.pseudo.worker import Job, Outcome
+from u2seg.pseudo.worker import Job, Outcome, StageNotes, StageWatcher
 from u2seg.runtime import Progress, default_workers
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class LabelRun(Products):
         self._executor = executor
         self.notes: dict[str, StageNotes] = {}
         for product in FITTED_FILES:
-            self.fitted(product)
+            self.is_fitted(product)
         self.publication = Publication.read(root)
 
     def __enter__(self) -> LabelRun:
