@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from u2seg.errors import UsageError
-from u2seg.files import MARKER, claim_directory, replacing, write_arrays, write_json, writing_json
+from u2seg.files import MARKER, claim_directory, replacing, write_arrays, write_json
+from u2seg.panoptic.writing import writing_json
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     from u2seg.plugins.registry import add_plugin_config
     from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS
     from u2seg.pseudo.ledger import REDOABLE, STAGES
-    from u2seg.pseudo.plugin_check import check_plugin
+    from u2seg.pseudo.recipe import check_plugin
 
     cfg = get_pseudo_cfg()
     add_plugin_config(cfg)

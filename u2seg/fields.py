@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -176,17 +177,10 @@ def inside(root: Path, name: str) -> Path:
     path = PurePosixPath(name)
     if path.is_absolute() and path.is_relative_to(root.absolute()):
         path = path.relative_to(root.absolute())
-    parts: list[str] = []
-    for part in path.parts:
-        if part != "..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            raise DataError(f"{name!r} leads out of {root}")
-    if not parts or path.is_absolute() or PureWindowsPath(name).drive:
+    path = PurePosixPath(posixpath.normpath(path))
+    if path.is_absolute() or path.parts[:1] in ((), ("..",)) or PureWindowsPath(name).drive:
         raise DataError(f"{name!r} leads out of {root}")
-    return root.joinpath(*parts)
+    return root / path
 
 
 def _absent(entry: Entry, key: str, default: T) -> T:

@@ -9,10 +9,9 @@ import io
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,23 +66,6 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` that takes its place when the block ends well; where it raises, ``path`` stays."""
-    fresh, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
-    for leftover in (fresh, old):  # of a killed process
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        if path.exists():
-            os.replace(path, old)
-        os.replace(fresh, path)
-    finally:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def sweep_parts(folder: Path) -> int:
     """Delete what killed writers left half written in ``folder``, and return the number of files.
 
@@ -134,6 +116,12 @@ def in_words(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} can't be written: {reason}") from error
 
 
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Size in bytes and time of change in ns of a file, by which a later look tells whether it has changed."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def file_sha256(path: Path) -> str:
     """sha256, hexadecimal, of the file ``path``."""
     digest = hashlib.sha256()
@@ -162,14 +150,13 @@ def write_checked(path: Path, value: Any) -> None:
         file.write(content)  # apart, since a table of a million photos is large enough once
 
 
-def read_checked(path: Path) -> Any:
-    """Read what `write_checked` wrote.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it can't be read.
-    """
-    return json.loads(check_content(path.read_bytes(), path))
+def read_checked(path: Path) -> dict[str, Any]:
+    """The dict that `write_checked` wrote, or an empty one where it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(check_content(path.read_bytes(), path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content
 
 
 def check_content(written: bytes, name: str | Path) -> bytes:
@@ -182,29 +169,6 @@ def check_content(written: bytes, name: str | Path) -> bytes:
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError(f"{name} has changed since it was written")
     return content
-
-
-@contextlib.contextmanager
-def writing_json(
-    path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]
-) -> Iterator[Callable[[Any], None]]:
-    """Write ``{**head, **lists}`` as JSON, one entry at a time; the block may add entries to the last list."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as text:
-        separator = ""
-
-        def add(entry: Any) -> None:
-            nonlocal separator
-            text.write(separator + json.dumps(entry))
-            separator = ",\n"
-
-        text.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
-        for index, (key, entries) in enumerate(lists.items()):
-            text.write(("\n],\n" if index else "") + f"{json.dumps(key)}: [")
-            separator = "\n"
-            for entry in entries:
-                add(entry)
-        yield add
-        text.write("\n]}\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
@@ -236,7 +200,8 @@ def claim_directory(path: str | os.PathLike[str], kind: str, option: str = "--ou
     root = Path(path).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _check_claim(root, kind, option)
+        if reason := _reason_against(root, kind):
+            raise UsageError(f"{option} {str(root)!r} {reason}; give {option} a new or an empty directory")
         if not (root / MARKER).exists():
             write_json(root / MARKER, {"format": FORMAT, "kind": kind})
         elif not os.access(root, os.W_OK):
@@ -251,33 +216,21 @@ def is_output(folder: str | os.PathLike[str]) -> bool:
     return any(os.path.isfile(os.path.join(folder, mark)) for mark in (MARKER, *_OLD_MARKS))
 
 
-def _check_claim(root: Path, kind: str, option: str) -> None:
-    advice = f"give {option} a new or an empty directory"
+def _reason_against(root: Path, kind: str) -> str:
+    """Why ``root`` can't become, or is no, output directory of ``kind``; empty where it can or is."""
     if any((root / mark).exists() for mark in _OLD_MARKS):
-        raise UsageError(
-            f"{option} {str(root)!r} was made by an older u2seg, whose output this one does not read; {advice}"
-        )
+        return "was made by an older u2seg, whose output this one does not read"
     if (root / MARKER).is_file():
-        marker = _read_marker(root, option)
+        try:
+            marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        except ValueError:
+            marker = None
+        if not isinstance(marker, dict):
+            return f"has a damaged {MARKER}: delete that file if the directory is u2seg's own"
         if marker.get("format") != FORMAT:
-            raise UsageError(
-                f"{option} {str(root)!r} has format {marker.get('format')}, and this u2seg reads {FORMAT}; {advice}"
-            )
-        if marker.get("kind") != kind:
-            raise UsageError(f"{option} {str(root)!r} holds {marker.get('kind')}, not {kind}; {advice}")
-        return
+            return f"has format {marker.get('format')}, and this u2seg reads {FORMAT}"
+        return "" if marker.get("kind") == kind else f"holds {marker.get('kind')}, not {kind}"
     names = sorted(entry.name for entry in root.iterdir())
     # The marker may have come since it was looked for: another process of the same run claims the directory too.
     foreign = next((name for name in names if name != MARKER and not name.endswith(".part.json")), None)
-    if foreign is not None:
-        raise UsageError(f"{option} {str(root)!r} holds files that u2seg did not write, such as {foreign!r}; {advice}")
-
-
-def _read_marker(root: Path, option: str) -> dict[str, Any]:
-    try:
-        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except ValueError:
-        marker = None
-    if not isinstance(marker, dict):
-        raise UsageError(f"{option} {str(root)!r}: {MARKER} is damaged; delete it if the directory is u2seg's own")
-    return marker
+    return f"holds files that u2seg did not write, such as {foreign!r}" if foreign is not None else ""

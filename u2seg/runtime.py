@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from u2seg.errors import U2SegError, UsageError, printable
@@ -126,9 +126,9 @@ class Progress:
             logger.info("%s: %s, %.2f a second, %s left", self.title, done, rate, left)
 
 
-def track(items: Sequence[T], title: str) -> Iterator[T]:
-    """``items``, with progress shown."""
-    with Progress(title, len(items)) as progress:
+def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """``items``, ``total`` in number, with progress shown."""
+    with Progress(title, total) as progress:
         for item in items:
             yield item
             progress.advance()
@@ -145,14 +145,10 @@ def readable_seconds(seconds: float) -> str:
 
 
 def run_tool(main: Callable[[], int | None], resume: str = "run the same command again to resume") -> int:
-    """Call ``main`` and return the exit code.
+    """Call ``main`` and return the exit code; ``resume`` says in messages what to do after a stop.
 
     0 is success; 1 an error of the system, 2 of what the user gave, 130 Ctrl-C, 143 SIGTERM. What a run wrote before
     stays. A second Ctrl-C kills.
-
-    Args:
-        main: the tool.
-        resume: what to do after a stop, for messages.
     """
     level = logging.DEBUG if os.environ.get(DEBUG_VARIABLE) == "1" else logging.INFO
     logging.getLogger("u2seg").setLevel(level)

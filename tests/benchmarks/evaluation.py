@@ -232,7 +232,7 @@ def coco_truth(evaluator):
     """The human things as COCO instances, for pycocotools."""
     from pycocotools import mask as coco_mask
 
-    from u2seg.evaluation.runs import encode_segments
+    from u2seg.panoptic.run_lengths import encode_segments
 
     annotations = []
     for photo in evaluator.gt.photos:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from u2seg.config import part_args
 from u2seg.engine.config import load_config
-from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.evaluation.matching import Taxonomy
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import read_panoptic
 from u2seg.plugins.registry import installed_plugins

@@ -190,9 +190,8 @@ def infos(labels):
 def compare(truth, pseudo, things="category", stuff="supercategory"):
     """A Comparison straight from memory."""
     from u2seg.evaluation.comparison import Comparison
-    from u2seg.evaluation.matching import Scoring
+    from u2seg.evaluation.matching import Scoring, Taxonomy
     from u2seg.evaluation.tables import Table, compare_maps
-    from u2seg.evaluation.taxonomy import Taxonomy
     from u2seg.panoptic import Category, PanopticDataset
 
     sets = []

@@ -12,8 +12,8 @@ from evaluation_model import compare_outputs, evaluator, model_outputs, oracle_f
 from u2seg.engine.config import get_cfg
 from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.evaluator import build_evaluator
+from u2seg.evaluation.fitting import directory_name
 from u2seg.evaluation.matching import RULES
-from u2seg.evaluation.saved import directory_name
 from u2seg.structures import LabelSpace
 
 

@@ -5,7 +5,7 @@ import pytest
 from evaluation_data import Labels, compare, fit_itself, permuted, random_pseudo, random_truth
 
 from u2seg.errors import DataError, UsageError
-from u2seg.evaluation.fitting import Fit, is_close, score_policy
+from u2seg.evaluation.fitting import Fit, is_close, load_matching, save_matching, score_policy
 from u2seg.evaluation.matching import (
     DEFAULT_POLICIES,
     MANY_TO_ONE,
@@ -14,7 +14,6 @@ from u2seg.evaluation.matching import (
     stuff_votes,
     thing_votes,
 )
-from u2seg.evaluation.saved import load_matching, save_matching
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ def dataset(*names):
 
 
 def pair(first, second):
-    pairs, left_out = pair_images(dataset(*first), dataset(*second))
-    names = [(gt.file_name, pseudo.file_name) for gt, pseudo in pairs]
+    gt, pseudo = dataset(*first), dataset(*second)
+    places, left_out = pair_images(gt, pseudo)
+    names = [(gt.photos[a].file_name, pseudo.photos[b].file_name) for a, b in places]
     return names, left_out["only_gt"], left_out["only_pseudo"]
 
 

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import DataError
-from u2seg.evaluation.runs import encode_masks, encode_segments
 from u2seg.evaluation.tables import compare_maps, overlap_table
 from u2seg.panoptic import SegmentInfo
+from u2seg.panoptic.run_lengths import encode_masks, encode_segments
 
 LARGE = 256**3 - 1
 

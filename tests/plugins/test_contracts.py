@@ -14,6 +14,7 @@ from u2seg.plugins import registry
 from u2seg.plugins.api import PARTS, hookimpl
 from u2seg.plugins.rules import RULES
 from u2seg.pseudo import parts
+from u2seg.pseudo.pipeline import dependencies
 from u2seg.pseudo.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def test_every_factory_is_given_what_its_kind_is_promised(recipe):
 
 def test_what_depends_on_the_seed_is_made_again_with_another(recipe):
     weights = {"things": {}, "stuff": {}}
-    settings = recipe.dependencies(weights)
+    settings = dependencies(recipe, weights)
     assert all(settings[product]["U2SEG.SEED"] == 7 for product in ("fit", "masks", "stuff", "cluster"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from u2seg.engine.config import fit_to_devices, load_config
-from u2seg.evaluation.saved import FORMAT
+from u2seg.evaluation.fitting import FORMAT
 
 THINGS, STUFF = 5, 3
 CONFIDENCE = 0.3

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from u2seg.errors import DataError
-from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.evaluation.matching import Taxonomy
 from u2seg.panoptic import read_panoptic
 from u2seg.stego.evaluation import SUPERCATEGORIES, cluster_scores, count_overlap, read_classes, score_segmenter
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,8 @@ def _of_type(key: str, raw: Any, default: Any, source: str) -> Any:
     if isinstance(default, CfgNode):
         raise UsageError(f"{key!r} in {source} is a group of keys ({', '.join(sorted(default))}), not a value")
     if isinstance(default, str) and isinstance(raw, Plain):
-        return _unquoted(str(raw))
+        text = str(raw)  # a shell may have left quotes around it: ``"'x'"`` is ``x``
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     value = interpret(raw)
     if isinstance(default, (tuple, list)):
         return _sequence(key, raw, value, default, source)
@@ -194,11 +195,6 @@ def _of_type(key: str, raw: Any, default: Any, source: str) -> Any:
     if default is None or type(value) is type(default):
         return value
     raise UsageError(f"{key!r} in {source} must be {type(default).__name__} (default {default!r}), not {value!r}")
-
-
-def _unquoted(text: str) -> str:
-    """``text`` without quotes around it, as a shell may have left them: ``"'x'"`` is ``x``."""
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def _sequence(key: str, raw: Any, value: Any, default: tuple[Any, ...] | list[Any], source: str) -> Any:
@@ -223,3 +219,13 @@ def part_args(part: Mapping[str, Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """``value`` with every `CfgNode` turned into a dict."""
     return {key: plain(below) for key, below in value.items()} if isinstance(value, dict) else value
+
+
+def put_back(cfg: MutableMapping[str, Any], before: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Give every key of ``before``, a copy, the value in ``cfg`` that it has there; dotted keys that had another."""
+    for key, value in before.items():
+        if isinstance(value, Mapping) and isinstance(cfg.get(key), MutableMapping):
+            yield from put_back(cfg[key], value, f"{prefix}{key}.")
+        elif key not in cfg or type(cfg[key]) is not type(value) or cfg[key] != value:
+            cfg[key] = value
+            yield f"{prefix}{key}"

@@ -71,7 +71,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     # Output of the backbone, such as "vit" of build_u2seg_vit_backbone: a linear head of its mean inside a mask names
     # things, in place of the box heads. "" is none.
     cfg.MODEL.U2SEG.NAMES_FROM = ""
-    # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels.
+    # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;
+    # masks that it would bring below U2SEG.MASKS.MIN_REFINED_IOU stay.
     cfg.MODEL.U2SEG.REFINE = False
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
     # a CPU a step of a small model takes a quarter less time with 4 than with 1.

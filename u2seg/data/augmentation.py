@@ -9,17 +9,15 @@ Shapes: ``H, W`` image pixels; ``h, w`` pixels of a pasted photo; ``n`` segments
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from detectron2.data import transforms as T  # noqa: N812
 from detectron2.data.detection_utils import build_augmentation
+from fvcore.common.config import CfgNode
 from PIL import Image
 
 from u2seg.data.targets import Segments, Targets, derive_targets
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
+from u2seg.images import enlarge
 
 MAX_OVERLAP = 0.5
 """IoU with a thing of the target from which on a pasted thing is dropped (CutLER, CVPR 2023)."""
@@ -97,11 +95,9 @@ def copy_paste(
     if not len(things):
         return target
     subset = np.sort(rng.choice(things, rng.integers(1, len(things) + 1), replace=False))
-    photo, ids = _resize(source, target.segment_ids.shape, rng.uniform(*scale))
-    (height, width), frame = ids.shape, target.segment_ids.shape
-    top, left = int(rng.integers(frame[0] - height + 1)), int(rng.integers(frame[1] - width + 1))
-    place = np.s_[top : top + height, left : left + width]
-    pasted = _assign(len(source.segments.classes), subset, np.arange(1, len(subset) + 1))[ids]
+    photo, place = shrink_into(target.segment_ids.shape, source.image, rng, scale)
+    numbers_of_ids = _assign(len(source.segments.classes), subset, np.arange(1, len(subset) + 1))
+    pasted = numbers_of_ids[enlarge(source.segment_ids, *photo.shape[:2])]
     kept = np.flatnonzero(_overlap(target, pasted, place, len(subset)) < MAX_OVERLAP)
 
     n, new = len(target.segments.classes), subset[kept]
@@ -125,24 +121,21 @@ def _assign(count: int, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return table
 
 
-def _resize(sample: PanopticSample, frame: tuple[int, ...], factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8 (h, w, 3) and segment ids (h, w) of ``sample`` at ``factor`` times ``frame`` (H, W)."""
+def shrink_into(
+    frame: tuple[int, ...], image: np.ndarray, rng: np.random.Generator, scale: tuple[float, float]
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """``image`` as uint8 (h, w, 3), a share of ``frame`` (H, W) drawn from ``scale``, and its place, drawn too."""
+    factor = rng.uniform(*scale)
     h, w = (max(1, round(side * factor)) for side in frame)
-    height, width = sample.segment_ids.shape
-    photo = np.asarray(Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR))
-    y = ((np.arange(h) + 0.5) * height / h).astype(int)
-    x = ((np.arange(w) + 0.5) * width / w).astype(int)
-    return photo, sample.segment_ids[y[:, None], x]
+    top, left = int(rng.integers(frame[0] - h + 1)), int(rng.integers(frame[1] - w + 1))
+    photo = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    return photo, np.s_[top : top + h, left : left + w]
 
 
 def _overlap(target: PanopticSample, pasted: np.ndarray, place: tuple[slice, slice], count: int) -> np.ndarray:
-    """Largest IoU float64 (m,) of each of ``count`` things with a thing of ``target``.
+    """Largest IoU float64 (m,) of each of ``count`` = m things with a thing of ``target``.
 
-    Args:
-        target: the sample.
-        pasted: unsigned (h, w), the things 1..m, 0 for none.
-        place: where in the target that is.
-        count: m.
+    ``pasted`` unsigned (h, w) shows them at ``place``, numbered 1..m, 0 for none.
     """
     n = len(target.segments.classes)
     pairs = target.segment_ids[place] * np.intp(count + 1) + pasted

@@ -11,28 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
 
+from u2seg import panoptic
 from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
-from u2seg.files import claim_directory, replacing_folder, write_png
-from u2seg.panoptic import (
-    Category,
-    Entry,
-    LabelledPhoto,
-    PanopticDataset,
-    SegmentInfo,
-    encode_ids,
-    read_panoptic,
-    write_dataset,
-)
-from u2seg.panoptic.agreement import segment_areas, warn_of_areas
+from u2seg.files import claim_directory, write_png
+from u2seg.panoptic.agreement import read_label, warn_of_areas
 from u2seg.runtime import track
 from u2seg.structures import STUFF_VOID
 
@@ -46,7 +39,7 @@ def convert_panoptic(
     output: Path,
     *,
     merge_stuff: bool = False,
-    photo_name: Callable[[LabelledPhoto], str] = lambda photo: photo.file_name,
+    photo_name: Callable[[panoptic.LabelledPhoto], str] = lambda photo: photo.file_name,
 ) -> None:
     """Write the dataset directory ``output``.
 
@@ -65,7 +58,7 @@ def convert_panoptic(
     for path in (source, panoptic_root, image_root):
         if not path.exists():
             raise UsageError(f"{path} does not exist")
-    dataset = read_panoptic(source, panoptic_root, image_root)
+    dataset = panoptic.read_panoptic(source, panoptic_root, image_root)
     if merge_stuff:
         dataset.check_supercategories(False, "leave --supercategories out")
     root = claim_directory(output, "converted labels")
@@ -74,17 +67,34 @@ def convert_panoptic(
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
     entries, measured = [], []
-    with replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
-        for photo in track(dataset.photos, "convert"):
+    with _replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
+        for photo in track(dataset.photos, "convert", len(dataset.photos)):
             segments, areas = _convert_label(dataset, photo, new_ids, pngs)
             measured += areas
             image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
-            entries.append(Entry(image, photo.label, segments))
+            entries.append(panoptic.Entry(image, photo.label, segments))
     warn_of_areas(source, dataset.photos.stated_areas(range(len(dataset.photos))), measured)
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
-    write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
+    panoptic.write_dataset(root, {**dataset.info, **roots}, categories, lambda: entries, instances=False)
+
+
+@contextlib.contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` that takes its place when the block ends well; where it raises, ``path`` stays."""
+    fresh, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
+    for leftover in (fresh, old):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def export_semantic(labels: str | Path, output: str | Path, every_class: bool = False) -> None:
@@ -101,7 +111,7 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
         DataError: a label can't be read or holds ids that are not listed, two photos would share a PNG, or a PNG can't
             hold the classes.
     """
-    dataset = read_panoptic(labels)
+    dataset = panoptic.read_panoptic(labels)
     if every_class:
         values, void = {category.id: category.id for category in dataset.categories}, 0
     else:
@@ -114,10 +124,9 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
     if len(set(names)) < len(names):
         raise DataError(f"{dataset.json_file}: photos differ in their ending alone, so their PNGs would share a name")
     root = claim_directory(output, "semantic labels")
-    for photo, name in zip(track(dataset.photos, "export"), names, strict=True):
+    for photo, name in zip(track(dataset.photos, "export", len(names)), names, strict=True):
         listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
-        ids = dataset.read_ids(photo)
-        segment_areas(ids, [s.id for s in photo.segments], dataset.png_path(photo))
+        ids, _ = read_label(dataset, photo)
         numbers, segments = number_segments(ids, listed)
         meaning = np.array([void, *(values[index] for index in segments.classes.tolist())], dtype)
         write_png(inside(root, name), meaning[numbers])
@@ -125,22 +134,23 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
 
 
 def _convert_label(
-    dataset: PanopticDataset, photo: LabelledPhoto, new_ids: dict[int, int], merged_root: Path | None
+    dataset: panoptic.PanopticDataset, photo: panoptic.LabelledPhoto, new_ids: dict[int, int], merged_root: Path | None
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """``segments_info`` of one photo, its PNG written below ``merged_root`` if its stuff is to be merged.
 
     Also the pixels of each segment as it was.
     """
-    ids = dataset.read_ids(photo)
-    areas = segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo)).tolist()
+    ids, areas = read_label(dataset, photo)
     visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
     ids, segments = regroup(ids, visible, new_ids, merge_stuff=merged_root is not None)
     if merged_root is not None:
-        write_png(inside(merged_root, photo.label), encode_ids(ids))
-    return segments, areas
+        write_png(inside(merged_root, photo.label), panoptic.encode_ids(ids))
+    return segments, areas.tolist()
 
 
-def number_categories(categories: Iterable[Category], merge_stuff: bool) -> tuple[list[dict[str, Any]], dict[int, int]]:
+def number_categories(
+    categories: Iterable[panoptic.Category], merge_stuff: bool
+) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """Categories numbered things 1..K, stuff K+1..K+S, each kind in its old order, and old ids to new ones."""
     numbered: dict[tuple[bool, str], dict[str, Any]] = {}
     new_ids = {}
@@ -155,7 +165,7 @@ def number_categories(categories: Iterable[Category], merge_stuff: bool) -> tupl
 
 
 def regroup(
-    ids: np.ndarray, segments: Sequence[SegmentInfo], new_ids: dict[int, int], merge_stuff: bool
+    ids: np.ndarray, segments: Sequence[panoptic.SegmentInfo], new_ids: dict[int, int], merge_stuff: bool
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Give a label the new category ids and, if asked to, one segment for each stuff class.
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from fvcore.common.config import CfgNode
 
 from u2seg.errors import DataError, UsageError, closest
+from u2seg.files import file_state
 from u2seg.panoptic import PANOPTIC_JSON, PanopticDataset, read_panoptic
 from u2seg.panoptic.photos import OnDemand
 from u2seg.structures import STUFF_VOID, LabelSpace
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 SCHEME = "pseudo://"
 EVALUATOR_TYPE = "u2seg_panoptic"
@@ -42,7 +41,7 @@ def register_pseudo_dataset(path: str | os.PathLike[str]) -> str:
         raise UsageError(f"dataset directory {str(root)!r} does not exist; tools/generate_pseudo.py makes one")
     name = f"{SCHEME}{root.as_posix()}"
     file = root / PANOPTIC_JSON
-    fingerprint = (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else ()
+    fingerprint = file_state(file) if file.is_file() else ()
     if name in DatasetCatalog:
         if MetadataCatalog.get(name).fingerprint == fingerprint:
             return name
@@ -124,9 +123,7 @@ def _metadata(dataset: PanopticDataset) -> dict[str, Any]:
 def register_datasets(cfg: CfgNode, train: bool = True) -> None:
     """Register every directory that ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name, and put its catalog name there.
 
-    Args:
-        cfg: changed in place.
-        train: False empties ``DATASETS.TRAIN``, as for evaluation alone.
+    Without ``train``, as for evaluation alone, ``DATASETS.TRAIN`` becomes empty.
 
     Raises:
         UsageError: an entry is neither a registered dataset nor a dataset's directory, or can't be trained on.

@@ -12,23 +12,19 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from u2seg.data.entries import EntryFile
 from u2seg.data.mapper import Sample, build_mapper
-from u2seg.data.training_set import training_dicts
+from u2seg.data.training_set import EntryFile, training_dicts
 from u2seg.errors import DataError, U2SegError, UsageError
 from u2seg.plugins.guard import describe, print_traceback
 from u2seg.structures import STUFF_VOID
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +51,9 @@ class BatchSampler(Sampler[Draw]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Make a sampler.
+        """Draw batches of ``batch_size`` for all processes together out of ``size`` photos, as ``seed`` decides.
 
-        Args:
-            size: number of photos.
-            batch_size: of all processes together.
-            seed: decides the order.
-            is_portrait: for each photo, whether it is higher than wide; None does not tell them apart.
-            rank: this process.
-            world_size: number of processes.
+        ``is_portrait`` says which photos are higher than wide; None does not tell them apart.
         """
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.groups = np.zeros(size, np.uint8) if is_portrait is None else np.array(is_portrait, np.uint8)

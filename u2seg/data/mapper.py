@@ -6,7 +6,7 @@ Shapes: ``H, W`` pixels after augmentation; ``N`` things.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from detectron2.config import configurable
 from detectron2.data import transforms as T  # noqa: N812
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
+from fvcore.common.config import CfgNode
 
 from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
 from u2seg.data.targets import number_segments
@@ -23,9 +24,6 @@ from u2seg.fields import told
 from u2seg.images import read_image
 from u2seg.panoptic import LARGEST_ID, decode_ids, encode_ids, read_ids
 from u2seg.panoptic.reading import warn_once
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 DATASET_MAPPERS = Registry("DATASET_MAPPERS")
 """Classes built as ``mapper(cfg, is_train)``; named by ``INPUT.DATASET_MAPPER_NAME``.
@@ -108,7 +106,9 @@ class U2SegDatasetMapper:
         image = _read_photo(sample)
         if self.image_format == "BGR":
             image = np.ascontiguousarray(image[:, :, ::-1])
-        colours = _read_label(sample["pan_seg_file_name"], image.shape[:2]) if self.is_train else None
+        colours = None
+        if self.is_train:
+            colours = encode_ids(told("label", read_ids, sample["pan_seg_file_name"], image.shape[:2]))
         augmented = T.AugInput(image, sem_seg=colours)
         transform = self.augmentations(augmented)
         if not self.is_train:
@@ -170,8 +170,3 @@ def _read_photo(sample: Sample) -> np.ndarray:
             f"{sample['width']} x {sample['height']}"
         )
     return image
-
-
-def _read_label(file: str, size: tuple[int, int]) -> np.ndarray:
-    """Colours uint8 (H, W, 3) of the panoptic PNG at ``file``, which must be of ``size`` (H, W)."""
-    return encode_ids(told("label", read_ids, file, size))

@@ -9,20 +9,18 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+from detectron2.data.transforms import Transform
+from fvcore.common.config import CfgNode
 
-from u2seg.data.augmentation import MAX_OVERLAP
+from u2seg.data.augmentation import MAX_OVERLAP, shrink_into
 from u2seg.data.targets import Targets
 from u2seg.errors import UsageError
+from u2seg.images import enlarge
 from u2seg.panoptic import Instances, decode_mask, read_instances, read_panoptic
-
-if TYPE_CHECKING:
-    from detectron2.data.transforms import Transform
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +51,8 @@ def training_entries(name: str, cfg: CfgNode) -> Iterator[dict[str, Any]]:
         yield from entries
         return
     metadata, instances = MetadataCatalog.get(name), _instances(name)
-    classes, arguments = metadata.thing_dataset_id_to_contiguous_id, _arguments(cfg.INPUT.INSTANCES)
+    classes = metadata.thing_dataset_id_to_contiguous_id
+    arguments = {key.lower(): value for key, value in cfg.INPUT.INSTANCES.items()}
     count = total = 0
     for entry in entries:
         annotations = instances[entry["image_id"]]
@@ -73,10 +72,6 @@ def _instances(name: str) -> Instances:
             "one; take things from the panoptic label with INPUT.THINGS panoptic"
         )
     return instances
-
-
-def _arguments(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: keys[name.upper()] for name in ("min_score", "max_masks", "max_inside")}
 
 
 def select(
@@ -152,21 +147,16 @@ def copy_paste_whole(
         return target
     subset = np.sort(rng.choice(count, rng.integers(1, count + 1), replace=False))
     frame = target.targets.sem_seg.shape
-    height, width = (max(1, round(side * factor)) for factor in [rng.uniform(*scale)] for side in frame)
-    top, left = int(rng.integers(frame[0] - height + 1)), int(rng.integers(frame[1] - width + 1))
-    place = slice(top, top + height), slice(left, left + width)
-    size = source.targets.sem_seg.shape
-    rows = ((np.arange(height) + 0.5) * size[0] / height).astype(int)[:, None]
-    columns = ((np.arange(width) + 0.5) * size[1] / width).astype(int)
-    pasted = source.targets.masks[subset][:, rows, columns]  # (m, h, w)
+    photo, place = shrink_into(frame, source.image, rng, scale)
+    size = photo.shape[:2]
+    pasted = np.stack([enlarge(mask, *size) for mask in source.targets.masks[subset]])  # (m, h, w)
     kept = (_overlap(target.targets.masks, pasted, place) < MAX_OVERLAP) & pasted.any(axis=(1, 2))
     pasted = pasted[kept]
     union = np.logical_or.reduce(pasted, axis=0)
 
     image, sem_seg, masks = target.image.copy(), target.targets.sem_seg.copy(), target.targets.masks.copy()
-    photo = np.asarray(Image.fromarray(source.image).resize((width, height), Image.Resampling.BILINEAR))
     np.copyto(image[place], photo, where=union[:, :, None])
-    np.copyto(sem_seg[place], source.targets.sem_seg[rows, columns], where=union)
+    np.copyto(sem_seg[place], enlarge(source.targets.sem_seg, *size), where=union)
     masks[:, place[0], place[1]] &= ~union
     added = np.zeros((len(pasted), *frame), bool)
     added[:, place[0], place[1]] = pasted

@@ -106,11 +106,8 @@ def prediction_config(cfg: CfgNode) -> CfgNode:
 def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool = True) -> None:
     """Change in place what ``cfg`` asks for and this machine does not have, and log it.
 
-    Args:
-        cfg: the config.
-        world_size: number of processes.
-        has_gpu: whether each of them has one.
-        training: whether the model shall learn; else what makes no difference to a prediction is not logged.
+    There are ``world_size`` processes, each with a GPU if ``has_gpu``. Unless ``training``, what makes no difference to
+    a prediction is not logged.
     """
     level = logging.INFO if training else logging.DEBUG
     if not has_gpu and cfg.MODEL.DEVICE != "cpu":

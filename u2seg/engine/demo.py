@@ -15,7 +15,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory, in_words, replacing, write_png
 from u2seg.images import Photo, PhotoSet
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, encode_ids, instance_entry, write_dataset
-from u2seg.runtime import Progress
+from u2seg.runtime import Progress, track
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,13 +34,10 @@ FRAMES_PER_SECOND = 25
 
 
 def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
-    """Where the picture of each photo goes, by photo id.
+    """Where the picture of each photo goes, by photo id; nowhere where ``output`` is empty.
 
-    A folder that is new or empty is marked as an output of u2seg: what it holds is never taken for photos.
-
-    Args:
-        photos: the photos.
-        output: a file (by its ending, if there is one photo), a folder, or "" for no pictures.
+    It is a file (by its ending, if there is one photo) or a folder. One that is new or empty is marked as an output of
+    u2seg: what it holds is never taken for photos.
 
     Raises:
         UsageError: one file for many photos, or a picture would replace its photo.
@@ -66,15 +63,10 @@ def picture_paths(photos: PhotoSet, output: str) -> dict[int, Path]:
 def segment_photos(
     predictor: Predictor, photos: PhotoSet, pictures: Mapping[int, Path], panoptic: str = ""
 ) -> dict[str, str]:
-    """Segment photos; write pictures, a dataset of the predictions, or both.
+    """Segment ``photos``; write ``pictures``, paths by photo id, a dataset of the predictions, or both.
 
-    The dataset has the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py.
-
-    Args:
-        predictor: the model.
-        photos: the photos.
-        pictures: where the pictures go, by photo id.
-        panoptic: folder of the dataset, in which that of an earlier run is replaced; "" for none.
+    The dataset has the layout of tools/generate_pseudo.py, for the gallery and tools/evaluate_pseudo.py. It replaces
+    that of an earlier run in the folder ``panoptic``; "" for none.
 
     Returns:
         Path of each photo that could not be read to the reason; these are left out.
@@ -105,14 +97,12 @@ def _predict_each(
     predictor: Predictor, photos: PhotoSet, failures: dict[str, str]
 ) -> Iterator[tuple[Photo, Prediction]]:
     """Each photo that can be read, and its prediction; paths of the others go to ``failures``, with the reason."""
-    with Progress("segment", len(photos)) as progress:
-        for photo in photos.photos:
-            try:
-                yield photo, predictor(photo.path)
-            except DataError as error:
-                failures[photo.path] = str(error)
-                logger.warning("left out: %s", error)
-            progress.advance()
+    for photo in track(photos.photos, "segment", len(photos)):
+        try:
+            yield photo, predictor(photo.path)
+        except DataError as error:
+            failures[photo.path] = str(error)
+            logger.warning("left out: %s", error)
 
 
 def _write_label(root: Path, photo: Photo, prediction: Prediction, is_first: bool) -> Entry:

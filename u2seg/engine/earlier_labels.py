@@ -13,22 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from u2seg import panoptic
 from u2seg.errors import DataError, UsageError
-from u2seg.fields import told, whole
+from u2seg.fields import read_json_object, told, whole
 from u2seg.files import file_sha256
 from u2seg.images import Photo, PhotoSet, enlarge, find_photos
-from u2seg.panoptic import (
-    INSTANCES_JSON,
-    PANOPTIC_JSON,
-    RUN_JSON,
-    Instances,
-    LabelledPhoto,
-    PanopticDataset,
-    decode_mask,
-    read_instances,
-    read_json_object,
-    read_panoptic,
-)
 from u2seg.structures import STUFF_VOID, MaskSet
 
 KEY = "U2SEG.SELF_TRAINING.LABELS"
@@ -38,8 +27,8 @@ KEY = "U2SEG.SELF_TRAINING.LABELS"
 class PhotoLabel:
     """The label of one photo."""
 
-    dataset: PanopticDataset  # Without the other photos, since a label travels to workers
-    photo: LabelledPhoto
+    dataset: panoptic.PanopticDataset  # Without the other photos, since a label travels to workers
+    photo: panoptic.LabelledPhoto
     painted: tuple[Mapping[str, Any], ...] | None
     """Annotations of the things that the PNG shows, whole; None where only the PNG tells."""
 
@@ -61,7 +50,7 @@ class PhotoLabel:
             elif self.painted is None:
                 things.append((ids == segment.id, segment.score, segment.category_id))
         for thing in self.painted or ():
-            mask = enlarge(decode_mask(thing["segmentation"]), height, width)
+            mask = enlarge(panoptic.decode_mask(thing["segmentation"]), height, width)
             things.append((mask, thing["score"], thing["category_id"]))
         things = [thing for thing in things if thing[0].any()]  # a small one may have no pixel at this size
         masks = np.array([mask for mask, _, _ in things], bool).reshape(-1, height, width)
@@ -80,21 +69,21 @@ class EarlierLabels:
             DataError: they are damaged, empty, or of classes that this package does not number.
         """
         root = Path(directory).expanduser().absolute()
-        if not directory or not (root / PANOPTIC_JSON).is_file():
+        if not directory or not (root / panoptic.PANOPTIC_JSON).is_file():
             raise UsageError(
-                f"{KEY} {directory!r} holds no {PANOPTIC_JSON}: name the directory of the labels that the model was "
-                "trained on, as tools/generate_pseudo.py makes it"
+                f"{KEY} {directory!r} holds no {panoptic.PANOPTIC_JSON}: name the directory of the labels that the "
+                "model was trained on, as tools/generate_pseudo.py makes it"
             )
-        self.dataset = read_panoptic(root)
+        self.dataset = panoptic.read_panoptic(root)
         if not self.dataset.photos:
             raise DataError(f"{self.dataset.json_file} lists no photo that has a label")
         self.space = self.dataset.label_space()
         if not all(isinstance(image_id, int) for image_id in self.dataset.photos.image_ids):
             raise DataError(f"{self.dataset.json_file}: image ids must be whole numbers here, not text")
         self._without_photos = self.dataset.without_photos()
-        run = read_json_object(root / RUN_JSON) if (root / RUN_JSON).is_file() else {}
+        run = read_json_object(root / panoptic.RUN_JSON) if (root / panoptic.RUN_JSON).is_file() else {}
         earlier = run["self_training"] if isinstance(run.get("self_training"), dict) else {}
-        self.round = told(f"{root / RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
+        self.round = told(f"{root / panoptic.RUN_JSON}: self_training", whole, earlier, "round", 0, 10**6, 0)
         """0 for the labels of the factory, t for those of the t-th round of self-training."""
         self.caveats = [str(caveat) for caveat in run["caveats"]] if isinstance(run.get("caveats"), list) else []
         """What its run.json says against calling it unsupervised."""
@@ -102,13 +91,13 @@ class EarlierLabels:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """Hash of each JSON file that the labels are read from, by its name."""
-        files = (self.dataset.root / PANOPTIC_JSON, self.dataset.root / INSTANCES_JSON)
+        files = (self.dataset.root / panoptic.PANOPTIC_JSON, self.dataset.root / panoptic.INSTANCES_JSON)
         return {path.name: file_sha256(path) for path in files if path.is_file()}
 
     @cached_property
-    def _instances(self) -> Instances | None:
+    def _instances(self) -> panoptic.Instances | None:
         """All whole masks; None where no file says which segment shows each of them."""
-        instances = read_instances(self.dataset)
+        instances = panoptic.read_instances(self.dataset)
         return instances if instances and None not in instances.segment_ids else None
 
     def label(self, image_id: int) -> PhotoLabel:

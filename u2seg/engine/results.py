@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from u2seg.errors import DataError, UsageError, lookup
+from u2seg.evaluation.fitting import read_matching
 from u2seg.evaluation.matching import MANY_TO_ONE
-from u2seg.evaluation.saved import read_matching
 from u2seg.files import in_words, replacing
 from u2seg.report.draw import DIMMED, Layer, Region, draw_layer
 from u2seg.structures import LabelSpace, Segment, category_color
@@ -78,12 +78,9 @@ class ClassNames:
 
 
 def names_from_matching(path: str | os.PathLike[str], space: LabelSpace, policy: str = "") -> ClassNames:
-    """Names of the classes that clusters were matched to, from a file of ``--save-matching``.
+    """Names of the classes that the clusters of ``space`` were matched to, from a file of ``--save-matching``.
 
-    Args:
-        path: the file.
-        space: K and S of the model.
-        policy: which of the file's matchings; by default ``many_to_one``, or else the first.
+    Of its matchings, that of ``policy`` counts; by default ``many_to_one``, or else the first.
 
     Raises:
         UsageError: there is no such file, or no such policy in it.

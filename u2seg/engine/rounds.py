@@ -18,6 +18,7 @@ import numpy as np
 from u2seg.engine.earlier_labels import PhotoLabel
 from u2seg.errors import DataError
 from u2seg.images import Photo, batches
+from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
 from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.runtime import bounded_threads
@@ -156,8 +157,7 @@ def mask_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
-    codes = (coco.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8)) for masks in (first, second))
-    return coco.iou(*codes, [0] * len(second))
+    return coco.iou(encode_masks(first), encode_masks(second), [0] * len(second))
 
 
 def merge_stuff(classes: np.ndarray, confidence: np.ndarray, earlier: np.ndarray, min_confidence: float) -> np.ndarray:

@@ -16,10 +16,9 @@ from scipy.sparse import coo_array
 
 from u2seg.evaluation import matching, quality
 from u2seg.evaluation.detection import scores_by_kind
-from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
-from u2seg.evaluation.runs import positions
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring, Taxonomy
 from u2seg.evaluation.tables import VOID, Table, count_grid
-from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.panoptic.run_lengths import positions
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,12 @@ def read_outcomes(results: Iterable[Mapping[str, Any] | None], areas: Sequence[S
     for category in {category for category, _ in parts}:
         first = parts[category, 0]
         flags = [
-            np.stack([np.concatenate([_flags(r[name]) for r in parts[category, a]], axis=1) for a in place.values()])
+            np.stack([np.concatenate([r[name] for r in parts[category, a]], axis=1) for a in place.values()]) != 0
             for name in ("dtMatches", "dtIgnore")
         ]
         ranks = np.concatenate([np.arange(len(result["dtScores"]), dtype=np.uint8) for result in first])
         outcomes[category] = Outcomes(np.concatenate([r["dtScores"] for r in first]), ranks, *flags)
     return outcomes
-
-
-def _flags(values: Any) -> np.ndarray:
-    return np.asarray(values) != 0
 
 
 def join_outcomes(parts: Sequence[Mapping[int, Outcomes]]) -> dict[int, Outcomes]:
@@ -65,11 +61,8 @@ def precision_recall(
 ) -> dict[str, np.ndarray]:
     """COCO's ``precision`` float64 (T, R, C, A, Q) and ``recall`` float64 (T, C, A, Q), -1 where there is no object.
 
-    Args:
-        outcomes: by category.
-        truth: by category, in rising order, how many objects of each area are to be found.
-        limits: most detections of an image and category that count.
-        thresholds: T.
+    ``truth`` says by category, in rising order, how many objects of each area are to be found; ``limits`` are the most
+    detections of an image and category that count; ``thresholds`` is T.
     """
     shape = len(truth), len(next(iter(truth.values()), ())), len(limits)
     precision, recall = -np.ones((thresholds, len(RECALLS), *shape)), -np.ones((thresholds, *shape))

@@ -13,29 +13,25 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.detection import KINDS, class_agnostic_scores
-from u2seg.evaluation.fitting import ways_to_fit
-from u2seg.evaluation.matching import U2SEG_PAPER, Scoring
+from u2seg.evaluation.fitting import MATCHING_FILE, directory_name, save_matching, ways_to_fit
+from u2seg.evaluation.matching import U2SEG_PAPER, Scoring, Taxonomy
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
-from u2seg.evaluation.saved import MATCHING_FILE, directory_name, save_matching
 from u2seg.evaluation.tables import warn_of_statements
-from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
 from u2seg.structures import LabelSpace
-
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

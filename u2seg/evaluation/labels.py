@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +15,15 @@ from pycocotools import mask as coco
 from u2seg.errors import DataError, UsageError
 from u2seg.evaluation.comparison import Comparison
 from u2seg.evaluation.detection import class_agnostic_scores
-from u2seg.evaluation.fitting import ways_to_fit
-from u2seg.evaluation.matching import Scoring
+from u2seg.evaluation.fitting import save_matching, ways_to_fit
+from u2seg.evaluation.matching import Scoring, Taxonomy
 from u2seg.evaluation.report import draw_clusters, make_report
-from u2seg.evaluation.saved import save_matching
 from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, warn_of_statements
-from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import INSTANCES_JSON, PanopticDataset, read_instances, read_panoptic
-from u2seg.panoptic.pairing import Pair, Pairs, pair_images
-from u2seg.runtime import Progress
+from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
+from u2seg.panoptic.pairing import pair_images
+from u2seg.runtime import track
 
 PHOTOS_WORTH_WORKERS = 400
 """Below so many photos, starting worker processes takes longer than it saves."""
@@ -63,7 +62,13 @@ def evaluate_labels(
     if scoring.matching and (fit_on or save):
         raise UsageError("--matching fits nothing, so --fit-on and --save-matching can't go with it")
     pairs, left_out, pseudo, comparison = _compare(scored, scoring, workers)
-    detections, source = _masks(pseudo, pairs, comparison.table)
+    instances = read_instances(pseudo)
+    if instances is None:
+        detections, source = comparison.table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
+    else:
+        image_ids = (pseudo.photos.image_ids[place] for place in pairs[:, 1].tolist())
+        detections = join_rows([_detections(instances[image_id]) for image_id in image_ids])
+        source = INSTANCES_JSON
     fitted, name = None, str(scored.pseudo)
     if fit_on:
         *_, fitted = _compare(fit_on, scoring, workers, comparison.taxonomy)
@@ -79,7 +84,7 @@ def evaluate_labels(
 
 def _compare(
     paths: LabelPaths, scoring: Scoring, workers: int, like: Taxonomy | None = None
-) -> tuple[Pairs, dict[str, list[str]], PanopticDataset, Comparison]:
+) -> tuple[np.ndarray, dict[str, list[str]], PanopticDataset, Comparison]:
     """Pair the photos and read all PNGs, in this process or in others."""
     for folder in (paths.pseudo, paths.gt_dir):
         if not folder.is_dir():
@@ -90,46 +95,25 @@ def _compare(
     workers = workers or (1 if len(pairs) < PHOTOS_WORTH_WORKERS else min(os.cpu_count() or 1, 8))
     read_table = partial(_read_table, gt.without_photos(), pseudo.without_photos())  # little to send to workers
     executor_name = "process" if workers > 1 else "inline"
-    with make_executor(executor_name, workers, 1) as executor, Progress("comparing labels", len(pairs)) as progress:
-        table = Table.join(_blocks(run_in_order(executor, read_table, pairs, 32 * workers), progress))
+    photos = ((gt.photos[first], pseudo.photos[second]) for first, second in pairs.tolist())
+    blocks: list[Table] = []
+    with make_executor(executor_name, workers, 1) as executor:
+        tables = track(run_in_order(executor, read_table, photos, 32 * workers), "comparing labels", len(pairs))
+        while block := list(itertools.islice(tables, 1000)):  # many small arrays take more memory than a few large ones
+            blocks.append(Table.join(block))
+    table = Table.join(blocks)
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        warn_of_statements(dataset, pairs.places[:, side].tolist(), rows)
+        warn_of_statements(dataset, pairs[:, side].tolist(), rows)
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 
 
-def _blocks(tables: Iterator[Table], progress: Progress) -> list[Table]:
-    """``tables`` of one image each, joined a thousand at a time: many small arrays take more than a few large ones."""
-    blocks: list[Table] = []
-    block: list[Table] = []
-    for table in tables:
-        block.append(table)
-        progress.advance()
-        if len(block) == 1000:
-            blocks.append(Table.join(block))
-            block = []
-    return [*blocks, *block]
-
-
-def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: Pair) -> Table:
+def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> Table:
     true, guess = pair
     try:
         return compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
     except DataError as error:
         raise DataError(f"photo {true.file_name!r}: {error}") from error
-
-
-def _masks(pseudo: PanopticDataset, pairs: Pairs, table: Table) -> tuple[np.ndarray, str]:
-    """All masks, `SEGMENT` (N,), and where they come from: ``instances.json``, else the things of the PNGs.
-
-    Raises:
-        DataError: ``instances.json`` does not fit the photos.
-    """
-    instances = read_instances(pseudo)
-    if instances is None:
-        return table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
-    blocks = [_detections(instances[image_id]) for image_id in pairs.image_ids()]
-    return join_rows(blocks), INSTANCES_JSON
 
 
 def _detections(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Which human class a cluster stands for, decided by counts of what it overlaps.
 
+Human classes (`Taxonomy`) are categories as they are, or their supercategories.
+
 Things are matched to thing classes and stuff to stuff classes, never across. What counts is shared pixels, human crowds
 included; for `u2seg_paper`, votes, as the U2Seg paper counts them (arXiv 2312.17243, section 4, and its released code):
 a thing votes for the class of a human object that its box hits if its score is high enough; a stuff region votes for
 the human stuff class that it overlaps enough in that photo; the majority wins, of equals the first class.
 
 Shapes: ``K`` clusters of one kind; ``L`` clusters of both, things first; ``C`` classes; ``G`` true and ``P`` predicted
-segments of the set; ``U`` members of clusters (see `comparison`); ``V`` voters.
+segments of the set; ``U`` members of clusters (see `comparison`); ``V`` voters; ``n`` segments.
 
 *Evidence* is a sparse matrix, int64 (U, C): what speaks for giving the cluster of a member a class, shared pixels or
 votes. It may hold several entries for one pair, which add up.
@@ -14,7 +16,7 @@ votes. It may hold several entries for one pair, which add up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,10 @@ from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
-from u2seg.errors import UsageError, lookup
+from u2seg.errors import DataError, UsageError, lookup
 from u2seg.evaluation.quality import merge_segments
 from u2seg.evaluation.tables import VOID, Table, sum_pairs
+from u2seg.panoptic import PanopticDataset
 
 MANY_TO_ONE = "many_to_one"
 ONE_TO_ONE = "one_to_one"
@@ -40,7 +43,68 @@ RULES = {
 }
 """Policy to the rule that turns its counts into classes; `u2seg_paper` differs in what it counts."""
 
+LEVELS = ("category", "supercategory")
 DEFAULT_POLICIES = (MANY_TO_ONE, ONE_TO_ONE, ONE_TO_ONE_THEN_MAJORITY)
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """C classes and the class of each category id of the ground truth."""
+
+    keys: tuple[
+        tuple[str, bool], ...
+    ]  # (C,) name, and whether it is a thing: by these, classes of two sets are compared
+    class_of: Mapping[int, int]
+    things: str  # Level of the thing classes, one of `LEVELS`
+    stuff: str  # Level of the stuff classes, one of `LEVELS`
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def names(self) -> list[str]:
+        """(C,)"""
+        return [name for name, _ in self.keys]
+
+    @property
+    def isthing(self) -> np.ndarray:
+        """bool (C,)"""
+        return np.array([isthing for _, isthing in self.keys], bool)
+
+    def classes(self, category: np.ndarray) -> np.ndarray:
+        """Class int64 (n,) in [0, C) of category ids int64 (n,)."""
+        ids, inverse = np.unique(category, return_inverse=True)
+        return np.array([self.class_of[index] for index in ids.tolist()], np.int64)[inverse.reshape(-1)]
+
+    @classmethod
+    def of(
+        cls, gt: PanopticDataset, things: str = "category", stuff: str = "supercategory", like: Taxonomy | None = None
+    ) -> Taxonomy:
+        """The classes of ``gt``, each kind at its level; numbered as those of ``like``, if given.
+
+        COCO has 80 categories of things and 53 of stuff in 12 and 15 supercategories; the U2Seg paper scores 80 + 15.
+
+        Raises:
+            UsageError: a level is neither.
+            DataError: supercategories are asked for and do not tell the categories of ``gt`` apart, or it has a class
+                that ``like`` has not.
+        """
+        for level in (things, stuff):
+            lookup("level of classes", level, dict.fromkeys(LEVELS))
+        for level, isthing, kind in ((things, True, "things"), (stuff, False, "stuff")):
+            if level == "supercategory":
+                gt.check_supercategories(isthing, f"use --gt-{kind} category (TEST.MATCHING.{kind.upper()})")
+        number_of = {key: number for number, key in enumerate(like.keys if like else ())}
+        class_of = {}
+        for category in (*gt.things, *gt.stuff):
+            level = things if category.isthing else stuff
+            key = category.name if level == "category" else category.supercategory, category.isthing
+            if like and key not in number_of:
+                raise DataError(
+                    f"{gt.json_file} has the class {key[0]!r}, which the ground truth to score against has not"
+                )
+            class_of[category.id] = number_of.setdefault(key, len(number_of))
+        return cls(tuple(number_of), class_of, things, stuff)
 
 
 @dataclass(frozen=True)

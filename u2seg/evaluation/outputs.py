@@ -13,11 +13,10 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation.comparison import Comparison
-from u2seg.evaluation.matching import Scoring
-from u2seg.evaluation.runs import encode_masks
+from u2seg.evaluation.matching import Scoring, Taxonomy
 from u2seg.evaluation.tables import SEGMENT, VOID, Table, compare_maps, join_rows
-from u2seg.evaluation.taxonomy import Taxonomy
 from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo
+from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.structures import LabelSpace
 
 

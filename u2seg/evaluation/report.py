@@ -139,12 +139,9 @@ def _warning(scores: Mapping[str, Any]) -> str:
 
 
 def draw_clusters(comparison: Comparison, policy: str, path: Path) -> None:
-    """Write a PNG of the counts behind ``policy``, each cluster's as shares of its own sum, sorted by its class.
+    """Write a PNG of the counts behind ``policy``, each cluster's as shares of its own sum.
 
-    Args:
-        comparison: a set labelled twice.
-        policy: its matching gives the order of the rows, and a mark in each.
-        path: the file to write.
+    Its matching gives the order of the rows, and a mark in each.
     """
     from matplotlib.figure import Figure
 

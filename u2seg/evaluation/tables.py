@@ -17,9 +17,9 @@ from pycocotools import mask as coco
 from scipy.sparse import coo_array
 
 from u2seg.errors import DataError
-from u2seg.evaluation.runs import encode_segments, positions
 from u2seg.panoptic import PanopticDataset, SegmentInfo
 from u2seg.panoptic.agreement import warn_of_areas, warn_of_boxes
+from u2seg.panoptic.run_lengths import encode_segments, positions
 
 VOID = -1
 """Index of a segment, or a class, that is none."""
@@ -171,10 +171,7 @@ def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndar
 def warn_of_statements(dataset: PanopticDataset, places: Sequence[int], rows: np.ndarray) -> None:
     """Log how many areas and boxes that ``dataset`` states are not those of its PNGs.
 
-    Args:
-        dataset: whose photos at ``places`` have been read.
-        places: n photos, in order.
-        rows: `SEGMENT` of all their segments.
+    ``rows`` are `SEGMENT` of all segments of its photos at ``places``, in order.
     """
     warn_of_areas(dataset.json_file, dataset.photos.stated_areas(places), rows["area"])
     things = rows["isthing"] & (rows["area"] > 0)

@@ -1,7 +1,7 @@
 """Which photos a run is about, and how one becomes pixels."""
 
-from u2seg.images.finding import EXTENSIONS, Photo, PhotoSet, batches, find_photos
-from u2seg.images.reading import MAX_PIXELS, enlarge, read_image, read_shrunk, shrink
+from u2seg.images.finding import Photo, PhotoSet, batches, find_photos
+from u2seg.images.reading import EXTENSIONS, MAX_PIXELS, enlarge, read_image, read_shrunk, shrink
 
 __all__ = [
     "EXTENSIONS",

@@ -51,14 +51,10 @@ def declarations(image: ImageFile) -> Mapping[int, Any]:
 
 
 def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
-    """Values (H, W) or uint16 (H, W, C) of a deep image.
+    """Values (H, W) or uint16 (H, W, C) of a deep image, not yet loaded; ``again`` is the same file, opened anew.
 
     Pillow has no mode for three channels of 16 bits and keeps the upper byte of each; read in the other byte order, it
     keeps the lower one.
-
-    Args:
-        image: opened, not yet loaded.
-        again: the same file, opened a second time.
     """
     raw = _raw_mode(image)
     if _ppm_white(image):
@@ -100,7 +96,7 @@ def to_eight_bits(values: np.ndarray, tags: Any) -> np.ndarray:
     sample = _without_outliers(sample[:: -(-sample.size // SAMPLE) or 1])
     if not sample.size:
         return np.zeros(values.shape, np.uint8)
-    low, high = _range(sample, _signed(tags))
+    low, high = _range(sample, SIGNED in np.ravel(tags.get(SAMPLE_FORMAT, 1)))
     low, high = _declared(tags, SAMPLE_MIN, low), _declared(tags, SAMPLE_MAX, high)
     scaled = np.zeros(values.shape, np.float32)
     scaled[valid] = (values[valid].astype(np.float64) - low) * (255.0 / max(high - low, 1e-30))
@@ -163,7 +159,3 @@ def _declared(tags: Any, tag: int, default: float) -> float:
         return float(str(value).strip("\0 "))
     except ValueError:
         return default
-
-
-def _signed(tags: Any) -> bool:
-    return SIGNED in tuple(np.ravel(tags.get(SAMPLE_FORMAT, 1)))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from u2seg.errors import UsageError, printable
-from u2seg.images.sources import EXTENSIONS, PassedOver, list_photos
+from u2seg.images.reading import EXTENSIONS
+from u2seg.images.sources import PassedOver, list_photos
 
 logger = logging.getLogger(__name__)
 

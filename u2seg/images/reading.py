@@ -5,6 +5,7 @@ Shapes: ``H, W`` pixels of the photo after its EXIF orientation is applied, the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -18,16 +19,7 @@ from PIL.ImageFile import ImageFile
 
 from u2seg.errors import DataError
 from u2seg.files import open_regular
-from u2seg.images.depth import (
-    PREMULTIPLIED,
-    declarations,
-    has_contrast,
-    is_deep,
-    keep_colours,
-    read_deep,
-    to_eight_bits,
-)
-from u2seg.images.formats import formats_of
+from u2seg.images import depth
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +29,46 @@ REDUCED_FROM = 32
 """A photo of more than this many times the pixels that are asked for is decoded at a half, a quarter or an eighth, as
 far as its format can do that; 32 megapixels as shipped."""
 _ORIENTATION, _BITS_PER_SAMPLE = 274, 258
+_ENDINGS = {
+    "AVIF": ("avif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "GIF": ("gif",),
+    "HEIF": ("heic", "heif", "hif"),  # where pillow-heif is installed
+    "JPEG": ("jfif", "jpe", "jpeg", "jpg"),
+    "JPEG2000": ("j2k", "jp2", "jpf", "jpx"),
+    "MPO": ("mpo",),
+    "PNG": ("png",),
+    "PPM": ("pbm", "pgm", "pnm", "ppm"),
+    "TIFF": ("tif", "tiff"),
+    "WEBP": ("webp",),
+    "TGA": ("tga",),  # last, since it has no mark of its own
+}
+"""Pillow's name of a format to the endings of its files: an allow-list, since its other ones start programs or read
+without end."""
 _DEPTH_UNKNOWN = ("JPEG2000", "AVIF", "HEIF")
 """Formats of which Pillow gives the upper 8 bits, however many the file has."""
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of the formats that can be read here."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _ENDINGS if name in Image.OPEN)
+
+
+def formats_of(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Formats that the file may have, whatever it is called; only TGA goes by name."""
+    is_tga = os.fspath(path).lower().endswith(".tga")
+    return tuple(name for name in _readable() if name != "TGA" or is_tga)
+
+
+EXTENSIONS = frozenset(f".{ending}" for name in _readable() for ending in _ENDINGS[name])
+"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -60,12 +90,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 def read_shrunk(
     path: str | os.PathLike[str], pixels: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read_image` and `shrink` in one, which needs far less memory for a large photo.
-
-    Args:
-        path: as of `read_image`.
-        pixels: about as many at most are returned.
-        max_pixels: as of `read_image`.
+    """`read_image` and `shrink` to about ``pixels`` at most in one, which needs far less memory for a large photo.
 
     Returns:
         The photo uint8 (h, w, 3), and the H and W that it has on disk.
@@ -113,7 +138,7 @@ def _open(file: BinaryIO, path: Path) -> ImageFile:
     file.seek(0)
     image = Image.open(file, formats=formats_of(path))
     if image.format == "TIFF":
-        keep_colours(image)
+        depth.keep_colours(image)
     return image
 
 
@@ -129,8 +154,8 @@ def _reduce(image: ImageFile, pixels: int) -> bool:
 
 
 def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
-    tags = declarations(image)
-    if not is_deep(image):
+    tags = depth.declarations(image)
+    if not depth.is_deep(image):
         if max(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))) > 8:
             raise DataError("a TIFF of more than 8 bits whose channels lie apart; save it with them side by side")
         image.load()
@@ -138,13 +163,13 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
             _warn_of_contrast(str(path), np.asarray(image))
         ImageOps.exif_transpose(image, in_place=True)  # without a copy of a large photo
         return _to_rgb(image, image.format)
-    values = read_deep(image, _open(file, path))
+    values = depth.read_deep(image, _open(file, path))
     colors = values if values.ndim == 2 else values[..., :3]
-    eight = to_eight_bits(colors, tags)
+    eight = depth.to_eight_bits(colors, tags)
     _warn_of_contrast(str(path), eight)
     rgb = Image.fromarray(eight).convert("RGB")
     if values.shape[2:] == (4,):
-        rgb.putalpha(Image.fromarray(to_eight_bits(values[..., 3], {})))
+        rgb.putalpha(Image.fromarray(depth.to_eight_bits(values[..., 3], {})))
         rgb.info = image.info
         rgb = _to_rgb(rgb, image.format)
     rgb.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
@@ -153,7 +178,7 @@ def _turned_rgb(image: ImageFile, file: BinaryIO, path: Path) -> Image.Image:
 
 def _warn_of_contrast(path: str, pixels: np.ndarray) -> None:
     """Name the photo at ``path``, once, if nothing can be seen in its ``pixels`` uint8 (H, W) or (H, W, C)."""
-    if not has_contrast(pixels):
+    if not depth.has_contrast(pixels):
         _warn_once(path, int(pixels.min()), int(pixels.max()))
 
 
@@ -169,7 +194,7 @@ def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         image = image.convert("RGBA")
         if kind == "TIFF" and not _is_transparency(np.asarray(image.getchannel("A"))):
             return image.convert("RGB")
-        if PREMULTIPLIED in image.info:
+        if depth.PREMULTIPLIED in image.info:
             white = ImageChops.invert(image.getchannel("A"))
             return ImageChops.add(image.convert("RGB"), Image.merge("RGB", [white] * 3))
         ground = Image.new("RGBA", image.size, "white")

@@ -14,14 +14,10 @@ from pathlib import Path
 from u2seg import fields
 from u2seg.errors import DataError, UsageError
 from u2seg.files import is_output
-from u2seg.images.formats import extensions
+from u2seg.images.reading import EXTENSIONS
 
 PassedOver = Mapping[str, tuple[str, ...]]
 """Why something in a folder is no photo of the run (a key of `u2seg.images.finding.REASONS`) to names below it."""
-
-EXTENSIONS = extensions()
-"""Files of a folder that are taken for photos; what they hold decides how they are read, not their name."""
-
 
 _OTHER_FORMATS = frozenset(
     f".{ending}"
@@ -82,7 +78,7 @@ def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
             continue
         for entry in entries:
             ending = os.path.splitext(entry.name)[1].lower()
-            if entry.is_symlink() and not _is_below(os.path.realpath(entry.path), real_top):
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(real_top):
                 passed_over["link"].append(entry.path)
             elif entry.is_dir():  # a link to a folder below this one adds nothing
                 folders += [entry.path] if not (entry.is_symlink() or entry.name.startswith(".")) else []
@@ -92,10 +88,6 @@ def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
                 (links if entry.is_symlink() else photos).append(entry.path)
     photos += _each_file_once(links, {os.path.realpath(path) for path in photos} if links else set())
     return sorted(photos), {r: tuple(sorted(os.path.relpath(p, top) for p in ps)) for r, ps in passed_over.items()}
-
-
-def _is_below(path: str, top: str) -> bool:
-    return path == top or path.startswith(os.path.join(top, ""))
 
 
 def _each_file_once(paths: Iterable[str], known: set[str]) -> list[str]:

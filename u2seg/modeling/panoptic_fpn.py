@@ -25,8 +25,6 @@ from u2seg.pseudo.parts import Part
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.structures import MaskSet
 
-MIN_IOU = 0.5
-"""Of a refined mask with what it was; one that becomes another mask stays as it was."""
 STUFF_STRIDE = 4
 """Pixels of the photo that a cell of refined stuff stands for before."""
 
@@ -39,21 +37,22 @@ class U2SegPanopticFPN(PanopticFPN):
     """
 
     @configurable
-    def __init__(self, *, refiner: Refiner | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, refiner: Refiner | None = None, min_refined_iou: float = 0.5, **kwargs: Any) -> None:
         """Make the model.
 
         Args:
             refiner: brings the masks of detections, and stuff in ``panoptic_seg``, to the edges of the photo; None
                 leaves them as the heads draw them.
+            min_refined_iou: of a refined mask with what it was; one that becomes another mask stays as it was.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
-        self.refiner = refiner
+        self.refiner, self.min_refined_iou = refiner, min_refined_iou
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE`` asks for it."""
-        arguments = super().from_config(cfg)
+        arguments = super().from_config(cfg) | {"min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU}
         if cfg.MODEL.U2SEG.REFINE:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
@@ -66,7 +65,7 @@ class U2SegPanopticFPN(PanopticFPN):
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
             photo = photo_of(entry["image"], self.input_format, tuple(result["sem_seg"].shape[1:]))
-            refine_detections(self.refiner, photo, result["instances"])
+            refine_detections(self.refiner, photo, result["instances"], self.min_refined_iou)
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
                 result["instances"],
                 refined_stuff(self.refiner, photo, result["sem_seg"]),
@@ -92,15 +91,16 @@ def photo_of(image: torch.Tensor, channels: str, size: tuple[int, int]) -> np.nd
     return np.ascontiguousarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
 
 
-def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances) -> None:
+def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances, min_iou: float = 0.5) -> None:
     """Refine ``pred_masks`` bool (N, H, W) of ``detections`` in place, as masks of labels are.
 
-    Masks that are empty, or would become another, stay.
+    Masks that are empty, or would become another (an IoU below ``min_iou``), stay.
 
     Args:
         refiner: brings probabilities to pixels.
         photo: uint8 (H, W, 3) RGB.
         detections: of that photo.
+        min_iou: see `U2SegPanopticFPN`.
     """
     masks = detections.pred_masks
     drawn = masks.flatten(1).any(dim=1)
@@ -108,7 +108,7 @@ def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances
         return
     all_alike = np.ones(int(drawn.sum()), np.float32)  # all stay: order is what counts
     coarse = MaskSet(masks[drawn].cpu().numpy(), all_alike)
-    refined = refine_masks(refiner, photo, coarse, MIN_IOU, keep_rough=True)
+    refined = refine_masks(refiner, photo, coarse, min_iou, keep_rough=True)
     masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
 
 

@@ -6,7 +6,6 @@ photos lie, ``info.panoptic_root`` where the PNGs lie, both relative to it. Wher
 for in ``images/``, in the directory itself and in a folder called as the JSON file; PNGs in ``panoptic/`` first.
 """
 
-from u2seg.fields import read_json, read_json_object
 from u2seg.panoptic.codes import LARGEST_ID, decode_ids, encode_ids, read_ids
 from u2seg.panoptic.dataset import Category, PanopticDataset
 from u2seg.panoptic.instances import Instances, instance_entry, read_instances
@@ -33,8 +32,6 @@ __all__ = [
     "instance_entry",
     "read_ids",
     "read_instances",
-    "read_json",
-    "read_json_object",
     "read_panoptic",
     "write_dataset",
 ]

@@ -6,7 +6,7 @@ Shapes: ``H, W`` image pixels; ``n`` segments or masks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from u2seg import fields
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import Ids, refuse_duplicates
+from u2seg.panoptic.photos import Ids, LabelledPhoto, refuse_duplicates
 from u2seg.panoptic.reading import warn_once
 
 
@@ -55,25 +55,29 @@ def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np
     return np.array([area_of.get(number, 0) for number in listed], np.int64)
 
 
+def read_label(dataset: PanopticDataset, photo: LabelledPhoto) -> tuple[np.ndarray, np.ndarray]:
+    """Segment ids int32 (H, W) of a photo of ``dataset``, and pixels int64 (n,) of each of its segments.
+
+    Raises:
+        DataError: the PNG is missing, broken, of another size than the JSON says, or holds ids that are not listed.
+    """
+    ids = dataset.read_ids(photo)
+    return ids, segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
+
+
 def check_numbers(key: str, entries: Iterable[Any], dataset: PanopticDataset) -> None:
-    """See that an ``instances.json`` numbers its photos or classes as ``dataset`` does.
+    """See that ``entries``, the list ``key`` of an ``instances.json``, are numbered as ``dataset`` is.
 
-    A photo or class may have another name there; but not that of one with another id.
-
-    Args:
-        key: "images" or "categories".
-        entries: of that list.
-        dataset: to compare with.
+    A photo ("images") or class ("categories") may have another name there; but not that of one with another id.
 
     Raises:
         DataError: an id stands twice, or for another photo or class than in ``dataset``.
     """
-    names: Mapping[Any, str] = {category.id: category.name for category in dataset.things}
+    of_photos, photos = key == "images", dataset.photos
+    things: dict[Any, str] = {category.id: category.name for category in dataset.things}
     stuff = {(category.id, category.name) for category in dataset.stuff}  # may share names with things
-    read_name: Callable[..., str] = fields.text
-    name_key = "name"
-    if key == "images":
-        names, stuff, read_name, name_key = _PhotoNames(dataset), set(), fields.file_name, "file_name"
+    read_name: Callable[..., str] = fields.file_name if of_photos else fields.text
+    name_key = "file_name" if of_photos else "name"
     ids = Ids()
     others: dict[str, int | str] = {}
     for position, entry in enumerate(entries):
@@ -82,29 +86,20 @@ def check_numbers(key: str, entries: Iterable[Any], dataset: PanopticDataset) ->
         ids.append(number)
         if entry.get(name_key) is not None:
             name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key)
-            if names.get(number) != name and (number, name) not in stuff:
+            if of_photos:
+                known = number in dataset.place and photos.file_names[dataset.place[number]] == name
+            else:
+                known = things.get(number) == name or (number, name) in stuff
+            if not known:
                 others[name] = number
     refuse_duplicates(ids, f"of {key!r}, id")
-    for number, name in names.items() if others else ():
+    numbered: Iterable[tuple[Any, str]] = things.items()
+    if of_photos:
+        numbered = zip(photos.image_ids, photos.file_names, strict=True)
+    for number, name in numbered if others else ():
         if name in others:
             where = f"in {dataset.json_file.name} {number!r}"
             raise DataError(f"{name!r} of {key!r} has the id {others[name]!r}, {where}; both files must number alike")
-
-
-class _PhotoNames(Mapping[Any, str]):
-    """File name of each photo of a dataset, by image id."""
-
-    def __init__(self, dataset: PanopticDataset) -> None:
-        self._place, self._names = dataset.place, dataset.photos.file_names
-
-    def __getitem__(self, image_id: Any) -> str:
-        return self._names[self._place[image_id]]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._place)
-
-    def __len__(self) -> int:
-        return len(self._place)
 
 
 class StatedMasks:

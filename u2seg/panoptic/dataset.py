@@ -92,12 +92,8 @@ class PanopticDataset:
     def check_supercategories(self, isthing: bool, remedy: str) -> None:
         """See that supercategories tell the things, or the stuff, apart.
 
-        Args:
-            isthing: of which kind.
-            remedy: what to do where they do not.
-
         Raises:
-            DataError: a category has none, or all have the same.
+            DataError: a category has none, or all have the same; the message ends in the ``remedy``.
         """
         kind = self.things if isthing else self.stuff
         for category in kind:

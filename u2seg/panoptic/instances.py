@@ -19,7 +19,7 @@ from u2seg.panoptic.agreement import StatedMasks, check_numbers
 from u2seg.panoptic.dataset import PanopticDataset
 from u2seg.panoptic.photos import Ids, Texts, refuse_duplicates
 from u2seg.panoptic.run_lengths import count_runs, decode_runs, encode_mask, mask_areas
-from u2seg.panoptic.stream import NoJsonError, read_members
+from u2seg.panoptic.stream import NoJsonError, listed, read_members
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON
 
 ENTRIES_AT_ONCE = 1000
@@ -68,18 +68,18 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
     def __getitem__(self, image_id: Any) -> list[dict[str, Any]]:
         photo, (order, starts) = self._place[image_id], self._order
         places = order[starts[photo] : starts[photo + 1]].tolist()
-        return [self._entry(place, self._photos.size(photo)) for place in places]
-
-    def _entry(self, place: int, size: tuple[int, int]) -> dict[str, Any]:
-        return {
-            "id": self.ids[place],
-            "category_id": self._categories[place],
-            "segment_id": self.segment_ids[place],
-            "score": self._scores[place],
-            "segmentation": {"size": list(size), "counts": self._codes[place]},
-            "area": self._areas[place],
-            "iscrowd": bool(self._crowds[place]),
-        }
+        return [
+            {
+                "id": self.ids[place],
+                "category_id": self._categories[place],
+                "segment_id": self.segment_ids[place],
+                "score": self._scores[place],
+                "segmentation": {"size": list(self._photos.size(photo)), "counts": self._codes[place]},
+                "area": self._areas[place],
+                "iscrowd": bool(self._crowds[place]),
+            }
+            for place in places
+        ]
 
 
 def read_instances(dataset: PanopticDataset) -> Instances | None:
@@ -95,10 +95,10 @@ def read_instances(dataset: PanopticDataset) -> Instances | None:
     try:
         for key, value in read_members(file, ("annotations", "images", "categories")):
             if key in ("images", "categories") and value:
-                check_numbers(key, _listed(key, value), dataset)
+                check_numbers(key, listed(key, value), dataset)
             if key == "annotations":
                 try:
-                    instances, fault = _instances(_listed(key, value), dataset), None
+                    instances, fault = _instances(listed(key, value), dataset), None
                 except NoJsonError:
                     raise
                 except DataError as error:  # said after lists that number otherwise, which may be the cause
@@ -112,13 +112,6 @@ def read_instances(dataset: PanopticDataset) -> Instances | None:
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     return instances
-
-
-def _listed(key: str, value: Any) -> Iterator[Any]:
-    """``value``, that of ``key``, if it is a list."""
-    if not isinstance(value, Iterator):
-        raise DataError(f"it has no list {key!r}")
-    return value
 
 
 def _instances(entries: Iterator[Any], dataset: PanopticDataset) -> Instances:

@@ -1,43 +1,20 @@
-"""Which photos of two datasets are the same: by name, since ids differ from tool to tool."""
+"""Which photos of two datasets are the same: by name, since ids differ from tool to tool.
+
+Shapes: ``n`` pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import LabelledPhoto, OnDemand, Photos
-
-Pair = tuple[LabelledPhoto, LabelledPhoto]
-"""A photo as the ground truth lists it, and as the pseudo labels do."""
 
 
-class Pairs(OnDemand[Pair]):
-    """Photos of two datasets, each pair made when it is asked for."""
-
-    def __init__(self, gt: Photos, pseudo: Photos, places: Sequence[tuple[int, int]]) -> None:
-        self.places = np.array(places, np.int64).reshape(-1, 2)
-        """int64 (n, 2): where the photos of each pair stand in the one dataset and in the other"""
-        self._photos = gt, pseudo
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def at(self, place: int) -> Pair:
-        """The pair at ``place``."""
-        gt, pseudo = self.places[place].tolist()
-        return self._photos[0][gt], self._photos[1][pseudo]
-
-    def image_ids(self) -> Iterator[Any]:
-        """Of the photos as the pseudo labels list them."""
-        return (self._photos[1].image_ids[place] for place in self.places[:, 1].tolist())
-
-
-def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[Pairs, dict[str, list[str]]]:
+def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[np.ndarray, dict[str, list[str]]]:
     """Find the photos of ``gt`` in ``pseudo``.
 
     First by the whole file name, then by the longest end of the path that names a single photo on each side (so
@@ -45,7 +22,8 @@ def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[Pairs, di
     is left out.
 
     Returns:
-        The pairs, in order of stem; and by ``only_gt`` and ``only_pseudo``, the file names without a partner.
+        Where the photos of each pair stand in the one dataset and in the other, int64 (n, 2), in order of stem; and by
+        ``only_gt`` and ``only_pseudo``, the file names without a partner.
 
     Raises:
         DataError: no photo is in both.
@@ -68,7 +46,7 @@ def pair_images(gt: PanopticDataset, pseudo: PanopticDataset) -> tuple[Pairs, di
         sets = [f"{d.json_file} ({len(d.photos)} photos{e})" for d, e in zip((gt, pseudo), examples, strict=True)]
         raise DataError(f"no photo of {sets[0]} is in {sets[1]} by its file name; give labels of the same photos")
     order = sorted(partner, key=lambda place: (PurePosixPath(sides[0][place]).stem, sides[0][place]))
-    return Pairs(gt.photos, pseudo.photos, [(place, partner[place]) for place in order]), {
+    return np.array([(place, partner[place]) for place in order], np.int64), {
         "only_gt": [name for place, name in enumerate(sides[0]) if place not in partner],
         "only_pseudo": [name for place, name in enumerate(sides[1]) if place not in paired],
     }

@@ -1,9 +1,9 @@
-"""The photos of a panoptic dataset and their segments, kept as columns of numbers.
+"""The photos of a panoptic dataset and their segments, kept as numbers in few blocks of memory.
 
-As objects of Python, a photo of ten segments takes kilobytes; as columns, 26 bytes a segment and some 120 with its
-names. So the objects are made when they are asked for. Processes that are forked share the columns.
+As objects of Python, a photo of ten segments takes kilobytes; so, 42 bytes a segment and some 120 with its names. The
+objects are made when they are asked for. Processes that are forked share the numbers.
 
-Shapes: ``N`` photos.
+Shapes: ``N`` photos; ``n`` segments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,11 +49,6 @@ class LabelledPhoto:
     label: str
     """``file_name`` of the annotation: the PNG below the panoptic root."""
     segments: tuple[SegmentInfo, ...]
-
-    @property
-    def stem(self) -> str:
-        """File name of the photo without folder and ending."""
-        return PurePosixPath(self.file_name).stem
 
 
 class OnDemand(Sequence[T]):
@@ -111,6 +105,13 @@ class Ids(OnDemand[Any]):
         self._numbers.append(value if small else 0)
 
 
+_ROW = np.dtype(
+    {
+        "names": ["id", "category", "isthing", "iscrowd", "score", "area", "x", "y", "width", "height"],
+        "formats": ["i4", "i4", "?", "?", "f8", "f8", "i4", "i4", "i4", "i4"],
+    }
+)
+"""A segment as it is kept; area and box are those that the file states, or nan and -1."""
 _NO_BOX = (-1, -1, -1, -1)
 
 
@@ -120,27 +121,18 @@ class Photos(OnDemand[LabelledPhoto]):
     def __init__(self, photos: Iterable[LabelledPhoto] = ()) -> None:
         """Take up ``photos``, one at a time."""
         self.image_ids, self.file_names, self.labels = Ids(), Texts(), Texts()
-        self._sizes, self._ends = array("i"), array("q", [0])
-        self._ids, self._categories = array("i"), array("i")
-        self._things, self._crowds = bytearray(), bytearray()
-        self._scores, self._areas, self._boxes = array("d"), array("d"), array("i")
+        self._sizes, self._ends, self._rows = array("i"), array("q", [0]), bytearray()
         for photo in photos:
-            self._append(photo)
-
-    def _append(self, photo: LabelledPhoto) -> None:
-        self.image_ids.append(photo.image_id)
-        self.file_names.append(photo.file_name)
-        self.labels.append(photo.label)
-        self._sizes.extend((photo.height, photo.width))
-        for segment in photo.segments:
-            self._ids.append(segment.id)
-            self._categories.append(segment.category_id)
-            self._things.append(segment.isthing)
-            self._crowds.append(segment.iscrowd)
-            self._scores.append(segment.score)
-            self._areas.append(np.nan if segment.stated_area is None else segment.stated_area)
-            self._boxes.extend(segment.stated_box or _NO_BOX)
-        self._ends.append(len(self._ids))
+            self.image_ids.append(photo.image_id)
+            self.file_names.append(photo.file_name)
+            self.labels.append(photo.label)
+            self._sizes.extend((photo.height, photo.width))
+            rows = [
+                (s.id, s.category_id, s.isthing, s.iscrowd, s.score, s.stated_area, *(s.stated_box or _NO_BOX))
+                for s in photo.segments
+            ]
+            self._rows += np.array(rows, _ROW).tobytes()
+            self._ends.append(self._ends[-1] + len(rows))
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -151,35 +143,30 @@ class Photos(OnDemand[LabelledPhoto]):
 
     def at(self, place: int) -> LabelledPhoto:
         """The photo at ``place``."""
-        segments = self._segments(self._ends[place], self._ends[place + 1])
+        segments = []
+        for number, category, isthing, crowd, score, area, *box in self._segments(place).tolist():
+            stated_area, stated_box = None if area != area else area, tuple(box) if box[0] >= 0 else None
+            segments.append(SegmentInfo(number, category, isthing, crowd, score, stated_area, stated_box))
         names = self.image_ids[place], self.file_names[place]
-        return LabelledPhoto(*names, *self.size(place), self.labels[place], segments)
+        return LabelledPhoto(*names, *self.size(place), self.labels[place], tuple(segments))
 
     def size(self, place: int) -> tuple[int, int]:
         """Height and width in pixels of the photo at ``place``."""
         return self._sizes[2 * place], self._sizes[2 * place + 1]
 
+    def _segments(self, place: int) -> np.ndarray:
+        """`_ROW` (n,) of the photo at ``place``."""
+        start, end = (_ROW.itemsize * self._ends[row] for row in (place, place + 1))
+        return np.frombuffer(self._rows[start:end], _ROW)
+
     def stated_areas(self, places: Iterable[int]) -> np.ndarray:
         """What the file states as the areas of the segments of the photos at ``places``: float64 (n,), nan for none."""
-        areas = array("d")
-        for place in places:
-            areas.extend(self._areas[self._ends[place] : self._ends[place + 1]])
-        return np.array(areas, np.float64)
+        return np.concatenate([np.zeros(0), *(self._segments(place)["area"] for place in places)])
 
     def stated_boxes(self, places: Iterable[int]) -> np.ndarray:
         """The same of their boxes: x, y, width, height, int64 (n, 4), -1 for none."""
-        boxes = array("i")
-        for place in places:
-            boxes.extend(self._boxes[4 * self._ends[place] : 4 * self._ends[place + 1]])
-        return np.array(boxes, np.int64).reshape(-1, 4)
-
-    def _segments(self, start: int, end: int) -> tuple[SegmentInfo, ...]:
-        part = slice(start, end)
-        columns = (self._ids, self._categories, map(bool, self._things[part]), map(bool, self._crowds[part]))
-        areas = (None if area != area else area for area in self._areas[part])
-        boxes = (tuple(self._boxes[4 * row : 4 * row + 4]) for row in range(start, end))
-        stated = (areas, (None if box == _NO_BOX else box for box in boxes))
-        return tuple(map(SegmentInfo, columns[0][part], columns[1][part], *columns[2:], self._scores[part], *stated))
+        rows = np.concatenate([np.zeros(0, _ROW), *map(self._segments, places)])
+        return np.stack([rows[name].astype(np.int64) for name in ("x", "y", "width", "height")], axis=1)
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Photos) and len(self) == len(other)

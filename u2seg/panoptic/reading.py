@@ -13,7 +13,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.panoptic.codes import LARGEST_ID
 from u2seg.panoptic.dataset import Category, PanopticDataset
 from u2seg.panoptic.photos import Ids, LabelledPhoto, Photos, SegmentInfo, refuse_duplicates
-from u2seg.panoptic.stream import NoJsonError, read_members
+from u2seg.panoptic.stream import NoJsonError, listed, read_members
 from u2seg.panoptic.writing import PANOPTIC_JSON
 from u2seg.structures import category_color
 
@@ -69,13 +69,15 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
     content: dict[str, Any] = {"info": {}}
     for key, value in read_members(file, ("images", "annotations")):
         if key == "info":
-            content[key] = _info(value)
+            if value and not isinstance(value, dict):
+                raise DataError(f"its 'info' is a {type(value).__name__}, not an object")
+            content[key] = value or {}
         elif key == "categories":
             content[key] = _categories(fields.told("it", fields.entries, {key: value}, key))
         elif key == "images":
-            content[key] = _images(_listed(value, key))
+            content[key] = _images(listed(key, value))
         elif key == "annotations":
-            content[key] = _listed(value, key)
+            content[key] = listed(key, value)
             if "images" in content and "categories" in content:
                 content[key] = _photos(value, content["images"], content["categories"])
         if key in ("images", "categories") and "annotations" in content:
@@ -87,20 +89,8 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
     if not isinstance(photos, Photos):
         for key, value in read_members(file, ("images", "annotations")):
             if key == "annotations":
-                photos = _photos(_listed(value, key), images, categories)
+                photos = _photos(listed(key, value), images, categories)
     return content["info"], categories, photos, sum(image is not None for image in images.values())
-
-
-def _listed(value: Any, key: str) -> Iterator[Any]:
-    if not isinstance(value, Iterator):
-        raise DataError(f"it has no list {key!r}")
-    return value
-
-
-def _info(value: Any) -> Mapping[str, Any]:
-    if value and not isinstance(value, dict):
-        raise DataError(f"its 'info' is a {type(value).__name__}, not an object")
-    return value or {}
 
 
 @cache

@@ -48,6 +48,17 @@ def read_members(path: str | Path, lists: Collection[str] = ()) -> Iterator[tupl
             yield from _members(_Pieces(text), path, lists)
 
 
+def listed(key: str, value: Any) -> Iterator[Any]:
+    """``value``, that `read_members` gave for ``key``, if it is a list.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(value, Iterator):
+        raise DataError(f"it has no list {key!r}")
+    return value
+
+
 def _members(pieces: _Pieces, path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
     pieces.take("{")
     more = not pieces.take_if("}")

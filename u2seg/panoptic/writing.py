@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from u2seg.files import writing_json
+from u2seg.files import replacing
 
 PANOPTIC_JSON, INSTANCES_JSON, RUN_JSON = "panoptic.json", "instances.json", "run.json"
 
@@ -68,3 +69,26 @@ def write_dataset(
             for instance in entry.instances if instances else ():
                 add[INSTANCES_JSON]({"id": next(counter), "image_id": image_id, **instance})
     return root / PANOPTIC_JSON
+
+
+@contextlib.contextmanager
+def writing_json(
+    path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]
+) -> Iterator[Callable[[Any], None]]:
+    """Write ``{**head, **lists}`` as JSON, one entry at a time; the block may add entries to the last list."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="ascii") as text:
+        separator = ""
+
+        def add(entry: Any) -> None:
+            nonlocal separator
+            text.write(separator + json.dumps(entry))
+            separator = ",\n"
+
+        text.write("{" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
+        for index, (key, entries) in enumerate(lists.items()):
+            text.write(("\n],\n" if index else "") + f"{json.dumps(key)}: [")
+            separator = "\n"
+            for entry in entries:
+                add(entry)
+        yield add
+        text.write("\n]}\n")

@@ -163,11 +163,7 @@ def check_offer(
 ) -> None:
     """Check what ``offer`` makes of ``args`` and ``context``, twice, and that both give the same.
 
-    Args:
-        offer: of a plugin.
-        args: of the factory, as in a config.
-        context: what the program gives to it.
-        extractor: whose features parts that need some are given; made up ones if None.
+    Parts that need features are given those of ``extractor``; made up ones if None.
 
     Raises:
         UsageError: the factory refuses an argument.

@@ -30,7 +30,6 @@ class FeatureExtractor(Protocol):
 
         Those of an image do not depend on what else is in the call.
         """
-        ...
 
 
 @runtime_checkable
@@ -39,7 +38,6 @@ class Embeds(Protocol):
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """One vector for each whole image uint8 (H, W, 3), float32 (len(images), E)."""
-        ...
 
 
 @runtime_checkable
@@ -52,7 +50,6 @@ class Prepares(Protocol):
         Returns:
             What the record says of them: ``weights`` (where they are from), ``weights_sha256``, ``caveat``, ...
         """
-        ...
 
 
 @runtime_checkable
@@ -61,11 +58,9 @@ class SharesPass(Protocol):
 
     def shares_pass(self, other: Any) -> bool:
         """Whether ``other``, a feature extractor, takes its features from the same pass of the same network."""
-        ...
 
     def extract_with(self, images: Sequence[np.ndarray], others: Sequence[Any]) -> list[list[np.ndarray]]:
         """What `FeatureExtractor.extract` of this and of ``others``, which share its pass, give, in order."""
-        ...
 
 
 @runtime_checkable
@@ -77,7 +72,6 @@ class MaskGenerator(Protocol):
 
         The masks may lie on any grid that covers the whole image; the refiner brings them to pixels.
         """
-        ...
 
 
 @runtime_checkable
@@ -86,7 +80,6 @@ class GeneratesBatch(Protocol):
 
     def generate_batch(self, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> list[MaskSet]:
         """What `MaskGenerator.generate` gives for each image with its features."""
-        ...
 
 
 @runtime_checkable
@@ -98,19 +91,15 @@ class Clusterer(Protocol):
 
     def fit(self, X: np.ndarray) -> Clusterer:
         """Learn from embeddings float32 (M, D) and return itself."""
-        ...
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Cluster ids int64 (M,) in [0, K) of embeddings float32 (M, D), M >= 1; some ids may be no one's."""
-        ...
 
     def state(self) -> dict[str, np.ndarray]:
         """What `fit` learnt, as arrays, for the file beside the labels."""
-        ...
 
     def load_state(self, state: dict[str, np.ndarray]) -> Clusterer:
         """Take up what `state` gave, and return itself."""
-        ...
 
 
 @runtime_checkable
@@ -130,7 +119,6 @@ class StuffSegmenter(Protocol):
 
     def fit(self, features: Iterable[np.ndarray]) -> StuffSegmenter:
         """Learn from features float32 (D, h, w) of a sample of the set, and return itself."""
-        ...
 
     def segment(self, image: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Stuff of ``image`` uint8 (H, W, 3) with ``features`` float32 (D, h, w).
@@ -138,15 +126,12 @@ class StuffSegmenter(Protocol):
         Either class probabilities float32 (S, h, w) in [0, 1], which the refiner brings to pixels (what is left to 1:
         no stuff there), or finished labels uint8 (H, W) in [0, S), 255 for none.
         """
-        ...
 
     def state(self) -> dict[str, np.ndarray]:
         """What `fit` learnt, as arrays, for the file beside the labels."""
-        ...
 
     def load_state(self, state: dict[str, np.ndarray]) -> StuffSegmenter:
         """Take up what `state` gave, and return itself."""
-        ...
 
 
 @runtime_checkable
@@ -167,7 +152,6 @@ class Refiner(Protocol):
         ``scores`` are probabilities in [0, 1] over C channels: background and mask (C = 2), or stuff classes. The
         label of a pixel is the argmax over C of the result.
         """
-        ...
 
 
 @runtime_checkable
@@ -176,4 +160,3 @@ class RefinesMany(Protocol):
 
     def refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """What `Refiner.refine` gives for each of ``many``, one at a time."""
-        ...

@@ -19,15 +19,7 @@ from typing import Any
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.plugins.rules import (
-    RULES,
-    BadValuesError,
-    BrokenRuleError,
-    call_checked,
-    check_members,
-    check_refined,
-    require,
-)
+from u2seg.plugins import rules
 from u2seg.runtime import DEBUG_VARIABLE, at_work
 
 logger = logging.getLogger(__name__)
@@ -48,14 +40,10 @@ class GuardedPart:
     """Stands for a part: the methods of its contract are guarded, everything else is the part's own."""
 
     def __init__(self, kind: str, part: Any, title: str, packages: Collection[str], built_in: bool = False) -> None:
-        """Guard ``part``.
+        """Guard ``part`` of a ``kind``, a key of `u2seg.plugins.api.PARTS`.
 
-        Args:
-            kind: a key of `u2seg.plugins.api.PARTS`.
-            part: what a factory has made.
-            title: kind, name and distribution, in words.
-            packages: top-level modules of the plugin.
-            built_in: leave errors that a run understands as they are.
+        ``title`` has kind, name and distribution in words; ``packages`` are top-level modules of the plugin. Errors of
+        a part that is ``built_in`` stay as they are, where a run understands them.
 
         Raises:
             PluginError: the part lacks something that its contract names.
@@ -64,13 +52,13 @@ class GuardedPart:
         self._kept: set[str] = set()
         self._refused = 0
         with self._named([]):
-            check_members(kind, part)
+            rules.check_members(kind, part)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_part":  # asked for by pickle, before there is a part
             raise AttributeError(name)
         value = getattr(self._part, name)
-        if name not in RULES and name != "refine_many":
+        if name not in rules.RULES and name != "refine_many":
             return value
         if value is None:  # how a class takes away what its base class may have
             raise AttributeError(name)
@@ -82,7 +70,7 @@ class GuardedPart:
         raised: list[BaseException] = []
         arguments = [_remember(arg, raised) if isinstance(arg, Iterator) else unguarded(arg) for arg in args]
         with self._named(raised, name):
-            result = call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
+            result = rules.call_checked(self._part, name, *arguments, look_at_inputs=name not in self._kept)
         self._kept.add(name)
         return self if result is self._part else result
 
@@ -98,12 +86,12 @@ class GuardedPart:
         stream, count = scores(), 0
         with self._named(raised, "refine_many"):
             for refined in self._part.refine_many(image, stream):
-                require(count < len(lengths), "refine_many gives a result for each scores, in order")
-                check_refined(self._part, refined, image, range(lengths[count]))
+                rules.require(count < len(lengths), "refine_many gives a result for each scores, in order")
+                rules.check_refined(self._part, refined, image, range(lengths[count]))
                 count += 1
                 yield refined
             complete = count == len(lengths) and next(stream, None) is None
-            require(complete, "refine_many gives a result for each scores, and some are missing")
+            rules.require(complete, "refine_many gives a result for each scores, and some are missing")
         self._kept.add("refine_many")
 
     @contextmanager
@@ -112,10 +100,10 @@ class GuardedPart:
         try:
             with at_work(self._title):
                 yield
-        except BrokenRuleError as error:
+        except rules.BrokenRuleError as error:
             text = f"{self._title} breaks its contract: {error}"
             self._refused += 1
-            passing = isinstance(error, BadValuesError) and (method in self._kept or self._refused < MOST_REFUSED)
+            passing = isinstance(error, rules.BadValuesError) and (method in self._kept or self._refused < MOST_REFUSED)
             raise (DataError(text) if passing else PluginError(text)) from error
         except (UsageError, PluginError, MemoryError):
             raise
@@ -146,9 +134,7 @@ def _remember(stream: Iterator[Any], raised: list[BaseException]) -> Iterator[An
 def describe(error: BaseException, packages: Collection[str]) -> str:
     """``ValueError: too dark (my_masks.py:12)``.
 
-    Args:
-        error: with its traceback.
-        packages: names of the plugin's top-level modules; the last line of these is named, or the last of all.
+    That is the last line in ``packages``, top-level modules of a plugin, or the last of all.
     """
     text = " ".join(str(error).split())
     line = _last_line(error, packages)
@@ -156,17 +142,15 @@ def describe(error: BaseException, packages: Collection[str]) -> str:
 
 
 def _last_line(error: BaseException, packages: Collection[str]) -> str:
+    """``my_masks.py:12``, the file as seen from the folder that Python imports it from."""
     frames = list(traceback.walk_tb(error.__traceback__))
     of_plugin = [(f, line) for f, line in frames if f.f_globals.get("__name__", "").split(".")[0] in packages]
     for frame, line in (of_plugin or frames)[-1:]:
-        return f"{_short(frame.f_code.co_filename)}:{line}"
+        file = Path(frame.f_code.co_filename)
+        folders = [Path(folder) for folder in sys.path if folder and file.is_relative_to(folder)]
+        place = max(folders, key=lambda folder: len(folder.parts), default=None)
+        return f"{file.relative_to(place) if place else file}:{line}"
     return ""
-
-
-def _short(file: str) -> str:
-    """``file`` as seen from the folder that Python imports it from."""
-    folders = [Path(folder) for folder in sys.path if folder and Path(file).is_relative_to(folder)]
-    return str(Path(file).relative_to(max(folders, key=lambda folder: len(folder.parts)))) if folders else file
 
 
 def print_traceback(what: str) -> None:

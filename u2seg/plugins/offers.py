@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from u2seg.errors import PluginError, U2SegError, UsageError, closest
-from u2seg.plugins.guard import CAUGHT, GuardedPart, describe
+from u2seg.plugins.guard import CAUGHT, describe
 
 DISABLE_VARIABLE = "U2SEG_DISABLE_PLUGINS"
 BUILT_IN = "u2seg (built in)"
@@ -59,7 +59,9 @@ class Offer:
                 raise UsageError(
                     f"{self.kind} {self.name!r} takes no argument {name!r}.{closest(name, free)} It takes: {takes}."
                 )
-        missing = [key for key in free if _is_required(parameters[key]) and key not in args]
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        required = [key for key in free if parameters[key].default is inspect.Parameter.empty]
+        missing = [key for key in required if parameters[key].kind not in variadic and key not in args]
         if missing:
             raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
 
@@ -78,16 +80,6 @@ class Offer:
         except CAUGHT as error:
             raise PluginError(f"{self.title} can't be built: {describe(error, self.packages)}") from error
 
-    def build_guarded(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> GuardedPart:
-        """What `build` makes, its methods guarded.
-
-        Raises:
-            UsageError: as `build`.
-            PluginError: as `build`; or the part lacks a method of its contract.
-        """
-        part = self.build(args, context)
-        return GuardedPart(self.kind, part, self.title, self.packages, self.distribution == BUILT_IN)
-
     @property
     def packages(self) -> frozenset[str]:
         """Top-level modules in which the plugin's own code is."""
@@ -103,11 +95,6 @@ class Offer:
             "arguments": str(self.signature),
             "help": (inspect.getdoc(self.factory) or "").split("\n")[0],
         }
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    return parameter.default is parameter.empty and not variadic
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any
 import pluggy
 
 import u2seg
+from u2seg.config import put_back
 from u2seg.errors import PluginError, UsageError, closest, lookup
 from u2seg.plugins import api
-from u2seg.plugins.added_keys import put_back
 from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
 from u2seg.runtime import RANK_VARIABLE
@@ -30,11 +30,6 @@ from u2seg.runtime import RANK_VARIABLE
 logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "u2seg"
-CONTRACT_ATTRIBUTE = "U2SEG_CONTRACT"
-"""In a plugin: the `api.CONTRACT_VERSION` that it is made for."""
-
-KINDS: dict[str, str] = {kind: part.hook for kind, part in api.PARTS.items()}
-"""Kind of part, in words, to the hook that offers it."""
 HOOKS = tuple(name for name in vars(api) if name.startswith("u2seg_"))
 
 
@@ -43,7 +38,7 @@ class Plugins:
     """Everything that the installed plugins offer."""
 
     manager: pluggy.PluginManager
-    offers: dict[str, dict[str, list[Offer]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    offers: dict[str, dict[str, list[Offer]]] = field(default_factory=lambda: {kind: {} for kind in api.PARTS})
     """By kind and name; two of one name are an error when that name is asked for."""
     broken: list[BrokenPlugin] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
@@ -96,7 +91,7 @@ class Plugins:
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
         """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
-        version = getattr(plugin, CONTRACT_ATTRIBUTE, api.CONTRACT_VERSION)
+        version = getattr(plugin, "U2SEG_CONTRACT", api.CONTRACT_VERSION)
         if version != api.CONTRACT_VERSION:
             newer = isinstance(version, int) and version > api.CONTRACT_VERSION
             self._report(
@@ -116,10 +111,10 @@ class Plugins:
             return
         self.distributions[name] = distribution
         self._report_unmarked(name, plugin, distribution)
-        for kind, hook in KINDS.items():
-            for factories in self._call(hook, name, distribution):
+        for kind, spec in api.PARTS.items():
+            for factories in self._call(spec.hook, name, distribution):
                 if not isinstance(factories, Mapping) or not all(callable(f) for f in factories.values()):
-                    self._report(name, distribution, f"{hook}() must return {{name: factory}}, not {factories!r}")
+                    self._report(name, distribution, f"{spec.hook}() must return {{name: factory}}, not {factories!r}")
                     continue
                 for part, factory in factories.items():
                     offer = Offer(kind, part, factory, distribution, name, _module(plugin))
@@ -155,26 +150,7 @@ class Plugins:
         broken = BrokenPlugin(name, distribution, reason)
         if broken not in self.broken:
             self.broken.append(broken)
-            self._warn(str(broken))
-
-    def _remark(self, text: str) -> None:
-        self.remarks.append(text)
-        self._warn(text)
-
-    @staticmethod
-    def _warn(text: str) -> None:
-        """Say ``text`` once for all processes of a run."""
-        logger.log(logging.DEBUG if RANK_VARIABLE in os.environ else logging.WARNING, "%s", text)
-
-    def load(self, entry_point: importlib.metadata.EntryPoint, name: str) -> None:
-        """Import and `add` what ``entry_point`` names."""
-        distribution = _distribution(entry_point)
-        try:
-            plugin = entry_point.load()
-        except CAUGHT as error:  # a third party's module may raise anything
-            self._report(name, distribution, describe(error, {entry_point.value.split(":")[0].split(".")[0]}))
-            return
-        self.add(name, plugin, distribution)
+            _warn(str(broken))
 
     def third_parties(self) -> dict[str, str]:
         """What ``U2SEG_DISABLE_PLUGINS`` calls each plugin, to its distribution; broken ones too."""
@@ -216,12 +192,25 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
         unknown -= {entry_point.name, full}
         if refused & {entry_point.name, full}:
             plugins.disabled.append(name)
+            continue
+        try:
+            plugin = entry_point.load()
+        except CAUGHT as error:  # a third party's module may raise anything
+            package = entry_point.value.split(":")[0].split(".")[0]
+            plugins._report(name, _distribution(entry_point), describe(error, {package}))
         else:
-            plugins.load(entry_point, name)
+            plugins.add(name, plugin, _distribution(entry_point))
     for name in sorted(unknown):
         known = ", ".join(sorted(counts)) or "none"
-        plugins._remark(f"{DISABLE_VARIABLE}: no plugin is called {name!r}.{closest(name, counts)} There are: {known}.")
+        text = f"{DISABLE_VARIABLE}: no plugin is called {name!r}.{closest(name, counts)} There are: {known}."
+        plugins.remarks.append(text)
+        _warn(text)
     return plugins
+
+
+def _warn(text: str) -> None:
+    """Say ``text`` once for all processes of a run."""
+    logger.log(logging.DEBUG if RANK_VARIABLE in os.environ else logging.WARNING, "%s", text)
 
 
 def _distribution(entry_point: importlib.metadata.EntryPoint) -> str:
@@ -248,16 +237,11 @@ def add_plugin_config(cfg: Any) -> None:
     for name, distribution in plugins.third_parties().items():
         before = copy.deepcopy(cfg)
         plugins._call("u2seg_add_config", name, distribution, cfg=cfg)
-        if changed := put_back(cfg, before):
-            keys = ", ".join(changed)
+        if keys := ", ".join(put_back(cfg, before)):
             plugins._report(name, distribution, f"u2seg_add_config changes {keys}, not its own; the default stays")
 
 
+@cache
 def register_detectron2() -> None:
     """Let every plugin add to Detectron2's registries; the first call does it, later ones do nothing."""
-    _register_detectron2_once()
-
-
-@cache
-def _register_detectron2_once() -> None:
     installed_plugins().call_each("u2seg_register_detectron2")

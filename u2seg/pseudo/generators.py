@@ -128,8 +128,13 @@ class LabelGenerator:
         space = self.recipe.space
         common = {"U2SEG.INPUT.MAX_PIXELS": self.recipe.max_pixels, "U2SEG.NUM_THINGS": space.num_things}
         made_by = {**common, "U2SEG.NUM_STUFF": space.num_stuff, **self.settings()}
-        merge = {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self.recipe.merge).items()}
-        return {"fit": {}, "masks": made_by, "stuff": made_by, "cluster": {}, "merge": merge}
+        return {
+            "fit": {},
+            "masks": made_by,
+            "stuff": made_by,
+            "cluster": {},
+            "merge": self.recipe.merge.settings(),
+        }
 
     def _record(self, run: LabelRun) -> Mapping[str, Any]:
         """What the generator says of itself in ``run.json``."""

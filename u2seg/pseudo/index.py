@@ -15,9 +15,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from u2seg.files import sweep_parts
-from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, undamaged
-from u2seg.pseudo.shards import ENDING, list_records, write_shard
-from u2seg.pseudo.worker import Job
+from u2seg.pseudo.intermediate import (
+    SHARD_ENDING,
+    DamagedFileError,
+    Intermediate,
+    list_records,
+    undamaged,
+    write_shard,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class ProductIndex:
         self._shards: dict[str, str] = {}
         self.files = Intermediate(root, product, fingerprint, self._shards)
         self._sizes: Counter[str] = Counter()
-        for path in sorted(self.files.folder.glob(f"[!.]*{ENDING}")):
+        for path in sorted(self.files.folder.glob(f"[!.]*{SHARD_ENDING}")):
             try:
                 with undamaged(path):
                     self._add(path.name, list_records(path))
@@ -125,12 +130,9 @@ class ProductIndex:
                 yield f"{key}{self.files.ending}", content
 
     def sweep(self, current: Collection[str]) -> None:
-        """Delete what no photo of the run needs, and what killed runs left half written.
+        """Delete what no photo of the run, with keys ``current``, needs, and what killed runs left half written.
 
         A shard of which under half of the records are needed is replaced by a smaller one.
-
-        Args:
-            current: keys of the photos of the run.
         """
         folder = self.files.folder
         for entry in os.scandir(folder.parent) if folder.parent.is_dir() else ():
@@ -145,26 +147,3 @@ class ProductIndex:
         self.loose.intersection_update(current)
         needed = Counter(shard for key, shard in self._shards.items() if key in current)
         self._rewrite([s for s, size in self._sizes.items() if 2 * needed[s] < size], current.__contains__)
-
-
-class Packer:
-    """Packs what the workers of one stage have left, a full shard at a time, while they are at work."""
-
-    def __init__(self, indexes: Sequence[ProductIndex]) -> None:
-        """Pack the products of ``indexes``."""
-        self.indexes = indexes
-        self._keys: list[str] = []
-
-    def add(self, job: Job) -> None:
-        """``job`` has come back."""
-        self._keys += [job.keys[photo.id] for photo in job.photos]
-        if len(self._keys) >= SHARD_RECORDS:
-            for index in self.indexes:
-                index.pack(self._keys)
-            self._keys = []
-
-    def finish(self, keys: Collection[str]) -> None:
-        """The stage has ended; ``keys`` are those of all photos, in order."""
-        for index in self.indexes:
-            index.refresh()
-            index.pack_many(keys)

@@ -1,9 +1,13 @@
 """Intermediate files of a run: what one stage leaves for the next, a record for each photo and product.
 
 A worker writes a file of its own for each record, ``stages/<product>/<fingerprint>/<first two digits of the
-key>/<key>.<ending>``; the run packs them into shards (`u2seg.pseudo.index`), and who reads does not know where a record
-lies. One that exists was made with what its product depends on today, from the photo as it is today. A damaged one is
-dropped, and so made again.
+key>/<key>.<ending>``; the run packs them into *shards* (`u2seg.pseudo.index`), and who reads does not know where a
+record lies. One that exists was made with what its product depends on today, from the photo as it is today. A damaged
+one is dropped, and so made again.
+
+A shard is a ZIP archive whose central directory is the index. Records are stored as they are, each with its CRC-32. It
+is written once, under a name that no other ever has, and replaced by a new one where records leave it: whoever has it
+open is never surprised.
 
 Shapes: ``H, W`` pixels at which a photo is labelled (its own size, or smaller); ``N`` masks.
 """
@@ -14,20 +18,24 @@ import contextlib
 import errno
 import io
 import json
-from collections.abc import Iterator, Mapping
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.files import check_content, write_arrays
+from u2seg.files import check_content, replacing, write_arrays
+from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.pseudo.embeddings import MaskVectors
-from u2seg.pseudo.shards import read_record
 from u2seg.structures import MaskSet
 
+SHARD_ENDING = ".zip"
 ENDINGS = {"features": ".npz", "masks": ".npz", "stuff": ".npz", "merge": ".json"}
 
 
@@ -123,14 +131,10 @@ class MaskRecord:
 
 def write_masks(path: Path, record: MaskRecord) -> None:
     """Write a `MaskRecord`, its masks as COCO's run-length codes."""
-    from pycocotools import mask as coco
-
-    masks = record.masks.masks
-    codes = coco.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))) if len(masks) else []
     arrays = {
         "photo_size": np.array(record.photo_size),
-        "mask_size": np.array(masks.shape[1:]),
-        "counts": np.array([code["counts"] for code in codes], dtype=bytes),
+        "mask_size": np.array(record.masks.masks.shape[1:]),
+        "counts": np.array([code["counts"] for code in encode_masks(record.masks.masks)], dtype=bytes),
         "scores": record.masks.scores,
         **(record.vectors._asdict() if record.vectors else {}),
         **record.extra,
@@ -198,3 +202,37 @@ def read_entry(files: Intermediate, key: str) -> dict[str, Any]:
     with files.reading(key) as content:
         entry: dict[str, Any] = json.loads(check_content(content, key))
         return entry
+
+
+def write_shard(folder: Path, records: Iterable[tuple[str, bytes]]) -> tuple[str, list[str]]:
+    """Write ``records``, each a name and its content, to a new shard in ``folder``; nothing where there are none.
+
+    Returns:
+        The name of the shard, and those of its records.
+    """
+    shard, records = f"{uuid.uuid4().hex}{SHARD_ENDING}", iter(records)
+    first = next(records, None)
+    if first is None:
+        return shard, []
+    with replacing(folder / shard) as temporary, zipfile.ZipFile(temporary, "x", zipfile.ZIP_STORED) as archive:
+        for name, content in chain([first], records):
+            archive.writestr(zipfile.ZipInfo(name), content)
+        return shard, archive.namelist()
+
+
+def list_records(path: Path) -> list[str]:
+    """Names of the records of a shard as it is now, in order; it raises nearly anything on a damaged directory."""
+    _open_shard.cache_clear()
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def read_record(path: str, name: str) -> bytes:
+    """Content of a record, its checksum verified; it raises nearly anything on damage."""
+    return _open_shard(path).read(name)
+
+
+@lru_cache(maxsize=8)
+def _open_shard(path: str) -> zipfile.ZipFile:
+    """The archive at ``path``, its directory read once; photos that follow each other lie in few shards."""
+    return zipfile.ZipFile(path)

@@ -47,16 +47,16 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     Content is read only where size or time of change differ from the table's. With ``keep_ids``, photos keep the ids
     that they had, and new ones get the next free ones; a COCO JSON brings ids of its own.
     """
-    try:
-        before = read_checked(file)
-    except (FileNotFoundError, ValueError):
-        before = {}
+    before = read_checked(file)
     entries = {photo.name: _examine(photo, before.get(photo.name)) for photo in photos.photos}
     numbered = _number(photos.photos, before) if keep_ids else photos.photos
     table = {photo.name: [photo.id, *entries[photo.name]] for photo in numbered}
     if before:
         _report(before, table)
-    keys = {photo.id: _key(photo.name, entries[photo.name][2]) for photo in numbered}
+    keys = {}
+    for photo in numbered:
+        text = f"{photo.name}\n{entries[photo.name][2]}"
+        keys[photo.id] = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
     return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table, table != before)
 
 
@@ -73,20 +73,16 @@ def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
             return 0, 0, UNREADABLE
         changed = max(status.st_mtime_ns, status.st_ctime_ns)  # copies may keep the former, but not on POSIX the latter
-        if isinstance(before, list) and before[1:3] == [status.st_size, changed] and before[3] != UNREADABLE:
+        if before and before[1:3] == [status.st_size, changed] and before[3] != UNREADABLE:
             return status.st_size, changed, before[3]
         return status.st_size, changed, file_sha256(Path(photo.path))
     except (OSError, ValueError):
         return 0, 0, UNREADABLE  # whoever reads it says why
 
 
-def _key(name: str, sha256: str) -> str:
-    return hashlib.sha256(f"{name}\n{sha256}".encode(errors="surrogateescape")).hexdigest()[:16]
-
-
 def _number(photos: tuple[Photo, ...], before: Mapping[str, Any]) -> tuple[Photo, ...]:
     """``photos`` with the ids of the last run, new ones with the next free ids."""
-    known = {name: entry[0] for name, entry in before.items() if isinstance(entry, list) and entry}
+    known = {name: entry[0] for name, entry in before.items()}
     free = max(known.values(), default=0)
     numbered = []
     for photo in photos:

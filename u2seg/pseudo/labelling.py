@@ -16,7 +16,6 @@ from u2seg.files import write_arrays
 from u2seg.images import Photo, batches
 from u2seg.pseudo.embeddings import embed_masks
 from u2seg.pseudo.features.shared import extract_each
-from u2seg.pseudo.fitted import read_fitted
 from u2seg.pseudo.intermediate import (
     DamagedFileError,
     MaskRecord,
@@ -25,6 +24,7 @@ from u2seg.pseudo.intermediate import (
     write_stuff,
 )
 from u2seg.pseudo.masks.crops import View, choose, corner_boxes, groups, whole_box, whole_things
+from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.pseudo.worker import Job, Outcome, Pixels, read_photos
@@ -169,4 +169,5 @@ def _segment(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray) -
 @lru_cache(maxsize=1)
 def _fitted_segmenter(recipe: Recipe, device: str, root: str, fingerprint: str) -> Any:
     """The segmenter with what was fitted; ``fingerprint`` tells what one fit has learnt from the next."""
-    return recipe.build_stuff_segmenter(device).load_state(read_fitted(Path(root) / "stuff.npz").state)
+    state, _ = read_fitted(Path(root) / "stuff.npz")
+    return recipe.build_stuff_segmenter(device).load_state(state)

@@ -49,11 +49,6 @@ def made_from(products: tuple[str, ...]) -> set[str]:
     return reached
 
 
-def _extent(name: str) -> int:
-    """How many products are made again with ``name``, a key of `REDOABLE`."""
-    return len(made_from(REDOABLE[name]))
-
-
 class Ledger:
     """``stages/ledger.json``: by product, its settings and how often it was redone; and which stages are complete."""
 
@@ -61,7 +56,7 @@ class Ledger:
         """Read the ledger of the output directory ``root``; a damaged one counts as none, so all is checked again."""
         self.root = root
         self.file = root / "stages" / "ledger.json"
-        content = _read(self.file)
+        content = read_checked(self.file)
         self._noted: dict[str, dict[str, Any]] = content.get("products", {})
         self.complete: dict[str, dict[str, Any]] = content.get("complete", {})
         self._current: dict[str, dict[str, Any]] = {}
@@ -84,12 +79,14 @@ class Ledger:
         changes: dict[str, tuple[Any, Any]] = {}
         for product in (name for name in MADE_FROM if name in current):
             before = self._noted.get(product, {}).get("settings")
-            if before is not None and before != current[product] and self._has_files(product):
+            files = FITTED_FILES.get(product) or f"stages/{product}"
+            if before is not None and before != current[product] and (self.root / files).exists():
                 differing.add(product)
                 changes |= {key: (was, now) for key, was, now in tree_changes(before, current[product])}
         if differing - again:
             told = "; ".join(f"{key} was {shorten(was)} and is {shorten(now)}" for key, (was, now) in changes.items())
-            least = min((key for key in REDOABLE if differing <= made_from(REDOABLE[key])), key=_extent)
+            enough = {key: made for key in REDOABLE if differing <= (made := made_from(REDOABLE[key]))}
+            least = min(enough, key=lambda key: len(enough[key]))
             raise UsageError(
                 f"{self.root} was made with other settings: {told}. Use another --output, the old settings, or "
                 f"--redo {least} to make that and what follows from it again."
@@ -97,10 +94,6 @@ class Ledger:
         for product in current:
             redone = self._noted.get(product, {}).get("redone", 0) + (redo is not None and product in REDOABLE[redo])
             self._current[product] = {"settings": current[product], "redone": redone}
-
-    def _has_files(self, product: str) -> bool:
-        file = FITTED_FILES.get(product)
-        return (self.root / file if file else self.root / "stages" / product).exists()
 
     def commit(self, *products: str) -> None:
         """Note the settings of ``products``, of which the first intermediate file exists now."""
@@ -130,14 +123,6 @@ class Ledger:
 
     def _save(self) -> None:
         write_checked(self.file, {"products": self._noted, "complete": self.complete})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = read_checked(file)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def tree_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -48,13 +48,8 @@ def merge_segments(
     smallest = min_area * stuff.size
     areas = things.masks.sum(axis=(1, 2))
     sequence = np.argsort(-areas if order == "area" else things.scores, kind="stable")
-    painted = _paint(things, sequence)
-    visible = np.bincount(painted.ravel(), minlength=len(things) + 1)[1:]
-    keep = (visible >= max(smallest, 1)) & (visible >= min_visible * areas)
-    if not keep.all():
-        # What a dropped mask hid comes to light again, so the others only grow.
-        painted = _paint(things, sequence[keep[sequence]])
-    kept, stuff_classes = np.flatnonzero(keep), _visible_stuff(stuff, painted > 0, max_stuff_overlap, smallest)
+    painted, kept = _paint_visible(things, sequence, np.maximum(max(smallest, 1), min_visible * areas))
+    stuff_classes = _visible_stuff(stuff, painted > 0, max_stuff_overlap, smallest)
     categories = [0, *(space.thing_category(clusters[index]) for index in kept)]
     segment_of = np.zeros(len(things), np.int64)
     segment_of[kept] = np.arange(1, len(kept) + 1)
@@ -76,6 +71,20 @@ def _check(things: MaskSet, clusters: np.ndarray, stuff: np.ndarray, space: Labe
         raise DataError(f"clusters must be ({len(things)},) in [0, {space.num_things})")
     if ((stuff != STUFF_VOID) & (stuff >= space.num_stuff)).any():
         raise DataError(f"stuff must lie in [0, {space.num_stuff}) or be {STUFF_VOID}")
+
+
+def _paint_visible(things: MaskSet, sequence: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Paint masks in ``sequence``; those with fewer visible pixels than ``least`` float64 (N,) are dropped.
+
+    Returns:
+        1 + index of the mask on top, int32 (H, W), 0 where there is none; and indices int64 of those that are kept.
+    """
+    painted = _paint(things, sequence)
+    keep = np.bincount(painted.ravel(), minlength=len(things) + 1)[1:] >= least
+    if not keep.all():
+        # What a dropped mask hid comes to light again, so the others only grow.
+        painted = _paint(things, sequence[keep[sequence]])
+    return painted, np.flatnonzero(keep)
 
 
 def _paint(things: MaskSet, sequence: np.ndarray) -> np.ndarray:

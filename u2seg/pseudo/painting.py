@@ -16,10 +16,10 @@ from u2seg.files import file_sha256, write_checked, write_png
 from u2seg.images import Photo, enlarge
 from u2seg.panoptic import encode_ids, instance_entry
 from u2seg.pseudo.embeddings import cluster_ids
-from u2seg.pseudo.fitted import read_fitted
 from u2seg.pseudo.intermediate import DamagedFileError, MaskRecord, read_masks, read_stuff
 from u2seg.pseudo.learning import MEAN_CENTRES
 from u2seg.pseudo.merge import merge_segments
+from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.worker import Job, Outcome
 from u2seg.runtime import bounded_threads
@@ -29,7 +29,7 @@ from u2seg.structures import LabelSpace
 @lru_cache(maxsize=1)
 def _fitted_clusterer(recipe: Recipe, root: str, fingerprint: str) -> tuple[Any, np.ndarray]:
     """The clusterer with what was learnt, and centres of mean features; ``fingerprint`` tells one set from the next."""
-    state = read_fitted(Path(root) / "clusters.npz").state
+    state, _ = read_fitted(Path(root) / "clusters.npz")
     centres = state.pop(MEAN_CENTRES)
     return recipe.build_clusterer().load_state(state), centres
 

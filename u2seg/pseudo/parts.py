@@ -10,7 +10,8 @@ from typing import Any
 
 from u2seg.config import part_args
 from u2seg.plugins.api import PARTS
-from u2seg.plugins.offers import Offer
+from u2seg.plugins.guard import GuardedPart
+from u2seg.plugins.offers import BUILT_IN, Offer
 from u2seg.plugins.registry import installed_plugins
 
 ALONE: dict[str, Any] = {"device": "cpu", "random_state": 0, "features": None}
@@ -22,7 +23,7 @@ class Part:
     """A component by its name, with its arguments."""
 
     kind: str
-    """A key of `u2seg.plugins.registry.KINDS`."""
+    """A key of `u2seg.plugins.api.PARTS`."""
     name: str
     arguments: str
     """As JSON, so that a part can be hashed."""
@@ -37,10 +38,16 @@ class Part:
 
         What `u2seg.plugins.api.PARTS` lists and ``context`` lacks is that of a part that stands alone; a `Part` is
         given as its node.
+
+        Raises:
+            UsageError: an argument is not one of the factory's, or it refuses a value.
+            PluginError: the factory fails, or the part lacks a method of its contract.
         """
         known = PARTS[self.kind].context
         full = {**{key: value for key, value in ALONE.items() if key in known}, **context}
-        return self._offer.build_guarded(json.loads(self.arguments), nodes(full))
+        offer = self._offer
+        part = offer.build(json.loads(self.arguments), nodes(full))
+        return GuardedPart(self.kind, part, offer.title, offer.packages, built_in=offer.distribution == BUILT_IN)
 
     def node(self) -> dict[str, Any]:
         """As in a config: ``{NAME, ARGS}``."""

@@ -21,12 +21,14 @@ from fvcore.common.config import CfgNode
 from u2seg.errors import UsageError
 from u2seg.images import PhotoSet
 from u2seg.pseudo.embeddings import embeds_all
-from u2seg.pseudo.fitted import reuse_fitted
 from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
 from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
 from u2seg.pseudo.labelling import keep_features, label_photos
 from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES
+from u2seg.pseudo.parts import Part
+from u2seg.pseudo.products import reuse_fitted
+from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.run import LabelRun
 from u2seg.runtime import bounded_threads, worker_device
 
@@ -47,14 +49,14 @@ class U2SegGenerator(LabelGenerator):
             self._reuse("fit")
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
-        return self.recipe.dependencies(self.weights)
+        return dependencies(self.recipe, self.weights)
 
     def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
         return {"fit": lambda: self._fit(run), "cluster": lambda: self._cluster(run), **super()._steps(run)}
 
     def _fit(self, run: LabelRun) -> bool:
         """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""
-        if run.fitted("fit") is not None:
+        if run.is_fitted("fit"):
             return False
         if self.recipe.reuse:
             state = self._reuse("fit")
@@ -62,7 +64,7 @@ class U2SegGenerator(LabelGenerator):
             segmenter = self.recipe.build_stuff_segmenter("cpu")
             with bounded_threads(self.recipe.executor.threads):
                 state = segmenter.fit(self._sampled_features(run)).state()
-        run.keep_fitted("fit", state, self.recipe.patch_settings(self.weights))
+        run.keep_fitted("fit", state, learnt_on("fit", self.recipe, self.weights))
         return True
 
     def _sampled_features(self, run: LabelRun) -> Iterator[np.ndarray]:
@@ -83,7 +85,7 @@ class U2SegGenerator(LabelGenerator):
 
     def _cluster(self, run: LabelRun) -> bool:
         """Learn the clusters of all masks; whether that had to be done."""
-        if run.fitted("cluster") is not None:
+        if run.is_fitted("cluster"):
             return False
         clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
         with bounded_threads(self.recipe.executor.threads):
@@ -94,7 +96,7 @@ class U2SegGenerator(LabelGenerator):
                 sample = self._sample(run)
                 ids = clusterer.fit(sample.vectors).predict(sample.vectors)
                 state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
-        run.keep_fitted("cluster", state, self.recipe.vector_settings(self.weights))
+        run.keep_fitted("cluster", state, learnt_on("cluster", self.recipe, self.weights))
         return True
 
     def _sample(self, run: LabelRun) -> Sample:
@@ -117,8 +119,7 @@ class U2SegGenerator(LabelGenerator):
     def _reuse(self, product: str) -> dict[str, np.ndarray]:
         """What an earlier run has learnt, if it was learnt on the features of this one."""
         recipe = self.recipe
-        settings = recipe.patch_settings if product == "fit" else recipe.vector_settings
-        state = reuse_fitted(recipe.reuse, FITTED_FILES[product], settings(self.weights))
+        state = reuse_fitted(recipe.reuse, FITTED_FILES[product], learnt_on(product, recipe, self.weights))
         chosen = recipe.embedding, recipe.cluster_min_score, recipe.cluster_max_overlap
         if product == "cluster" and not state[MEAN_CENTRES].size and not embeds_all(*chosen):
             raise UsageError(
@@ -129,3 +130,79 @@ class U2SegGenerator(LabelGenerator):
 
     def _record(self, run: LabelRun) -> Mapping[str, Any]:
         return {**super()._record(run), "parts": self.recipe.distributions(), "weights": self.weights}
+
+
+def dependencies(recipe: Recipe, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each product of a run, the settings that it depends on beside those of the products it is made from.
+
+    ``weights`` are what `Recipe.check` gave.
+    """
+    common = {
+        "U2SEG.INPUT.MAX_PIXELS": recipe.max_pixels,
+        "U2SEG.EXECUTOR.THREADS": recipe.executor.threads,
+        "U2SEG.EXECUTOR.BATCH_SIZE": recipe.executor.batch_size,
+    }
+    stuff_features = {
+        **_seed_of(recipe, recipe.stuff_features),
+        "features of stuff": recipe.stuff_features.settings(),
+        "weights of stuff": dict(weights["stuff"]),
+    }
+    fit = {
+        "U2SEG.STUFF": recipe.stuff.settings(),
+        "U2SEG.STUFF.FIT_IMAGES": recipe.fit_images,
+        "U2SEG.NUM_STUFF": recipe.space.num_stuff,
+        "U2SEG.SEED": recipe.seed,
+        "U2SEG.CLUSTERS.REUSE": recipe.reuse,
+    }
+    cluster = {
+        "U2SEG.CLUSTERS": recipe.clusterer.settings(),
+        "U2SEG.CLUSTERS.REUSE": recipe.reuse,
+        "U2SEG.NUM_THINGS": recipe.space.num_things,
+        "U2SEG.SEED": recipe.seed,
+    }
+    refined = {**_seed_of(recipe, recipe.stuff_refine), "refiner of stuff": recipe.stuff_refine.settings()}
+    return {
+        "fit": {**common, **stuff_features, **fit},
+        "masks": {**common, **_of_masks(recipe), "weights": dict(weights["things"])},
+        "stuff": {**common, **stuff_features, **refined},
+        "cluster": cluster,
+        "merge": recipe.merge.settings(),
+    }
+
+
+def _of_masks(recipe: Recipe) -> dict[str, Any]:
+    """What masks and their vectors depend on, beside the weights of the network."""
+    return {
+        **_seed_of(recipe, recipe.features, recipe.masks, recipe.refine),
+        "U2SEG.FEATURES": recipe.features.settings(),
+        "U2SEG.MASKS": recipe.masks.settings(),
+        "U2SEG.MASKS.MIN_REFINED_IOU": recipe.min_refined_iou,
+        "U2SEG.MASKS.KEEP_ROUGH": recipe.keep_rough,
+        "U2SEG.MASKS.CROPS": recipe.crops,
+        "U2SEG.REFINE": recipe.refine.settings(),
+        "U2SEG.CLUSTERS.EMBEDDING": recipe.embedding,
+        "U2SEG.CLUSTERS.CROP_SIZE": recipe.crop_size,
+        "U2SEG.CLUSTERS.MIN_SCORE": recipe.cluster_min_score,
+        "U2SEG.CLUSTERS.MAX_OVERLAP": recipe.cluster_max_overlap,
+    }
+
+
+def _seed_of(recipe: Recipe, *parts: Part) -> dict[str, int]:
+    """The seed, where one of ``parts`` depends on it."""
+    return {"U2SEG.SEED": recipe.seed} if any(part.takes("random_state") for part in parts) else {}
+
+
+def learnt_on(product: str, recipe: Recipe, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of the features that ``product``, "fit" or "cluster", is learnt on: with others, it means nothing here.
+
+    Features are told apart by what the extractor says of its weights, wherever their file lies, else by its settings.
+    Those of another precision are the same to 0.9999, so what was learnt on them may be used.
+    """
+    role, part = ("stuff", recipe.stuff_features) if product == "fit" else ("things", recipe.features)
+    aside = ("weights", "caveat", "segmenter", "precision")
+    told = {key: value for key, value in weights[role].items() if key not in aside}
+    features = told if "weights_sha256" in weights[role] else part.settings()
+    if product == "fit":
+        return {"features of stuff": features}
+    vectors = {"U2SEG.CLUSTERS.EMBEDDING": recipe.embedding, "U2SEG.CLUSTERS.CROP_SIZE": recipe.crop_size}
+    return {"U2SEG.FEATURES": features, **vectors}

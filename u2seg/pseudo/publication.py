@@ -21,7 +21,7 @@ import numpy as np
 import u2seg
 from u2seg.errors import DataError
 from u2seg.fields import inside
-from u2seg.files import file_sha256, read_checked, replacing, sweep_parts, write_checked
+from u2seg.files import file_sha256, file_state, read_checked, replacing, sweep_parts, write_checked
 from u2seg.images import Photo
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
 from u2seg.pseudo.index import ProductIndex
@@ -48,9 +48,8 @@ class Publication:
     @classmethod
     def read(cls, root: Path) -> Publication:
         """What the last run in ``root`` has noted; nothing where that is missing or damaged."""
-        try:
-            noted = read_checked(root / FILE)
-        except (FileNotFoundError, ValueError):
+        noted = read_checked(root / FILE)
+        if not noted:
             return cls(root)
         files = {name: tuple(entry) for name, entry in noted["files"].items()}
         return cls(root, noted["content"], Counts(**noted["counts"]), files)
@@ -70,7 +69,7 @@ class Publication:
     def is_untouched(self, name: str) -> bool:
         """Whether the file ``name`` is as large and as old as it was."""
         with contextlib.suppress(OSError):
-            return name in self.files and self.files[name][:2] == _look(self.root / name)
+            return name in self.files and self.files[name][:2] == file_state(self.root / name)
         return False
 
     def has_label(self, photo: Photo, sha256: str, source: Path) -> bool:
@@ -81,7 +80,7 @@ class Publication:
         name = f"panoptic/{photo.label}"
         if self.files.get(name, (0, 0, ""))[2] != sha256 or not self.is_untouched(name):
             return False
-        return not source.exists() or _look(source) == self.files[name][:2]
+        return not source.exists() or file_state(source) == self.files[name][:2]
 
 
 def drop_damaged(
@@ -89,11 +88,7 @@ def drop_damaged(
 ) -> list[Photo]:
     """Those of ``photos`` whose label is missing or damaged; what is left of it is deleted.
 
-    Args:
-        publication: PNGs in it that have not changed since need not be read.
-        merged: what the stage ``merge`` left of each photo.
-        photos: to look at.
-        keys: photo id to key.
+    PNGs that have not changed since ``publication`` need not be read; ``keys`` are those of the photos by id.
     """
     damaged = [photo for photo in photos if not _is_whole(publication, merged, photo, keys[photo.id])]
     merged.drop({keys[photo.id] for photo in damaged})
@@ -118,12 +113,6 @@ def forget_publication(root: Path) -> None:
     (root / FILE).unlink(missing_ok=True)
 
 
-def _look(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of change in ns of the file ``path``."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
 def publish(
     publication: Publication,
     merged: Intermediate,
@@ -136,16 +125,7 @@ def publish(
     """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
 
     PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs left
-    half written.
-
-    Args:
-        publication: the one before.
-        merged: what the stage left of each photo.
-        photos: those that have a label, in order.
-        keys: photo id to key.
-        info: of the JSON files.
-        space: numbers the categories.
-        content: hash of all this.
+    half written. ``photos`` are those that have a label, in order; ``content`` is a hash of all that is published.
 
     Raises:
         DamagedFileError: a record is damaged.
@@ -167,9 +147,9 @@ def publish(
 
     write_dataset(root, info, space.categories(), entries, images=images)
     for name in (PANOPTIC_JSON, INSTANCES_JSON):
-        new.files[name] = (*_look(root / name), file_sha256(root / name))
+        new.files[name] = (*file_state(root / name), file_sha256(root / name))
     write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
-    new.files[CHECKSUMS] = (*_look(root / CHECKSUMS), "")
+    new.files[CHECKSUMS] = (*file_state(root / CHECKSUMS), "")
     _remove(root, before - kept)
     for folder in {os.path.dirname(name) for name in new.files}:
         sweep_parts(root / folder)
@@ -214,7 +194,7 @@ def _publish_labels(
         source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
         if not publication.has_label(photo, entry["png_sha256"], source):
             link(source, new.root / name)
-        new.files[name] = (*_look(new.root / name), entry["png_sha256"])
+        new.files[name] = (*file_state(new.root / name), entry["png_sha256"])
     return sizes
 
 

@@ -1,20 +1,23 @@
 """The recipe of a run: the ``U2SEG`` tree of a config as frozen, typed values, and the parts that it names.
 
-A recipe travels to worker processes.
+A recipe travels to worker processes. What it gives to parts, the full contract of a plugin's parts is checked with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 import u2seg
+from u2seg.config import part_args
 from u2seg.plugins.api import PARTS
+from u2seg.plugins.checks import check_offer
+from u2seg.plugins.offers import Offer
 from u2seg.plugins.registry import installed_plugins
-from u2seg.pseudo.parts import Part, build_once
+from u2seg.pseudo.parts import Part, build_once, nodes
 from u2seg.runtime import worker_device
 from u2seg.structures import LabelSpace
 
@@ -29,6 +32,10 @@ class MergeRules:
     min_score: float
     min_things: int
     order: str
+
+    def settings(self) -> dict[str, Any]:
+        """By key, for the ledger."""
+        return {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -190,84 +197,33 @@ class Recipe:
             same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
         return same
 
-    def dependencies(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """For each product of a run, the settings that it depends on beside those of the products it is made from.
 
-        Args:
-            weights: what `check` gave.
-        """
-        common = {
-            "U2SEG.INPUT.MAX_PIXELS": self.max_pixels,
-            "U2SEG.EXECUTOR.THREADS": self.executor.threads,
-            "U2SEG.EXECUTOR.BATCH_SIZE": self.executor.batch_size,
-        }
-        stuff_features = {
-            **self._seed_of(self.stuff_features),
-            "features of stuff": self.stuff_features.settings(),
-            "weights of stuff": dict(weights["stuff"]),
-        }
-        return {
-            "fit": {
-                **common,
-                **stuff_features,
-                "U2SEG.STUFF": self.stuff.settings(),
-                "U2SEG.STUFF.FIT_IMAGES": self.fit_images,
-                "U2SEG.NUM_STUFF": self.space.num_stuff,
-                "U2SEG.SEED": self.seed,
-                "U2SEG.CLUSTERS.REUSE": self.reuse,
-            },
-            "masks": {
-                **common,
-                **self._seed_of(self.features, self.masks, self.refine),
-                "U2SEG.FEATURES": self.features.settings(),
-                "weights": dict(weights["things"]),
-                "U2SEG.MASKS": self.masks.settings(),
-                "U2SEG.MASKS.MIN_REFINED_IOU": self.min_refined_iou,
-                "U2SEG.MASKS.KEEP_ROUGH": self.keep_rough,
-                "U2SEG.MASKS.CROPS": self.crops,
-                "U2SEG.REFINE": self.refine.settings(),
-                "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
-                "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
-                "U2SEG.CLUSTERS.MIN_SCORE": self.cluster_min_score,
-                "U2SEG.CLUSTERS.MAX_OVERLAP": self.cluster_max_overlap,
-            },
-            "stuff": {
-                **common,
-                **self._seed_of(self.stuff_refine),
-                **stuff_features,
-                "refiner of stuff": self.stuff_refine.settings(),
-            },
-            "cluster": {
-                "U2SEG.CLUSTERS": self.clusterer.settings(),
-                "U2SEG.CLUSTERS.REUSE": self.reuse,
-                "U2SEG.NUM_THINGS": self.space.num_things,
-                "U2SEG.SEED": self.seed,
-            },
-            "merge": {f"U2SEG.MERGE.{key.upper()}": value for key, value in vars(self.merge).items()},
-        }
+def check_plugin(name: str, cfg: CfgNode, real_features: bool) -> Iterator[str]:
+    """Check each part called ``name``, or each of the plugin called so; a line for each that keeps its contract.
 
-    def _seed_of(self, *parts: Part) -> dict[str, int]:
-        """The seed, where one of ``parts`` depends on it."""
-        return {"U2SEG.SEED": self.seed} if any(part.takes("random_state") for part in parts) else {}
+    Parts that need features get those of the extractors of ``cfg``, if ``real_features``; else they are made up.
 
-    def vector_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What the vectors of masks depend on: clusters that were learnt with other values mean nothing here."""
-        return {
-            "U2SEG.FEATURES": _identity(self.features, weights["things"]),
-            "U2SEG.CLUSTERS.EMBEDDING": self.embedding,
-            "U2SEG.CLUSTERS.CROP_SIZE": self.crop_size,
-        }
-
-    def patch_settings(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What the features of stuff depend on: stuff classes that were fitted with other values mean nothing here."""
-        return {"features of stuff": _identity(self.stuff_features, weights["stuff"])}
-
-
-def _identity(part: Part, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells features apart, wherever the file of weights lies: what the extractor says, else its settings.
-
-    Features of another precision are the same to 0.9999, so what was learnt on them may be used.
+    Raises:
+        UsageError: there is no such part, or it refuses an argument.
+        PluginError: a part does not keep its contract.
     """
-    if "weights_sha256" not in weights:
-        return part.settings()
-    return {key: value for key, value in weights.items() if key not in ("weights", "caveat", "segmenter", "precision")}
+    recipe = Recipe.from_config(cfg)
+    device = worker_device(recipe.device)
+    for offer in installed_plugins().named(name):
+        things, stuff = recipe.extractors(device) if real_features else (None, None)
+        context = nodes(recipe.context(offer.kind, device))
+        if not real_features and "features" in context:
+            context["features"] = None
+        check_offer(offer, _arguments(offer, cfg), context, stuff if offer.kind == "stuff segmenter" else things)
+        yield f"{offer.title} keeps its contract"
+
+
+def _arguments(offer: Offer, cfg: CfgNode) -> dict[str, object]:
+    """What ``cfg`` holds for ``offer``, under whichever of the kind's keys."""
+    arguments: dict[str, object] = {}
+    for key in reversed(PARTS[offer.kind].keys):
+        node = cfg
+        for word in key.split("."):
+            node = node[word]
+        arguments |= part_args({"NAME": offer.name, "ARGS": node.ARGS})
+    return arguments

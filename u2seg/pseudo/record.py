@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +51,18 @@ class Counts:
         self.pixels += entry["height"] * entry["width"]
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass
+class Summary(Counts):
     """What a run came to."""
 
-    photos: int
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
     """Name of a photo without a label to the reason."""
-    masks: int
-    things: int
-    """Thing segments that are visible."""
-    stuff: int
-    """Stuff segments."""
-    void_share: float
-    """Share of all pixels that are in no segment."""
-    timings: Mapping[str, Mapping[str, Any]]
+    timings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, counts: Counts, skipped: Mapping[str, str], timings: Mapping[str, Mapping[str, Any]]) -> Summary:
-        """The summary of a dataset with these ``counts``."""
-        void_share = counts.void / max(counts.pixels, 1)
-        return cls(counts.photos, skipped, counts.masks, counts.things, counts.stuff, void_share, timings)
+    @property
+    def void_share(self) -> float:
+        """Share of all pixels that are in no segment."""
+        return self.void / max(self.pixels, 1)
 
     def lines(self) -> list[str]:
         """The summary for people."""
@@ -91,12 +83,7 @@ class Summary:
 
 
 def write_checksums(root: Path, digests: Mapping[str, str]) -> None:
-    """Write the sha256 of every file of the dataset, as ``sha256sum -c`` reads them.
-
-    Args:
-        root: the output directory.
-        digests: name of each file, below ``root``, to its sha256.
-    """
+    """Write ``digests``, name below ``root`` to sha256 of each file of the dataset, as ``sha256sum -c`` reads them."""
     with replacing(root / CHECKSUMS) as temporary, open(temporary, "wb") as file:
         for name, digest in digests.items():
             file.write(f"{digest}  {name}\n".encode("utf-8", "surrogateescape"))
@@ -134,13 +121,13 @@ def read_checksums(root: Path) -> dict[str, str]:
 def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[str, Any]) -> None:
     """Write ``run.json``. Timings and machine aside, the same settings and photos give the same.
 
-    Args:
-        root: the output directory.
-        photos: all photos of the run.
-        summary: what it came to.
-        record: what the generator says of itself: ``config``, ``seed``, ``parts``, ``weights``, ``caveats``, ...
+    ``record`` is what the generator says of itself: ``config``, ``seed``, ``parts``, ``weights``, ``caveats``, ...
     """
     plugins = installed_plugins()
+    versions = {"python": platform.python_version()} | dict.fromkeys(VERSIONS, "not installed")
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     usual = {
         "u2seg": u2seg.__version__,
         "plugins": plugins.distributions,
@@ -160,15 +147,8 @@ def write_run(root: Path, photos: PhotoSet, summary: Summary, record: Mapping[st
             "stuff": summary.stuff,
             "void_share": round(summary.void_share, 6),
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in VERSIONS}},
+        "versions": versions,
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "timings": dict(summary.timings),
     }
     write_json(root / RUN_JSON, {**usual, **record})
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from u2seg.errors import DataError, UsageError
 from u2seg.executors import make_executor, refuse_strangers
 from u2seg.files import claim_directory, locked, sweep_parts
-from u2seg.images import Photo, PhotoSet
+from u2seg.images import Photo, PhotoSet, batches
 from u2seg.jobs import run_jobs
-from u2seg.pseudo.index import PACKED, Packer
+from u2seg.pseudo.index import PACKED
 from u2seg.pseudo.intermediate import DamagedFileError
 from u2seg.pseudo.ledger import FITTED_FILES, REDOABLE, STAGES
 from u2seg.pseudo.painting import merge_photos
@@ -32,8 +30,7 @@ from u2seg.pseudo.products import Products
 from u2seg.pseudo.publication import Publication, describe, drop_damaged, publish
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary, write_run
-from u2seg.pseudo.stages import StageNotes, StageWatcher
-from u2seg.pseudo.worker import Job, Outcome
+from u2seg.pseudo.worker import Job, Outcome, StageNotes, StageWatcher
 from u2seg.runtime import Progress, default_workers
 
 logger = logging.getLogger(__name__)
@@ -56,12 +53,9 @@ class LabelRun(Products):
         redo: str | None = None,
         executor: Executor | None = None,
     ) -> None:
-        """Take up the output directory ``root``.
+        """Take up the output directory ``root``: new, empty, or of an earlier run.
 
         Args:
-            root: new, empty, or of an earlier run.
-            photos: what to label.
-            recipe: how.
             settings: by product, what it depends on beside what it is made from.
             redo: a key of `u2seg.pseudo.ledger.REDOABLE`: what to make again.
             executor: who does the work; by default what the recipe says.
@@ -83,15 +77,13 @@ class LabelRun(Products):
         self._executor = executor
         self.notes: dict[str, StageNotes] = {}
         for product in FITTED_FILES:
-            self.fitted(product)
+            self.is_fitted(product)
         self.publication = Publication.read(root)
 
     def __enter__(self) -> LabelRun:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             if isinstance(error, DamagedFileError):
                 self.drop([error])
@@ -100,11 +92,7 @@ class LabelRun(Products):
             self._resources.__exit__(kind, error, trace)
 
     def perform(self, stage: str, work: Callable[[], bool]) -> None:
-        """Do one stage.
-
-        Args:
-            stage: one of `STAGES`.
-            work: does what is missing; returns whether anything was.
+        """Do ``stage``, one of `STAGES`; ``work`` does what is missing, and returns whether anything was.
 
         Raises:
             UsageError: a stage before it is not complete.
@@ -120,7 +108,7 @@ class LabelRun(Products):
         started = time.perf_counter()
         if not work() and self.ledger.is_complete(stage, photos):
             logger.info("%s: already done", stage)
-            self.notes[stage] = StageNotes(**{key: self.ledger.complete[stage][key] for key in asdict(notes)})
+            del self.notes[stage]
             return
         notes.seconds = time.perf_counter() - started
         self.refuse_if_all_failed(stage, len(self.inventory.photos))
@@ -152,11 +140,13 @@ class LabelRun(Products):
             DataError: more photos failed than ``U2SEG.EXECUTOR.MAX_FAILURES`` allows.
         """
         notes = self.notes.setdefault(stage, StageNotes())
-        packer = Packer([self.index(product) for product in REDOABLE[stage] if product in PACKED])
+        indexes = [self.index(product) for product in REDOABLE[stage] if product in PACKED]
         with Progress(stage, len(photos)) as progress:
-            watcher = StageWatcher(stage, notes, progress, self.recipe.executor.max_failures, packer.add)
+            watcher = StageWatcher(stage, notes, progress, self.recipe.executor.max_failures, indexes)
             run_jobs(self.executor(), function, self._jobs(photos, make_job, more), watcher)
-        packer.finish(self.inventory.keys.values())
+        for index in indexes:
+            index.refresh()
+            index.pack_many(self.inventory.keys.values())
         self.drop(watcher.damaged)
         return bool(watcher.damaged)
 
@@ -183,20 +173,11 @@ class LabelRun(Products):
             refuse_strangers(executor, self.recipe.identity, "weights" in self._settings["masks"])
         return self._executor
 
-    def unfinished(self, photos: Sequence[Photo], is_done: Callable[[str], bool]) -> list[Photo]:
-        """Those of ``photos`` whose batch is not done as a whole; ``is_done`` takes a photo's key."""
-        size = self.recipe.executor.batch_size
-        pending: list[Photo] = []
-        for start in range(0, len(photos), size):
-            batch = photos[start : start + size]
-            if not all(is_done(self.inventory.keys[photo.id]) for photo in batch):
-                pending += batch
-        return pending
-
     def label(self, function: Callable[[Any], Outcome], make_job: Any = Job, **more: Any) -> bool:
-        """Run ``function``, which makes masks and stuff, on the photos that lack them; whether there were any."""
-        masks, stuff = self.index("masks"), self.index("stuff")
-        pending = self.unfinished(self.inventory.photos, lambda key: masks.has(key) and stuff.has(key))
+        """Run ``function``, which makes masks and stuff, on the batches that lack some; whether there were any."""
+        done = {photo.id for photo in self.labelled()}
+        groups = batches(self.inventory.photos, self.recipe.executor.batch_size)
+        pending = [photo for batch in groups if not all(photo.id in done for photo in batch) for photo in batch]
         if pending:
             self.ledger.commit("masks", "stuff")
             self.each("label", function, pending, make_job, **more)
@@ -205,33 +186,27 @@ class LabelRun(Products):
     def merge(self, repair: Callable[[], bool]) -> bool:
         """Merge masks and stuff of the photos that lack a panoptic label; whether there were any.
 
-        Args:
-            repair: makes masks and stuff again where they are missing.
+        ``repair`` makes masks and stuff again where they are missing.
 
         Raises:
             DataError: intermediate files are damaged again and again.
         """
-        worked = False
-        for _ in range(MOST_REPAIRS):
+        for attempt in range(MOST_REPAIRS):
             pending = self._unmerged()
             if not pending:
-                return worked
+                return attempt > 0
             self.ledger.commit("merge")
-            worked = True
             sources_damaged = self.each("merge", merge_photos, pending)
             merged, keys = self.index("merge"), self.inventory.keys
             made = [photo for photo in pending if merged.has(keys[photo.id])]
             if not drop_damaged(self.publication, merged, made, keys) and not sources_damaged:
-                return worked
+                return True
             logger.warning("intermediate files were damaged; they are made again")
             repair()
         raise DataError(f"intermediate files in {self.root} are damaged again and again; check the disk")
 
     def _unmerged(self) -> list[Photo]:
-        """Photos that have masks and stuff, and no label that is whole.
-
-        Where nothing has changed since the dataset was published, nothing is read.
-        """
+        """Photos that have masks and stuff, and no whole label; nothing is read where all is as it was published."""
         photos, merged, keys = self.labelled(), self.index("merge"), self.inventory.keys
         complete = all(merged.has(keys[photo.id]) for photo in photos)
         if complete and self.publication.is_current(self.content(photos)):
@@ -241,37 +216,25 @@ class LabelRun(Products):
     def finish(self, caveats: Sequence[str], record: Mapping[str, Any]) -> Summary:
         """Publish the dataset where anything of it has changed, and delete what no photo needs any more.
 
-        Args:
-            caveats: what must be said against calling the labels unsupervised.
-            record: what the generator says of itself, for ``run.json``.
+        ``caveats`` must be said against calling the labels unsupervised; ``record`` is for ``run.json``.
         """
         merged, keys = self.index("merge"), self.inventory.keys
         complete = [photo for photo in self.labelled() if merged.has(keys[photo.id])]
         content = self.content(complete)
         if not self.publication.is_current(content):
             info = describe(self.photo_set.root, caveats)
-            arguments = merged.files, complete, keys, info, self.recipe.space, content
-            self.publication = publish(self.publication, *arguments)
+            self.publication = publish(self.publication, merged.files, complete, keys, info, self.recipe.space, content)
         summary = self._summary({photo.name for photo in complete})
         write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
-        shutil.rmtree(self.root / "stages" / "features", ignore_errors=True)
-        current = set(keys.values())
-        for product in PACKED:
-            self.index(product).pack_many(keys.values())
-            self.index(product).sweep(current)
-        self.save_inventory()
+        self.tidy()
         return summary
 
     def _summary(self, labelled: set[str]) -> Summary:
         """What the run came to, with the names of the photos that have a label."""
-        notes = {
-            stage: asdict(self.notes[stage]) if stage in self.notes else self.ledger.complete[stage] for stage in STAGES
-        }
+        notes = {**self.ledger.complete, **{stage: asdict(notes) for stage, notes in self.notes.items()}}
         failures = {name: reason for stage in STAGES for name, reason in notes[stage]["failures"].items()}
         names = {photo.name for photo in self.inventory.photos} - labelled
         skipped = {name: failures.get(name, "not labelled yet") for name in sorted(names)}
-        timings = {
-            stage: {"seconds": round(n["seconds"], 3), "parts": n["parts"], "processor": n["processor"]}
-            for stage, n in notes.items()
-        }
-        return Summary.of(self.publication.counts, skipped, timings)
+        parts = {stage: {key: notes[stage][key] for key in ("parts", "processor")} for stage in STAGES}
+        timings = {stage: {"seconds": round(notes[stage]["seconds"], 3), **parts[stage]} for stage in STAGES}
+        return Summary(**vars(self.publication.counts), skipped=skipped, timings=timings)

@@ -18,14 +18,15 @@ from pathlib import Path
 
 from u2seg.errors import DataError, within
 from u2seg.executors import make_executor
+from u2seg.fields import read_json_object
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import RUN_JSON, PanopticDataset, read_json_object, read_panoptic
+from u2seg.panoptic import RUN_JSON, PanopticDataset, read_panoptic
 from u2seg.panoptic.pairing import pair_images
-from u2seg.report.labels import Annotated, Annotation, choose_crops, read_annotated, summarise
+from u2seg.report.labels import Annotated, Annotation, Summary, choose_crops, read_annotated, summarise
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task, delete_pictures
-from u2seg.runtime import Progress, available_cores
+from u2seg.runtime import available_cores, track
 
 logger = logging.getLogger(__name__)
 
@@ -73,21 +74,17 @@ def write_gallery(
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
     dataset, annotations = read_annotated(dataset_dir, image_root)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
-    partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].places) if predictions else {}
+    partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].tolist()) if predictions else {}
     if max_images is not None:  # after pairing, since what is the end of one path only depends on all photos
         dataset, annotations = replace(dataset, photos=dataset.photos[:max_images]), annotations.first(max_images)
-    run_file = dataset.root / RUN_JSON
-    run = read_json_object(run_file) if run_file.is_file() else {}
+    run = read_json_object(file) if (file := dataset.root / RUN_JSON).is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
-    crops = choose_crops(annotations, CROPS_PER_CLASS)
-    tasks = _tasks(dataset, annotations, predictions, partner, crops)
+    site, count = Site(dataset, annotations, run, per_page, predictions), len(annotations)
     light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
-    painter, count = Painter(output, dataset.without_photos(), light), len(annotations)
+    painter, tasks = Painter(output, dataset.without_photos(), light), _tasks(site, annotations, predictions, partner)
     workers = workers or (available_cores() if count >= 32 else 1)
-    site = Site(dataset, annotations, run, per_page, predictions)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
         unreadable = _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
-    _delete_pages(site, output)
     delete_pictures(output, count)
     if unreadable:
         raise DataError(f"{dataset.root}: {unreadable}")
@@ -95,16 +92,48 @@ def write_gallery(
 
 
 def _tasks(
-    dataset: PanopticDataset,
-    annotations: Annotated,
-    predictions: PanopticDataset | None,
-    partner: Mapping[int, int],
-    crops: Mapping[int, Sequence[int]],
+    site: Site, annotations: Annotated, predictions: PanopticDataset | None, partner: Mapping[int, int]
 ) -> Iterator[Task]:
     """What is to be drawn of each photo, made when its turn comes; ``partner`` is its place in the predictions."""
-    for number, photo in enumerate(dataset.photos):
+    crops = choose_crops(annotations, CROPS_PER_CLASS)
+    for number, photo in enumerate(site.dataset.photos):
         predicted = predictions.photos[partner[number]] if predictions and number in partner else None
         yield Task(number, photo, annotations[number], predicted, tuple(crops.get(number, ())))
+
+
+class _Drawn:
+    """What pages that need all photos know of them, gathered as the photos are drawn."""
+
+    def __init__(self, dataset: PanopticDataset, annotations: Sequence[Sequence[Annotation]]) -> None:
+        self._dataset, self._annotations = dataset, annotations
+        self.problems: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self.crops: dict[int, list[Crop]] = defaultdict(list)
+        self._shares: list[Sequence[float]] = []
+        self._voids = array("d")
+
+    def add(self, record: Record) -> None:
+        """Note what was drawn of the next photo."""
+        for what, why in record.problems:
+            self.problems[what] += 1
+            self._reasons.setdefault(what, f"{self._dataset.photos[record.number].file_name}: {why}")
+        self._shares.append(array("d", record.shares))
+        self._voids.extend([] if record.void is None else [record.void])
+        for position, file in record.crops:
+            annotation = self._annotations[record.number][position]
+            crop = Crop(file, record.number, annotation.score, record.shares[position])
+            self.crops[annotation.category_id].append(crop)
+
+    def summary(self) -> Summary:
+        """Counts over the whole set."""
+        return summarise(self._dataset, self._annotations, self._shares, self._voids)
+
+    def notes(self) -> dict[str, str]:
+        """A line for each problem that there was."""
+        return {
+            what: f"{count} of {len(self._annotations)} {PROBLEMS[what]}, such as {self._reasons[what]}"
+            for what, count in sorted(self.problems.items())
+        }
 
 
 def _write_pages(
@@ -122,48 +151,27 @@ def _write_pages(
 
     for name in ("gallery.css", "gallery.js"):
         write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
-    problems: Counter[str] = Counter()
-    reasons: dict[str, str] = {}
-    crops: dict[int, list[Crop]] = defaultdict(list)
-    shares: list[Sequence[float]] = []
-    voids = array("d")
+    drawn = _Drawn(site.dataset, annotations)
     first_page: list[Record] = []
-    with Progress("gallery", len(annotations)) as progress:
-        for page, group in itertools.groupby(records, key=lambda record: record.number // site.per_page):
-            of_page = []
-            for record in group:
-                progress.advance()
-                of_page.append(record)
-                for what, why in record.problems:
-                    problems[what] += 1
-                    reasons.setdefault(what, f"{site.dataset.photos[record.number].file_name}: {why}")
-                shares.append(array("d", record.shares))
-                voids.extend([] if record.void is None else [record.void])
-                for position, file in record.crops:
-                    annotation = annotations[record.number][position]
-                    crop = Crop(file, record.number, annotation.score, record.shares[position])
-                    crops[annotation.category_id].append(crop)
-            if page:
-                write(site.photo_pages[page], photo_page(site, page, of_page))
-            else:
-                first_page = of_page
-    summary = summarise(site.dataset, annotations, shares, voids)
-    notes = {
-        what: f"{count} of {len(annotations)} {PROBLEMS[what]}, such as {reasons[what]}"
-        for what, count in sorted(problems.items())
-    }
+    drawings = track(records, "gallery", len(annotations))
+    for page, group in itertools.groupby(drawings, key=lambda record: record.number // site.per_page):
+        of_page = []
+        for record in group:
+            of_page.append(record)
+            drawn.add(record)
+        if page:
+            write(site.photo_pages[page], photo_page(site, page, of_page))
+        else:
+            first_page = of_page
+    summary, notes = drawn.summary(), drawn.notes()
     for page, name in enumerate(site.class_pages):
-        write(name, class_page(site, page, summary, crops))
+        write(name, class_page(site, page, summary, drawn.crops))
     write("classes.html", class_table(site, summary))
     write("run.html", run_page(site, summary, list(notes.values())))
     write("index.html", photo_page(site, 0, first_page, summary))
-    for note in notes.values():
-        logger.warning("gallery: %s", note)
-    return notes["label"] if problems["label"] == len(annotations) > 0 else ""
-
-
-def _delete_pages(site: Site, output: Path) -> None:
-    """Delete pages of an earlier, larger gallery."""
-    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):
+    for path in (*output.glob("photos_*.html"), *output.glob("classes_*.html")):  # of an earlier, larger gallery
         if path.name not in (*site.photo_pages, *site.class_pages):
             path.unlink()
+    for note in notes.values():
+        logger.warning("gallery: %s", note)
+    return notes["label"] if drawn.problems["label"] == len(annotations) > 0 else ""

@@ -24,7 +24,7 @@ from u2seg.fields import inside
 from u2seg.files import replacing, write_json
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
-from u2seg.panoptic.agreement import segment_areas
+from u2seg.panoptic.agreement import read_label
 from u2seg.report.draw import DIMMED, HATCHED, Region, draw_crop, draw_layer, fit
 from u2seg.report.labels import Annotation
 
@@ -131,7 +131,7 @@ class Painter:
 
     def _draw_labels(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
         """Write the layers, and crops where there is a ``photo`` to cut them from."""
-        ids = read_ids(self.dataset, task.photo)
+        ids, _ = read_label(self.dataset, task.photo)
         shown = [(annotation, annotation.mask(ids)) for annotation in task.annotations]
         record.shares = [round(float(mask.mean()), 6) for _, mask in shown]
         record.void = round(float((ids == 0).mean()), 6)
@@ -150,7 +150,7 @@ class Painter:
         if self.predictions is not None:
             if task.predicted is None:
                 raise DataError("not in the predictions")
-            ids = read_ids(self.predictions, task.predicted)
+            ids, _ = read_label(self.predictions, task.predicted)
             self._draw_layer(self.predictions, ids, segments_of(task.predicted, ids), PREDICTED, record)
 
     def _draw_layer(
@@ -195,17 +195,6 @@ def delete_pictures(output: Path, count: int) -> None:
             number = re.match(r"(\d{6,})[._]", path.name)
             if number and int(number[1]) >= count:
                 path.unlink()
-
-
-def read_ids(dataset: PanopticDataset, photo: LabelledPhoto) -> np.ndarray:
-    """Segment ids int32 (H, W) of ``photo``.
-
-    Raises:
-        DataError: the PNG is missing, broken, of another size than the JSON says, or holds ids that are not listed.
-    """
-    ids = dataset.read_ids(photo)
-    segment_areas(ids, [segment.id for segment in photo.segments], dataset.png_path(photo))
-    return ids
 
 
 def segments_of(photo: LabelledPhoto, ids: np.ndarray) -> list[Masked]:

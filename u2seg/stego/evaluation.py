@@ -13,8 +13,7 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.evaluation import quality
-from u2seg.evaluation.matching import ONE_TO_ONE, match_clusters
-from u2seg.evaluation.taxonomy import Taxonomy
+from u2seg.evaluation.matching import ONE_TO_ONE, Taxonomy, match_clusters
 from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 from u2seg.plugins.api import FeatureExtractor, Refiner, StuffSegmenter

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from u2seg.data.entries import EntryFile, share_entries, write_entries
+from u2seg.data.training_set import EntryFile, share_entries, write_entries
 from u2seg.errors import DataError, UsageError
 
 
