@@ -178,6 +178,42 @@ def test_workers_end_with_their_parent(tmp_path):
     until(lambda: not is_alive(worker))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+def test_what_takes_long_to_import_is_imported_once_for_all_workers_which_end_with_their_server(tmp_path):
+    script = """
+        import os, sys
+        import sklearn.cluster
+        from u2seg.executors import ProcessExecutor
+
+        def loaded(name):
+            return name in sys.modules, os.getppid()
+
+        if __name__ == "__main__":
+            with ProcessExecutor(2) as executor:
+                for name in ("sklearn.cluster", "torch"):
+                    print(*executor.submit(loaded, name).result(), os.getpid())
+    """
+    (tmp_path / "parent.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, tmp_path / "parent.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [has for has, _, _ in rows] == ["True", "False"], "what the parent has imported, and no more"
+    ((server, parent),) = {(server, parent) for _, server, parent in rows}
+    assert server != parent
+    until(lambda: not is_alive(int(server)))
+
+
+def test_workers_have_the_environment_of_their_parent_as_it_is_now(monkeypatch):
+    for value in ("before", "after"):
+        monkeypatch.setenv("U2SEG_TEST", value)
+        with ProcessExecutor(1) as executor:
+            assert executor.submit(os.getenv, "U2SEG_TEST").result() == value
+    monkeypatch.delenv("U2SEG_TEST")
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(os.getenv, "U2SEG_TEST").result() is None
+
+
 def until(condition, seconds=60):
     """Wait for ``condition``, at most ``seconds``."""
     end = time.monotonic() + seconds

@@ -10,8 +10,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_NOTE = 200
 """Bytes of what a worker says that it is at."""
+HEAVY = ("torch", "timm", "scipy.ndimage", "scipy.sparse", "sklearn.cluster")
+"""What takes seconds to import: of these, what this process has imported is imported once for all workers."""
 
 
 class InlineExecutor(Executor):
@@ -51,13 +54,12 @@ class ProcessExecutor(Executor):
         self._start(workers)
 
     def _start(self, workers: int) -> None:
-        # A forked child of a process that has used torch's threads or CUDA hangs; a spawned one does not.
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         ranks = context.Queue()
         for rank in range(workers):
             ranks.put(rank)
         self._at_work = context.RawArray("c", LONGEST_NOTE)
-        initargs = (ranks, self._at_work)
+        initargs = (ranks, self._at_work, dict(os.environ))
         self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=initargs)
         self._processes: set[Any] = set()
 
@@ -97,6 +99,21 @@ class ProcessExecutor(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
 
+def _context() -> Any:
+    """How workers start.
+
+    A forked child of a process that has used torch's threads or CUDA hangs. So they are forked from a server that has
+    imported what they need and done nothing else; or spawned, where libraries may not survive a fork (macOS).
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    ours = [name for name in sys.modules if name.partition(".")[0] == "u2seg"]
+    # Heeded by the first server, which serves all executors of this process.
+    context.set_forkserver_preload(["u2seg.forkserver", *ours, *(name for name in HEAVY if name in sys.modules)])
+    return context
+
+
 def _ending(code: int | None) -> str:
     """How a process ended, in words; "" where the pool ended it or it ended as it should."""
     if code in (None, 0, -signal.SIGTERM):
@@ -104,8 +121,13 @@ def _ending(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _start_worker(ranks: Any, note: Any) -> None:
-    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it."""
+def _start_worker(ranks: Any, note: Any, environment: Mapping[str, str]) -> None:
+    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it.
+
+    The ``environment`` is the parent's, since that of a server is as old as the server.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ[RANK_VARIABLE] = str(ranks.get())
     share_work(note)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
