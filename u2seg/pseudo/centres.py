@@ -6,6 +6,7 @@ Shapes: ``M`` vectors; ``D`` channels; ``K`` centres.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def learn_centres(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    common = {"n_clusters": count, "random_state": seed, "n_init": n_init, "max_iter": max_iter}
+    common: dict[str, Any] = {"n_clusters": count, "random_state": seed, "n_init": n_init, "max_iter": max_iter}
     if not mini_batch and count > 1 and len(X) * count <= MOST_BOUNDS:
         common["algorithm"] = "elkan"
     # Threads sum in any order: one thread gives the same last digit every time.

@@ -66,7 +66,7 @@ def to_precision(network: nn.Module, precision: str, device: str) -> nn.Module:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(getattr(torch, precision))
         if in_steps and hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]  # torch types every attribute as a module
     return network
 
 
@@ -86,9 +86,9 @@ def _fold_scales(block: nn.Module) -> None:
         for name, layer in (("ls1", block.attn.proj), ("ls2", getattr(block.mlp, "fc2", None))):
             scale = getattr(block, name)
             if isinstance(scale, LayerScale) and isinstance(layer, nn.Linear):
-                layer.weight *= scale.gamma[:, None]
+                layer.weight.mul_(scale.gamma[:, None])
                 if layer.bias is not None:
-                    layer.bias *= scale.gamma
+                    layer.bias.mul_(scale.gamma)
                 setattr(block, name, nn.Identity())
 
 
