@@ -1,6 +1,7 @@
 """The same results whoever runs the jobs, and workers that die, hang or leave cost only what they were at."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -212,6 +213,26 @@ def test_workers_have_the_environment_of_their_parent_as_it_is_now(monkeypatch):
     monkeypatch.delenv("U2SEG_TEST")
     with ProcessExecutor(1) as executor:
         assert executor.submit(os.getenv, "U2SEG_TEST").result() is None
+
+
+def page_faults(rounds):
+    """Pages that the kernel has cleared for arrays of which three of 20 MB are alive at a time, after a first round."""
+    import resource
+
+    for round_ in range(rounds + 1):
+        arrays = [b"a" * 20 * 2**20 for _ in range(3)]  # numpy's would be of huge pages
+        del arrays
+        if not round_:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="needs glibc")
+def test_workers_keep_the_memory_of_arrays():
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(page_faults, 5).result() < 1000  # each array has 5,120 pages
+    code = "import test_jobs; assert test_jobs.page_faults(5) > 10_000"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(__file__))
 
 
 def until(condition, seconds=60):

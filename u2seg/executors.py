@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from u2seg.errors import UsageError, lookup
-from u2seg.runtime import RANK_VARIABLE, default_workers, share_work
+from u2seg.runtime import RANK_VARIABLE, default_workers, keep_memory, share_work
 from u2seg.tool import quiet
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ def _start_worker(ranks: Any, note: Any, environment: Mapping[str, str]) -> None
     os.environ.update(environment)
     os.environ[RANK_VARIABLE] = str(ranks.get())
     share_work(note)
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
