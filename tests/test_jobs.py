@@ -190,7 +190,7 @@ def test_what_takes_long_to_import_is_imported_once_for_all_workers_which_end_wi
             return name in sys.modules, os.getppid()
 
         if __name__ == "__main__":
-            with ProcessExecutor(2) as executor:
+            with ProcessExecutor(2, ("sklearn.cluster", "torch")) as executor:
                 for name in ("sklearn.cluster", "torch"):
                     print(*executor.submit(loaded, name).result(), os.getpid())
     """

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 LONGEST_NOTE = 200
 """Bytes of what a worker says that it is at."""
-HEAVY = ("torch", "timm", "scipy.ndimage", "scipy.sparse", "sklearn.cluster")
-"""What takes seconds to import: of these, what this process has imported is imported once for all workers."""
 
 
 class InlineExecutor(Executor):
@@ -49,12 +47,13 @@ class ProcessExecutor(Executor):
     is whole or absent, so nothing has to be waited for.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, preload: Sequence[str] = ()) -> None:
+        """Start ``workers`` processes once there is work; ``preload`` as of `make_executor`."""
+        self.workers, self._preload = workers, preload
         self._start(workers)
 
     def _start(self, workers: int) -> None:
-        context = _context()
+        context = _context(self._preload)
         ranks = context.Queue()
         for rank in range(workers):
             ranks.put(rank)
@@ -99,8 +98,8 @@ class ProcessExecutor(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
 
-def _context() -> Any:
-    """How workers start.
+def _context(preload: Sequence[str]) -> Any:
+    """How workers start; ``preload`` as of `make_executor`.
 
     A forked child of a process that has used torch's threads or CUDA hangs. So they are forked from a server that has
     imported what they need and done nothing else; or spawned, where libraries may not survive a fork (macOS).
@@ -108,9 +107,8 @@ def _context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    ours = [name for name in sys.modules if name.partition(".")[0] == "u2seg"]
     # Heeded by the first server, which serves all executors of this process.
-    context.set_forkserver_preload(["u2seg.forkserver", *ours, *(name for name in HEAVY if name in sys.modules)])
+    context.set_forkserver_preload(["u2seg.forkserver", *(name for name in preload if name in sys.modules)])
     return context
 
 
@@ -186,7 +184,7 @@ class DaskExecutor(Executor):
         self._client.close()
 
 
-def make_executor(name: str, workers: int, threads: int, address: str = "") -> Executor:
+def make_executor(name: str, workers: int, threads: int, address: str = "", preload: Sequence[str] = ()) -> Executor:
     """Build the executor that ``U2SEG.EXECUTOR`` names.
 
     Args:
@@ -194,6 +192,8 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         workers: processes; 0 takes one per GPU, or as many as the cores give at ``threads`` each.
         threads: threads of a worker.
         address: of the Dask scheduler.
+        preload: modules that workers need and that take long to import: those that this process has imported are
+            imported once for all worker processes.
 
     Raises:
         UsageError: no such executor, or it can't be had.
@@ -202,7 +202,7 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
     makers: dict[str, Callable[[], Executor]] = {
         "inline": InlineExecutor,
-        "process": lambda: ProcessExecutor(workers or default_workers(threads)),
+        "process": lambda: ProcessExecutor(workers or default_workers(threads), preload),
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
