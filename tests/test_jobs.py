@@ -1,6 +1,7 @@
 """The same results whoever runs the jobs, and workers that die, hang or leave cost only what they were at."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -176,6 +177,62 @@ def test_workers_end_with_their_parent(tmp_path):
     parent.wait()
     (worker,) = (int(path.name) for path in (tmp_path / "pids").iterdir())
     until(lambda: not is_alive(worker))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+def test_what_takes_long_to_import_is_imported_once_for_all_workers_which_end_with_their_server(tmp_path):
+    script = """
+        import os, sys
+        import sklearn.cluster
+        from u2seg.executors import ProcessExecutor
+
+        def loaded(name):
+            return name in sys.modules, os.getppid()
+
+        if __name__ == "__main__":
+            with ProcessExecutor(2, ("sklearn.cluster", "torch")) as executor:
+                for name in ("sklearn.cluster", "torch"):
+                    print(*executor.submit(loaded, name).result(), os.getpid())
+    """
+    (tmp_path / "parent.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, tmp_path / "parent.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [has for has, _, _ in rows] == ["True", "False"], "what the parent has imported, and no more"
+    ((server, parent),) = {(server, parent) for _, server, parent in rows}
+    assert server != parent
+    until(lambda: not is_alive(int(server)))
+
+
+def test_workers_have_the_environment_of_their_parent_as_it_is_now(monkeypatch):
+    for value in ("before", "after"):
+        monkeypatch.setenv("U2SEG_TEST", value)
+        with ProcessExecutor(1) as executor:
+            assert executor.submit(os.getenv, "U2SEG_TEST").result() == value
+    monkeypatch.delenv("U2SEG_TEST")
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(os.getenv, "U2SEG_TEST").result() is None
+
+
+def page_faults(rounds):
+    """Pages that the kernel has cleared for arrays of which three of 20 MB are alive at a time, after a first round."""
+    import resource
+
+    for round_ in range(rounds + 1):
+        arrays = [b"a" * 20 * 2**20 for _ in range(3)]  # numpy's would be of huge pages
+        del arrays
+        if not round_:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="needs glibc")
+def test_workers_keep_the_memory_of_arrays():
+    with ProcessExecutor(1) as executor:
+        assert executor.submit(page_faults, 5).result() < 1000  # each array has 5,120 pages
+    code = "import test_jobs; assert test_jobs.page_faults(5) > 10_000"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(__file__))
 
 
 def until(condition, seconds=60):

@@ -15,7 +15,9 @@ MODULES = {
 }
 
 GROUND = {"errors", "structures", "config", "fields"}
-TOOLS = GROUND | {"files", "images", "panoptic", "tool", "runtime", "executors", "jobs", "weights_file"}
+TOOLS = GROUND | {
+    *("files", "images", "panoptic", "tool", "runtime", "forkserver", "executors", "jobs", "weights_file")
+}
 LABELS = TOOLS | {"plugins", "pseudo"}
 ROOMS = {
     "errors": set(),
@@ -28,6 +30,7 @@ ROOMS = {
     "panoptic": GROUND | {"files"},
     "tool": set(),
     "runtime": GROUND | {"tool"},
+    "forkserver": {"tool"},
     "executors": GROUND | {"tool", "runtime"},
     "jobs": GROUND | {"tool", "runtime", "executors"},
     "plugins": TOOLS,
@@ -51,6 +54,7 @@ LIBRARIES = {
     "panoptic": {"torch", "detectron2", "scipy"},
     "tool": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "runtime": {"detectron2", "scipy"},
+    "forkserver": {"torch", "detectron2", "numpy", "scipy", "pluggy"},
     "executors": {"torch", "detectron2", "scipy"},
     "jobs": {"torch", "detectron2", "scipy"},
     "plugins": {"torch", "detectron2", "scipy"},

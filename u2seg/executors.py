@@ -10,14 +10,15 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
 
 from u2seg.errors import UsageError, lookup
-from u2seg.runtime import RANK_VARIABLE, default_workers, share_work
+from u2seg.runtime import RANK_VARIABLE, default_workers, keep_memory, share_work
 from u2seg.tool import quiet
 
 logger = logging.getLogger(__name__)
@@ -46,18 +47,18 @@ class ProcessExecutor(Executor):
     is whole or absent, so nothing has to be waited for.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, preload: Sequence[str] = ()) -> None:
+        """Start ``workers`` processes once there is work; ``preload`` as of `make_executor`."""
+        self.workers, self._preload = workers, preload
         self._start(workers)
 
     def _start(self, workers: int) -> None:
-        # A forked child of a process that has used torch's threads or CUDA hangs; a spawned one does not.
-        context = multiprocessing.get_context("spawn")
+        context = _context(self._preload)
         ranks = context.Queue()
         for rank in range(workers):
             ranks.put(rank)
         self._at_work = context.RawArray("c", LONGEST_NOTE)
-        initargs = (ranks, self._at_work)
+        initargs = (ranks, self._at_work, dict(os.environ))
         self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=initargs)
         self._processes: set[Any] = set()
 
@@ -97,6 +98,20 @@ class ProcessExecutor(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
 
+def _context(preload: Sequence[str]) -> Any:
+    """How workers start; ``preload`` as of `make_executor`.
+
+    A forked child of a process that has used torch's threads or CUDA hangs. So they are forked from a server that has
+    imported what they need and done nothing else; or spawned, where libraries may not survive a fork (macOS).
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Heeded by the first server, which serves all executors of this process.
+    context.set_forkserver_preload(["u2seg.forkserver", *(name for name in preload if name in sys.modules)])
+    return context
+
+
 def _ending(code: int | None) -> str:
     """How a process ended, in words; "" where the pool ended it or it ended as it should."""
     if code in (None, 0, -signal.SIGTERM):
@@ -104,10 +119,16 @@ def _ending(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _start_worker(ranks: Any, note: Any) -> None:
-    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it."""
+def _start_worker(ranks: Any, note: Any, environment: Mapping[str, str]) -> None:
+    """Remember which worker this is, so that each gets a GPU of its own; leave Ctrl-C to the parent; end with it.
+
+    The ``environment`` is the parent's, since that of a server is as old as the server.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ[RANK_VARIABLE] = str(ranks.get())
     share_work(note)
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -163,7 +184,7 @@ class DaskExecutor(Executor):
         self._client.close()
 
 
-def make_executor(name: str, workers: int, threads: int, address: str = "") -> Executor:
+def make_executor(name: str, workers: int, threads: int, address: str = "", preload: Sequence[str] = ()) -> Executor:
     """Build the executor that ``U2SEG.EXECUTOR`` names.
 
     Args:
@@ -171,6 +192,8 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         workers: processes; 0 takes one per GPU, or as many as the cores give at ``threads`` each.
         threads: threads of a worker.
         address: of the Dask scheduler.
+        preload: modules that workers need and that take long to import: those that this process has imported are
+            imported once for all worker processes.
 
     Raises:
         UsageError: no such executor, or it can't be had.
@@ -179,7 +202,7 @@ def make_executor(name: str, workers: int, threads: int, address: str = "") -> E
         raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
     makers: dict[str, Callable[[], Executor]] = {
         "inline": InlineExecutor,
-        "process": lambda: ProcessExecutor(workers or default_workers(threads)),
+        "process": lambda: ProcessExecutor(workers or default_workers(threads), preload),
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()

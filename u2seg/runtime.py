@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import logging
@@ -21,6 +22,10 @@ T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress, where there is no terminal."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's ``mallopt``."""
+LARGEST_KEPT = 32 * 2**20
+"""Bytes of the largest array whose memory `keep_memory` keeps: the most that glibc allows."""
 RANK_VARIABLE = "_U2SEG_WORKER_RANK"
 """Set in worker processes to their number, from 0."""
 _REMOTE_ERROR = re.compile(rf"\n{re.escape(U2SegError.__module__)}\.\w+: (.*)\s*\Z")
@@ -94,6 +99,18 @@ def bounded_threads(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory of arrays that it has freed, up to 1 GB, for those to come.
+
+    By default glibc gives it back to the kernel, which then clears each page again: 100,000 times a photo, an eighth of
+    the time of a worker. Without glibc nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library of all symbols
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 class Progress:

@@ -12,6 +12,8 @@ literal method, its masks and its grid, with our quick parts: half precision and
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -30,6 +32,8 @@ RUNS = {
     "literal, fast": ("literal", ["U2SEG.FEATURES.ARGS.vit.precision", "auto", "U2SEG.REFINE.NAME", "bilateral"]),
 }
 """Name of a run to its config and settings; another checkout runs those without settings."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's ``prctl``: what the descendants of this process leave behind becomes its child."""
 
 
 def parse(argv):
@@ -54,6 +58,9 @@ def run_tool(checkout, tool, *arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=checkout, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    with contextlib.suppress(ChildProcessError):
+        while True:  # the server that workers are forked from ends after the tool, and has their seconds
+            os.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return time.perf_counter() - started, processor
@@ -95,6 +102,8 @@ def quality(checkout, args, output):
 def main(argv=None):
     """Run the benchmark."""
     args = parse(argv)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     checkouts = {"ours": ROOT, **({"baseline": args.baseline.resolve()} if args.baseline else {})}
     columns = {}
     with tempfile.TemporaryDirectory() as folder:

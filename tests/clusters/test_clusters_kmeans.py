@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo import clusters
+from u2seg.pseudo import centres, clusters
 from u2seg.pseudo.centres import count_distinct, fill_empty, nearest_centre, unit_length
 from u2seg.pseudo.clusters import KMeans
 
@@ -78,6 +78,16 @@ def test_fill_empty_leaves_good_centres_alone():
     X = embeddings(50)
     centres = X[:5].copy()
     assert np.array_equal(fill_empty(X, centres), centres)
+
+
+@pytest.mark.parametrize("trial", [20, 10_000])
+def test_bounds_on_distances_change_no_centre(monkeypatch, trial):
+    monkeypatch.setattr(centres, "TRIAL", trial)
+    X = np.random.default_rng(0).normal(size=(600, 12)).astype(np.float32)
+    with_bounds = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    monkeypatch.setattr(centres, "MOST_BOUNDS", 0)
+    without = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    assert np.allclose(with_bounds, without, atol=1e-5)
 
 
 def test_nearest_centre_is_the_obvious_one(monkeypatch):

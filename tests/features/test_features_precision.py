@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from test_features_vit import make
+from timm.layers import LayerScale
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.features.precision import PRECISIONS, resolve_precision, to_precision
+from u2seg.pseudo.features.precision import PRECISIONS, _fold_scales, resolve_precision, to_precision
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,19 @@ def test_attention_is_taken_in_steps_in_bfloat16_without_amx(plain_file, monkeyp
     assert [block.attn.fused_attn for block in network.blocks] == [True] * len(network.blocks)
     to_precision(network, "bfloat16", device)
     assert [block.attn.fused_attn for block in network.blocks] == [fused] * len(network.blocks)
+
+
+def test_scales_of_layers_are_folded_into_weights_that_give_the_same(plain_file):
+    network = make(plain_file)._network
+    rng = torch.Generator().manual_seed(0)
+    for block in network.blocks:
+        block.ls1, block.ls2 = LayerScale(network.embed_dim), LayerScale(network.embed_dim)
+        for scale in (block.ls1, block.ls2):
+            scale.gamma.data = torch.randn(network.embed_dim, generator=rng)
+    pixels = torch.randn(1, 3, 32, 32, generator=rng)
+    with torch.inference_mode():
+        expected = network(pixels)
+        for block in network.blocks:
+            _fold_scales(block)
+        assert not any(isinstance(module, LayerScale) for module in network.modules())
+        torch.testing.assert_close(network(pixels), expected)

@@ -49,6 +49,16 @@ def test_whitened_axes_give_unit_covariance():
     assert (np.diff(np.diag(np.cov(((X - mean) @ axes).T))) < 0).all(), "largest first"
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_without_whitening_all_components_are_left_as_they_are_and_distances_are_those_on_axes(normalise):
+    X = grids(9, dim=6)[0].reshape(6, -1).T + 3
+    mean, axes = patches.principal_axes(X, 0, whiten=0)
+    rotation = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[2].T
+    left, rotated = (patches.project(X, mean, each, normalise) for each in (axes, rotation))
+    assert left.dtype == np.float32
+    assert np.allclose(left @ left.T, rotated @ rotated.T, atol=1e-4)
+
+
 def test_scores_are_a_softmax_of_cosines():
     rng = np.random.default_rng(0)
     vectors, centres = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)

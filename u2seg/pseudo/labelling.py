@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg  # noqa: F401  a BLAS that is loaded inside `bounded_threads` would take every core
 
 from u2seg.files import write_arrays
 from u2seg.images import Photo, batches

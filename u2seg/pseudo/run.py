@@ -37,6 +37,11 @@ logger = logging.getLogger(__name__)
 
 NEEDS = {"fit": (), "label": ("fit",), "cluster": ("label",), "merge": ("label", "cluster")}
 """Stage to the stages that must be complete before it."""
+PRELOAD = (
+    *("torch", "timm", "scipy.ndimage", "scipy.sparse", "sklearn.cluster"),
+    *("u2seg.pseudo.labelling", "u2seg.pseudo.painting"),
+)
+"""What workers need of a run's modules, as `u2seg.executors.make_executor` takes it."""
 MOST_REPAIRS = 3
 """Times that damaged intermediate files are made again before the disk is blamed."""
 
@@ -168,7 +173,7 @@ class LabelRun(Products):
         """Who does the work, made when it is first asked for."""
         if self._executor is None:
             settings = self.recipe.executor
-            executor = make_executor(settings.name, settings.workers, settings.threads, settings.address)
+            executor = make_executor(settings.name, settings.workers, settings.threads, settings.address, PRELOAD)
             self._executor = self._resources.enter_context(executor)
             refuse_strangers(executor, self.recipe.identity, "weights" in self._settings["masks"])
         return self._executor

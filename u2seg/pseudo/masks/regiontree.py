@@ -64,6 +64,7 @@ class RegionTree:
             num_masks=CUT_ROUNDS, min_area=area, split_components=True, min_component=area, device=self.device
         )
         self.cuts = [replace(cut, tau=tau) for tau in self.taus]
+        import sklearn.cluster  # noqa: F401  so that workers find it imported (`u2seg.pseudo.run.PRELOAD`)
 
     def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
         """Masks bool (N, h, w), best first, of features float32 (D, h, w); ``image`` is not looked at.

@@ -52,7 +52,7 @@ class KMeansStuff:
     mean: np.ndarray = field(init=False, repr=False)
     """float32 (D,), subtracted from a patch; as `axes` and `centres`, after `fit` or `load_state`."""
     axes: np.ndarray = field(init=False, repr=False)
-    """float32 (D, E)"""
+    """float32 (D, E); (D, 0) where nothing is projected"""
     centres: np.ndarray = field(init=False, repr=False)
     """float32 (S, E)"""
 

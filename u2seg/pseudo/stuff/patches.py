@@ -49,8 +49,12 @@ def _thin(kept: list[np.ndarray], drawn: list[np.ndarray], most: int) -> tuple[l
 def principal_axes(patches: np.ndarray, count: int, whiten: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean float32 (D,) of ``patches`` float32 (M, D), and axes float32 (D, E) of the ``count`` components of largest
     variance (0: all), each divided by its standard deviation to the power ``whiten``.
+
+    All components with ``whiten`` 0 would be a rotation, which no distance depends on: then there are no axes, (D, 0).
     """
     mean = patches.mean(axis=0, dtype=np.float64)
+    if not count and not whiten:
+        return mean.astype(np.float32), np.zeros((len(mean), 0), np.float32)
     second = np.zeros((len(mean), len(mean)))
     for start in range(0, len(patches), CHUNK):
         part = patches[start : start + CHUNK] - mean
@@ -64,8 +68,12 @@ def principal_axes(patches: np.ndarray, count: int, whiten: float) -> tuple[np.n
 
 
 def project(patches: np.ndarray, mean: np.ndarray, axes: np.ndarray, normalise: bool) -> np.ndarray:
-    """``patches`` (M, D) less ``mean`` (D,) on ``axes`` (D, E), scaled to length 1 on request: float32 (M, E)."""
-    vectors = ((patches - mean) @ axes).astype(np.float32)
+    """``patches`` (M, D) less ``mean`` (D,) on ``axes`` (D, E), scaled to length 1 on request: float32 (M, E).
+
+    Axes (D, 0) leave the channels as they are: float32 (M, D).
+    """
+    centred = (patches - mean).astype(np.float32, copy=False)
+    vectors = centred @ axes if axes.size else centred
     return unit_length(vectors) if normalise else vectors
 
 
