@@ -72,7 +72,7 @@ def test_names_are_learnt():
     losses = []
     for step in range(30):
         features = prototypes[step % 3][None, :, None, None] + torch.randn(1, 8, SIDE, SIDE, generator=generator) / 4
-        regions = Instances((SIDE * STRIDE,) * 2, proposal_boxes=Boxes([[64, 64, 256, 256]]))
+        regions = Instances((SIDE * STRIDE,) * 2, gt_boxes=Boxes([[64, 64, 256, 256]]))
         regions.gt_masks, regions.gt_classes = BitMasks(pixels), torch.tensor([step % 3])
         loss = head.losses(features, [regions])["loss_name"]
         optimizer.zero_grad()
@@ -84,7 +84,7 @@ def test_names_are_learnt():
 
 
 def test_an_image_without_things_has_no_loss(head):
-    regions = Instances((SIDE * STRIDE,) * 2, proposal_boxes=Boxes(torch.zeros(0, 4)))
+    regions = Instances((SIDE * STRIDE,) * 2, gt_boxes=Boxes(torch.zeros(0, 4)))
     regions.gt_masks, regions.gt_classes = BitMasks(torch.zeros(0, 512, 512)), torch.zeros(0, dtype=torch.long)
     loss = head.losses(torch.randn(1, 8, SIDE, SIDE), [regions])["loss_name"]
     loss.backward()

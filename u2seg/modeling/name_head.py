@@ -44,12 +44,15 @@ class NameHead(nn.Module):
         means = (regions * weights).sum((2, 3)) / weights.sum((2, 3))
         return self.scores(self.norm(means))
 
-    def losses(self, features: torch.Tensor, things: list[Instances]) -> dict[str, torch.Tensor]:
-        """Cross entropy of the names of ``things``, the proposals of each image that stand for one; 0 without any."""
-        boxes = [regions.proposal_boxes for regions in things]
-        masks = cat([regions.gt_masks.crop_and_resize(regions.proposal_boxes.tensor, CELLS) for regions in things])
+    def losses(self, features: torch.Tensor, labels: list[Instances]) -> dict[str, torch.Tensor]:
+        """Cross entropy of the names of all ``labels`` of each image, inside their own masks; 0 without any.
+
+        Regions that only overlap a label teach names less well.
+        """
+        boxes = [things.gt_boxes for things in labels]
+        masks = cat([things.gt_masks.crop_and_resize(things.gt_boxes.tensor, CELLS) for things in labels])
         scores = self(features, boxes, masks)
-        classes = cat([regions.gt_classes for regions in things])
+        classes = cat([things.gt_classes for things in labels])
         return {"loss_name": F.cross_entropy(scores, classes) if len(classes) else scores.sum() * 0.0}
 
     def rename(self, features: torch.Tensor, detections: list[Instances]) -> None:

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from fvcore.common.config import CfgNode
@@ -102,9 +102,12 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> Any:
-        """As `CascadeROIHeads`."""
+        """As `CascadeROIHeads`; in training, with the loss of names if there is a head for them."""
         self._labels = targets or []
-        return super().forward(images, features, proposals, targets)
+        result, losses = super().forward(images, features, proposals, targets)
+        if self.training and self.name_head is not None:
+            losses |= self.name_head.losses(features[self.names_from], self._labels)
+        return result, losses
 
     def _forward_box(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances] | None = None
@@ -127,12 +130,9 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         return detect_objects(boxes, scores, sizes, *limits)
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]) -> Any:
-        """As Detectron2's; then names of regions, and scores of detections, if asked to."""
+        """As Detectron2's; then names and scores of detections, if asked to."""
         result = super()._forward_mask(features, instances)
         if self.training:
-            if self.name_head is not None:
-                things, _ = select_foreground_proposals(instances, self.num_classes)
-                result |= self.name_head.losses(features[self.names_from], things)
             return result
         if self.name_head is not None:
             self.name_head.rename(features[self.names_from], result)
