@@ -68,3 +68,15 @@ def test_it_trains_resumes_and_scores_and_refuses_another_network(vit_options, l
 def test_a_stride_of_the_semantic_loss_that_does_not_divide_the_heads(options, capsys, stride):
     assert exit_code([*options, "MODEL.U2SEG.SEM_SEG_LOSS_STRIDE", stride]) == 2
     assert f"SEM_SEG_LOSS_STRIDE {stride} must divide" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_names_are_fitted_before_the_last_checkpoint_and_nothing_else_is(vit_options, tmp_path, capsys):
+    states = {}
+    for batches in ("0", "2"):
+        out = tmp_path / batches
+        names = ["MODEL.U2SEG.NAMES_FROM", "vit", "MODEL.U2SEG.NAMES_FIT_ITER", batches, "OUTPUT_DIR", str(out)]
+        assert exit_code([*vit_options, *names]) == 0
+        states[batches] = torch.load(out / "model_final.pth", weights_only=True)["model"]
+        assert ("names: fitted to" in (out / "log.txt").read_text()) == (batches == "2")
+    differing = {name for name in states["0"] if not torch.equal(states["0"][name], states["2"][name])}
+    assert differing == {"roi_heads.name_head.scores.weight", "roi_heads.name_head.scores.bias"}

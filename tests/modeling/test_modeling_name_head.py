@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from test_modeling_compat import batch, make
 
 from u2seg.errors import UsageError
-from u2seg.modeling.name_head import CELLS, NameHead
+from u2seg.modeling.name_head import CELLS, RIDGE, NameHead
 
 SIDE, STRIDE = 32, 16  # cells and pixels of a cell
 
@@ -111,3 +111,18 @@ def test_a_model_with_the_head_finds_the_same_regions_and_learns_their_names():
 def test_an_output_that_the_backbone_lacks_is_refused():
     with pytest.raises(UsageError, match=r"NAMES_FROM.*'vit'.*p2"):
         make("MODEL.U2SEG.NAMES_FROM", "vit")
+
+
+def test_a_fit_is_the_least_of_its_loss_and_learns_what_steps_did_not():
+    torch.manual_seed(3)
+    head = NameHead(ShapeSpec(8, stride=STRIDE), 3)
+    classes = torch.arange(60) % 3
+    vectors = torch.nn.functional.layer_norm(torch.randn(3, 8)[classes] + torch.randn(60, 8) / 4, (8,))
+    assert head.fit(vectors, classes) > 0.95
+    scores = head.scores
+    loss = torch.nn.functional.cross_entropy(scores(vectors), classes) + RIDGE / 2 * scores.weight.square().sum()
+    slopes = torch.autograd.grad(loss, list(scores.parameters()))
+    assert max(slope.abs().max() for slope in slopes) < 1e-3
+    before = scores.weight.clone()
+    assert head.fit(vectors[:0], classes[:0]) == 0
+    assert torch.equal(scores.weight, before)

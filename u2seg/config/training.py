@@ -71,6 +71,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     # Output of the backbone, such as "vit" of build_u2seg_vit_backbone: a linear head of its mean inside a mask names
     # things, in place of the box heads. "" is none.
     cfg.MODEL.U2SEG.NAMES_FROM = ""
+    # Batches of training photos that this head is fitted to once more after the last step; 0 leaves it as it is.
+    cfg.MODEL.U2SEG.NAMES_FIT_ITER = 500
     # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;
     # masks that it would bring below U2SEG.MASKS.MIN_REFINED_IOU stay.
     cfg.MODEL.U2SEG.REFINE = False

@@ -24,6 +24,7 @@ from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
 from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
+from u2seg.engine.name_fitting import FitNames
 from u2seg.engine.optimizer import build_optimizer
 from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
@@ -148,9 +149,12 @@ class Trainer(DefaultTrainer):
         self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED, seed)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, which save through a checkpointer of ours."""
+        """Detectron2's, which save through a checkpointer of ours, and the last fit of names before it."""
         self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        hooks = super().build_hooks()
+        if self.cfg.MODEL.U2SEG.NAMES_FROM and (batches := self.cfg.MODEL.U2SEG.NAMES_FIT_ITER):
+            hooks.insert(2, FitNames(self.build_train_loader(self.cfg), batches))
+        return hooks
 
     @classmethod
     def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
