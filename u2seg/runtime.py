@@ -143,9 +143,9 @@ class Progress:
             logger.info("%s: %s, %.2f a second, %s left", self.title, done, rate, left)
 
 
-def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+def track(items: Iterable[T], title: str, total: int, unit: str = "photo") -> Iterator[T]:
     """``items``, ``total`` in number, with progress shown."""
-    with Progress(title, total) as progress:
+    with Progress(title, total, unit) as progress:
         for item in items:
             yield item
             progress.advance()

@@ -15,6 +15,8 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from u2seg.runtime import track
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +34,8 @@ class FitNames(HookBase):
     def after_step(self) -> None:
         """Fit, after the last step."""
         if self.trainer.iter + 1 == self.trainer.max_iter:
-            fit_names(self.trainer.model, itertools.islice(self.loader, self.num_batches))
+            batches = itertools.islice(self.loader, self.num_batches)
+            fit_names(self.trainer.model, track(batches, "names", self.num_batches, "step"))
 
 
 @torch.no_grad()
