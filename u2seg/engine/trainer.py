@@ -153,7 +153,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         hooks = super().build_hooks()
         if self.cfg.MODEL.U2SEG.NAMES_FROM and (batches := self.cfg.MODEL.U2SEG.NAMES_FIT_ITER):
-            hooks.insert(2, FitNames(self.build_train_loader(self.cfg), batches))
+            hooks.insert(3, FitNames(self.build_train_loader(self.cfg), batches))
         return hooks
 
     @classmethod
