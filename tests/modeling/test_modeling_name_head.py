@@ -7,6 +7,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from test_modeling_compat import batch, make
 
+from u2seg.engine.name_fitting import fit_names
 from u2seg.errors import UsageError
 from u2seg.modeling.name_head import CELLS, RIDGE, NameHead
 
@@ -126,3 +127,11 @@ def test_a_fit_is_the_least_of_its_loss_and_learns_what_steps_did_not():
     before = scores.weight.clone()
     assert head.fit(vectors[:0], classes[:0]) == 0
     assert torch.equal(scores.weight, before)
+
+
+def test_a_model_without_the_head_stays_as_it_is(caplog):
+    model = make()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fit_names(model, [batch()])
+    assert "no head for names" in caplog.text
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

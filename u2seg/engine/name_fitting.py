@@ -42,10 +42,15 @@ class FitNames(HookBase):
 def fit_names(model: Any, batches: Iterable[list[dict[str, Any]]]) -> None:
     """Fit ``roi_heads.name_head`` of ``model``, and nothing else, to the labelled things in ``batches``.
 
-    With several processes each has its own batches, and all fit the head to the things of all.
+    With several processes each has its own batches, and all fit the head to the things of all. A model without such a
+    head, as of other ROI heads than ours, stays as it is.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
-    heads, was_training = model.roi_heads, model.training
+    heads: Any = getattr(model, "roi_heads", None)
+    was_training = model.training
+    if getattr(heads, "name_head", None) is None:
+        logger.warning("MODEL.U2SEG.NAMES_FROM: these ROI heads have no head for names, so there is nothing to fit")
+        return
     model.eval()
     vectors, classes = [], []
     for batch in batches:
