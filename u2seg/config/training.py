@@ -73,6 +73,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.NAMES_FROM = ""
     # Batches of training photos that this head is fitted to once more after the last step; 0 leaves it as it is.
     cfg.MODEL.U2SEG.NAMES_FIT_ITER = 500
+    # Output of the backbone that the semantic head also has scores from, linear in each cell; "" is none.
+    cfg.MODEL.U2SEG.STUFF_FROM = ""
     # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;
     # masks that it would bring below U2SEG.MASKS.MIN_REFINED_IOU stay.
     cfg.MODEL.U2SEG.REFINE = False
