@@ -47,6 +47,21 @@ def test_rough_stuff_follows_the_edge():
     assert iou(refined == 2, lake) > iou(rough, lake) + 0.05
 
 
+def test_stuff_on_a_small_share_of_the_photo_gives_way_to_the_likeliest_other():
+    """A puddle in a meadow, both beside a thing: the puddle is the likeliest class on 4 % of the photo."""
+    puddle, thing = disc(80, 120, 11, column=25), disc(80, 120, 25, column=85)
+    photo = np.where((puddle | thing)[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8)
+    logits = np.stack([9.0 * thing, 3.0 * ~thing, 6.0 * puddle, np.full(thing.shape, -3.0)])
+    kept, dropped, alone = (
+        refined_stuff(BilateralRefiner(), photo, torch.from_numpy(logits).float(), share).numpy()
+        for share in (0.03, 0.1, 1.0)
+    )
+    assert iou(kept == 2, puddle) > 0.8
+    assert set(np.unique(dropped)) == set(np.unique(alone)) == {0, 1}
+    assert iou(dropped == 0, thing) > 0.9
+    assert (dropped[puddle] == 1).mean() > 0.99
+
+
 def test_the_photo_of_a_model_s_input_may_have_another_size_and_order():
     image = torch.arange(3 * 4 * 6).reshape(3, 4, 6).float()
     photo = photo_of(image, "RGB", (8, 12))

@@ -78,6 +78,9 @@ def add_training_keys(cfg: CfgNode) -> None:
     # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;
     # masks that it would bring below U2SEG.MASKS.MIN_REFINED_IOU stay.
     cfg.MODEL.U2SEG.REFINE = False
+    # With REFINE: stuff classes on less than this share of a photo give way to the others. 0 keeps all; 0.1 is what
+    # labels of "kmeans" do.
+    cfg.MODEL.U2SEG.MIN_STUFF_SHARE = 0.0
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
     # a CPU a step of a small model takes a quarter less time with 4 than with 1.
     cfg.MODEL.U2SEG.SEM_SEG_LOSS_STRIDE = 1

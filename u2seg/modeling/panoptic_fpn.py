@@ -20,6 +20,7 @@ from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
 from u2seg.plugins.api import Refiner
 from u2seg.pseudo.parts import Part
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
+from u2seg.pseudo.stuff.patches import drop_small
 from u2seg.structures import MaskSet
 
 STUFF_STRIDE = 4
@@ -34,22 +35,34 @@ class U2SegPanopticFPN(PanopticFPN):
     """
 
     @configurable
-    def __init__(self, *, refiner: Refiner | None = None, min_refined_iou: float = 0.5, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        refiner: Refiner | None = None,
+        min_refined_iou: float = 0.5,
+        min_stuff_share: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         """Make the model.
 
         Args:
             refiner: brings the masks of detections, and stuff in ``panoptic_seg``, to the edges of the photo; None
                 leaves them as the heads draw them.
             min_refined_iou: of a refined mask with what it was; one that becomes another mask stays as it was.
+            min_stuff_share: see `refined_stuff`; of a model with a refiner.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
-        self.refiner, self.min_refined_iou = refiner, min_refined_iou
+        self.refiner, self.min_refined_iou, self.min_stuff_share = refiner, min_refined_iou, min_stuff_share
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE`` asks for it."""
-        arguments = super().from_config(cfg) | {"min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU}
+        options = {
+            "min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU,
+            "min_stuff_share": cfg.MODEL.U2SEG.MIN_STUFF_SHARE,
+        }
+        arguments = super().from_config(cfg) | options
         if cfg.MODEL.U2SEG.REFINE:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
@@ -65,7 +78,7 @@ class U2SegPanopticFPN(PanopticFPN):
             refine_detections(self.refiner, photo, result["instances"], self.min_refined_iou)
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
                 result["instances"],
-                refined_stuff(self.refiner, photo, result["sem_seg"]),
+                refined_stuff(self.refiner, photo, result["sem_seg"], self.min_stuff_share),
                 self.combine_overlap_thresh,
                 self.combine_stuff_area_thresh,
                 self.combine_instances_score_thresh,
@@ -109,9 +122,20 @@ def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances
     masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
 
 
-def refined_stuff(refiner: Refiner, photo: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
-    """Likeliest semantic class int64 (H, W) after refinement, from ``logits`` float (C, H, W) for ``photo``."""
+def refined_stuff(refiner: Refiner, photo: np.ndarray, logits: torch.Tensor, min_share: float = 0.0) -> torch.Tensor:
+    """Likeliest semantic class int64 (H, W) after refinement, 0 for "a thing".
+
+    Args:
+        refiner: brings probabilities to pixels.
+        photo: uint8 (H, W, 3) RGB.
+        logits: float (C, H, W).
+        min_share: stuff classes that are the likeliest on less than this share of the photo give way to the others, as
+            in labels by `KMeansStuff`.
+    """
     grid = [max(1, side // STUFF_STRIDE) for side in logits.shape[1:]]
-    probabilities = F.interpolate(logits[None].float().softmax(dim=1), grid, mode="area")[0]
-    refined = refine_stuff(refiner, photo, probabilities.cpu().numpy())
+    probabilities = F.interpolate(logits[None].float().softmax(dim=1), grid, mode="area")[0].cpu().numpy()
+    if min_share and len(probabilities) > 1:
+        thing, stuff = probabilities[:1], probabilities[1:]
+        probabilities = np.concatenate([thing, (1 - thing) * drop_small(stuff, min_share)])
+    refined = refine_stuff(refiner, photo, probabilities)
     return torch.from_numpy(refined).long().to(logits.device)
