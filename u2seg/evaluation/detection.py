@@ -89,8 +89,8 @@ def _coco_objects(
     """Images from ``start`` up to ``end``, and their truth and detections, as `detection_scores` takes them."""
     images = [{"id": index, "height": h, "width": w} for index, (h, w) in enumerate(table.sizes[start:end], start)]
     truth = slice(*np.searchsorted(table.gt["image"], (start, end)))
-    pairs = (table.gt[truth], gt_label[truth]), part(start, end)
-    return images, *(_coco_entries(rows, label, table.sizes) for rows, label in pairs)
+    true = _coco_entries(table.gt[truth], gt_label[truth], table.sizes)
+    return images, true, _coco_entries(*part(start, end), table.sizes)
 
 
 def _scores_by_parts(

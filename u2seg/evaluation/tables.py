@@ -64,19 +64,18 @@ class Table:
     @classmethod
     def join(cls, images: Iterable[Table]) -> Table:
         """One table of all ``images``, tables of one or of several, of which one is in memory beside it at a time."""
-        gt, pred, *pairs = (Growing(dtype) for dtype in (SEGMENT, SEGMENT, np.int64, np.int64, np.int64))
+        gt, pred = Growing(SEGMENT), Growing(SEGMENT)
+        pair_gt, pair_pred, pixels = Growing(np.int64), Growing(np.int64), Growing(np.int64)
         sizes: list[tuple[int, int]] = []
         for image in images:
-            for joined, indices, start in (
-                (pairs[0], image.pair_gt, len(gt)),
-                (pairs[1], image.pair_pred, len(pred)),
-            ):
+            for joined, indices, start in ((pair_gt, image.pair_gt, len(gt)), (pair_pred, image.pair_pred, len(pred))):
                 joined.extend(np.where(indices == VOID, VOID, indices + start))
-            pairs[2].extend(image.pixels)
+            pixels.extend(image.pixels)
             for rows, of_image in ((gt, image.gt), (pred, image.pred)):
                 rows.extend(of_image)["image"] += len(sizes)
             sizes += image.sizes
-        return cls(*(column.array() for column in (gt, pred, *pairs)), tuple(sizes))
+        pairs = pair_gt.array(), pair_pred.array(), pixels.array()
+        return cls(gt.array(), pred.array(), *pairs, tuple(sizes))
 
 
 class Growing:
