@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "tests" / "benchmarks"
 
 def main() -> int | None:
     """Run the benchmark by its file, since it and its oracles are no part of the package, and hand it the rest."""
-    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    names = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=names)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the benchmark; its --help lists them")

@@ -12,11 +12,9 @@ literal method, its masks and its grid, with our quick parts: half precision and
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
-import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -32,8 +30,7 @@ RUNS = {
     "literal, fast": ("literal", ["U2SEG.FEATURES.ARGS.vit.precision", "auto", "U2SEG.REFINE.NAME", "bilateral"]),
 }
 """Name of a run to its config and settings; another checkout runs those without settings."""
-PR_SET_CHILD_SUBREAPER = 36
-"""Of Linux's ``prctl``: what the descendants of this process leave behind becomes its child."""
+PROCESSES = runpy.run_path(str(Path(__file__).with_name("_processes.py")))
 
 
 def parse(argv):
@@ -54,16 +51,12 @@ def run_tool(checkout, tool, *arguments):
     """Run a tool of ``checkout``: wall seconds and processor seconds of it and its workers."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     command = [sys.executable, str(checkout / "tools" / tool), *map(str, arguments)]
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = PROCESSES["processor_seconds"](), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=checkout, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    with contextlib.suppress(ChildProcessError):
-        while True:  # the server that workers are forked from ends after the tool, and has their seconds
-            os.wait()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - started, processor
+    wall = time.perf_counter() - started
+    return wall, PROCESSES["processor_seconds"]() - before
 
 
 def measure(checkout, config, settings, args, output):
@@ -102,8 +95,7 @@ def quality(checkout, args, output):
 def main(argv=None):
     """Run the benchmark."""
     args = parse(argv)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    PROCESSES["adopt_orphans"]()
     checkouts = {"ours": ROOT, **({"baseline": args.baseline.resolve()} if args.baseline else {})}
     columns = {}
     with tempfile.TemporaryDirectory() as folder:

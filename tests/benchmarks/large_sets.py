@@ -15,7 +15,7 @@ import argparse
 import functools
 import json
 import os
-import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,7 @@ from pycocotools import mask as coco
 from tabulate import tabulate
 
 ROOT = Path(__file__).parents[2]
+PROCESSES = runpy.run_path(str(Path(__file__).with_name("_processes.py")))
 HEIGHT, WIDTH, KINDS = 48, 64, 16
 THINGS, STUFF = 80, 27
 READ = "import sys; from u2seg.panoptic import read_panoptic; dataset = read_panoptic(sys.argv[1])"
@@ -181,7 +182,7 @@ def memory(process):
 def measure(arguments, checkout):
     """Run Python with ``arguments``: wall and processor seconds, MB at the peak and at last."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = PROCESSES["processor_seconds"](), time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         running = subprocess.Popen(
             [sys.executable, *arguments], env=environment, cwd=checkout, stdout=subprocess.DEVNULL, stderr=errors
@@ -194,11 +195,9 @@ def measure(arguments, checkout):
         if running.returncode:
             errors.seek(0)
             raise SystemExit(f"{arguments} ended with {running.returncode}:\n{errors.read().decode()[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return (
         round(wall, 1),
-        round(processor, 1),
+        round(PROCESSES["processor_seconds"]() - before, 1),
         round(max(samples)),
         round(samples[-2] if len(samples) > 2 else samples[-1]),
     )
@@ -207,6 +206,7 @@ def measure(arguments, checkout):
 def main(argv=None):
     """Run the benchmark."""
     args = parse(argv)
+    PROCESSES["adopt_orphans"]()
     headers = ["photos", "stage", "wall s", "processor s", "MB at the peak", "MB at last"]
     with tempfile.TemporaryDirectory() as scratch:
         folder, rows = args.folder or Path(scratch), []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from PIL import Image
 from tabulate import tabulate
 
 ROOT = Path(__file__).parents[2]
+PROCESSES = runpy.run_path(str(Path(__file__).with_name("_processes.py")))
 PARTS = """
 import numpy as np
 import u2seg
@@ -116,12 +118,11 @@ def run_apart(checkout, site, images, output):
     """Run `run_here` with the u2seg of ``checkout`` in a process of its own: by stage, seconds and MB; in all, too."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), str(site)])}
     command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "scale", "--run", str(images), str(output)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = PROCESSES["processor_seconds"]()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = PROCESSES["processor_seconds"]() - before
     rows = [line.split() for line in done.stdout.splitlines()]
     stages = {stage: (float(spent), int(memory)) for stage, spent, memory in rows}
     return {**stages, "whole command": (seconds, max(memory for _, memory in stages.values()))}
@@ -153,6 +154,7 @@ def main(argv=None):
     if args.run:
         run_here(*args.run)
         return
+    PROCESSES["adopt_orphans"]()
     for count in args.photos:
         for checkout in [ROOT, *([args.baseline.resolve()] if args.baseline else [])]:
             with tempfile.TemporaryDirectory() as folder:

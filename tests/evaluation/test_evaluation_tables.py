@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from u2seg.errors import DataError
-from u2seg.evaluation.tables import compare_maps, overlap_table
+from u2seg.evaluation.tables import VOID, Table, compare_maps, join_rows, overlap_table, rows_of_images
 from u2seg.panoptic import SegmentInfo
 from u2seg.panoptic.run_lengths import encode_masks, encode_segments
 
@@ -48,6 +48,43 @@ def test_listed_prediction_without_pixels_is_refused():
     info = [SegmentInfo(1, 1, True), SegmentInfo(2, 1, True)]
     with pytest.raises(DataError, match="no pixel of segment id 2"):
         compare_maps(ids, ids, info[:1], info)
+
+
+def test_joined_tables_have_the_rows_and_pairs_of_each_image():
+    """Some images are without a segment, and growth passes its own margin more than once."""
+    rng, images = np.random.default_rng(0), []
+    for _ in range(40):
+        maps = rng.integers(0, rng.integers(1, 6), (2, 4, 5))
+        segments = [
+            [SegmentInfo(int(n), 1, bool(n % 2), score=rng.random()) for n in np.unique(ids) if n] for ids in maps
+        ]
+        images.append(compare_maps(*maps, *segments))
+    whole = Table.join(iter(images))
+    halves = Table.join([Table.join(images[:13]), Table.join(images[13:])])
+    for table in (whole, halves):
+        assert table.sizes == ((4, 5),) * 40
+        for side in ("gt", "pred"):
+            rows, parts = getattr(table, side), [getattr(image, side) for image in images]
+            assert rows["image"].tolist() == [index for index, part in enumerate(parts) for _ in part]
+            for name in ("id", "code", "score", "area"):
+                assert rows[name].tolist() == [value for part in parts for value in part[name].tolist()]
+            for index, part in enumerate(parts):
+                assert rows_of_images(rows, index, index + 1)["id"].tolist() == part["id"].tolist()
+    pairs = list(zip(whole.pair_gt.tolist(), whole.pair_pred.tolist(), whole.pixels.tolist(), strict=True))
+    start, by_hand = [0, 0], []
+    for image in images:
+        for first, second, pixels in zip(image.pair_gt, image.pair_pred, image.pixels, strict=True):
+            places = [VOID if first == VOID else first + start[0], VOID if second == VOID else second + start[1]]
+            by_hand.append((*places, pixels))
+        start = [start[0] + len(image.gt), start[1] + len(image.pred)]
+    assert pairs == by_hand
+    assert pairs == list(zip(halves.pair_gt.tolist(), halves.pair_pred.tolist(), halves.pixels.tolist(), strict=True))
+
+
+def test_joined_rows_count_their_images_from_the_first():
+    rows = [compare_maps(ids, ids, *2 * [[SegmentInfo(1, 1, True)]]).gt for ids in np.ones((3, 2, 2), int)]
+    assert join_rows(rows, 7)["image"].tolist() == [7, 8, 9]
+    assert len(join_rows([])) == 0
 
 
 @settings(deadline=None, max_examples=40)

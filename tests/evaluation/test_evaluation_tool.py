@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from evaluation_data import permuted, random_pseudo, random_truth, write_png, write_pseudo
 
+from u2seg.evaluation import detection, labels
+
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_pseudo.py"
 
 
@@ -90,6 +92,27 @@ def test_masks_from_pngs_equal_masks_from_instances(tmp_path, truth, options, ma
         (tmp_path / "pseudo" / "instances.json").unlink(missing_ok=True)
     for kind in ("mask", "box"):
         assert results[0][kind] == pytest.approx(results[1][kind], nan_ok=True)
+
+
+def test_sets_that_are_matched_in_parts_have_the_same_report(tmp_path, truth, options, main, monkeypatch):
+    write_pseudo(random_pseudo(np.random.default_rng(0), truth), tmp_path / "pseudo", instances=True)
+    detections, made, reports = labels._detections, [], []
+    monkeypatch.setattr(labels, "_detections", lambda entries: made.append(entries) or detections(entries))
+    monkeypatch.setattr(detection, "IMAGES_AT_ONCE", 5)
+    for most, instances in ((12, True), (11, True), (11, False)):
+        monkeypatch.setattr(detection, "MOST_AT_ONCE", most)
+        if not instances:
+            (tmp_path / "pseudo" / "instances.json").unlink()
+        assert main(*options, "--json", tmp_path / "r.json", "--policies", "many_to_one,u2seg_paper")[0] == 0
+        reports.append(json.loads((tmp_path / "r.json").read_text()))
+        assert len(made) == 12 * instances, "those of each photo are made once"
+        made.clear()
+    figures = [{kind: report["class_agnostic"].pop(kind) for kind in ("mask", "box", "source")} for report in reports]
+    assert reports[0] == reports[1] == reports[2]
+    for kind in ("mask", "box"):
+        assert 0 < figures[0][kind]["AP"] < 100
+        for each in figures[1:]:
+            assert each[kind] == pytest.approx(figures[0][kind], abs=1e-9)
 
 
 def test_fit_on_save_and_load_agree(tmp_path, truth, options, main):

@@ -6,6 +6,7 @@ import re
 import shutil
 import types
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -209,6 +210,17 @@ def test_nothing_to_do_reads_no_label(photos, tmp_path, monkeypatch):
     assert (second.photos, second.masks, second.void_share) == (first.photos, first.masks, first.void_share)
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert changed <= {"run.json", "lock"}
+
+
+def test_one_photo_more_reads_each_record_twice(photos, tmp_path, monkeypatch):
+    """Once to see that the label is whole and what it comes to, once for the JSON files."""
+    output, read_entry, keys = tmp_path / "out", publication.read_entry, []
+    monkeypatch.setattr(publication, "read_entry", lambda files, key: keys.append(key) or read_entry(files, key))
+    for _ in range(2):
+        keys.clear()
+        labelled = make(photos, output).photos
+        assert sorted(Counter(keys).values()) == [2] * labelled
+        shutil.copy(photos / "3.png", photos / "9.png")
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter", "touched", "flipped"])

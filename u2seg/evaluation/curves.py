@@ -1,7 +1,7 @@
 """COCO's precision and recall from what became of each detection, so that a large set can be matched part by part.
 
-Shapes: ``D`` detections; ``A`` areas; ``T`` IoU thresholds; ``R`` recall thresholds; ``C`` categories; ``Q`` limits of
-detections an image, as in `u2seg.evaluation.detection`.
+Shapes: ``D`` detections; ``A`` areas; ``T`` IoU thresholds; ``B`` bytes of a bit for each threshold; ``R`` recall
+thresholds; ``C`` categories; ``Q`` limits of detections an image, as in `u2seg.evaluation.detection`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Outcomes(NamedTuple):
 
     scores: np.ndarray  # float64 (D,)
     rank: np.ndarray  # uint8 (D,), place in its image
-    hit: np.ndarray  # bool (A, T, D), whether it was matched
-    ignored: np.ndarray  # bool (A, T, D), as it lies in a crowd or is of another size
+    hit: np.ndarray  # uint8 (A, B, D), bits: whether it was matched
+    ignored: np.ndarray  # uint8 (A, B, D), bits: whether it lies in a crowd or is of another size
 
 
 def read_outcomes(results: Iterable[Mapping[str, Any] | None], areas: Sequence[Sequence[float]]) -> dict[int, Outcomes]:
@@ -39,7 +39,7 @@ def read_outcomes(results: Iterable[Mapping[str, Any] | None], areas: Sequence[S
     for category in {category for category, _ in parts}:
         first = parts[category, 0]
         flags = [
-            np.stack([np.concatenate([r[name] for r in parts[category, a]], axis=1) for a in place.values()]) != 0
+            np.packbits([np.concatenate([r[name] for r in parts[category, a]], axis=1) != 0 for a in place.values()], 1)
             for name in ("dtMatches", "dtIgnore")
         ]
         ranks = np.concatenate([np.arange(len(result["dtScores"]), dtype=np.uint8) for result in first])
@@ -71,17 +71,18 @@ def precision_recall(
             for q, limit in enumerate(limits if count else ()):
                 precision[:, :, c, a, q] = recall[:, c, a, q] = 0
                 if category in outcomes:
-                    curves = _curves(outcomes[category], a, limit, count)
+                    curves = _curves(outcomes[category], a, limit, count, thresholds)
                     precision[:, :, c, a, q], recall[:, c, a, q] = curves
     return {"precision": precision, "recall": recall}
 
 
-def _curves(outcomes: Outcomes, area: int, limit: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _curves(outcomes: Outcomes, area: int, limit: int, count: int, thresholds: int) -> tuple[np.ndarray, np.ndarray]:
     """Precision float64 (T, R) at each recall, and the recall float64 (T,) of all detections."""
     chosen = np.flatnonzero(outcomes.rank < limit)
     order = chosen[np.argsort(-outcomes.scores[chosen], kind="mergesort")]
-    precision, recall = np.zeros((len(outcomes.hit[area]), len(RECALLS))), np.zeros(len(outcomes.hit[area]))
-    for t, (hit, ignored) in enumerate(zip(outcomes.hit[area], outcomes.ignored[area], strict=True)):
+    precision, recall = np.zeros((thresholds, len(RECALLS))), np.zeros(thresholds)
+    flags = [np.unpackbits(bits[area], 0, thresholds).view(bool) for bits in (outcomes.hit, outcomes.ignored)]  # (T, D)
+    for t, (hit, ignored) in enumerate(zip(*flags, strict=True)):
         right = np.cumsum(hit[order] & ~ignored[order]).astype(np.float64)
         wrong = np.cumsum(~hit[order] & ~ignored[order]).astype(np.float64)
         share = right / (wrong + right + np.spacing(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ FIGURES: dict[str, tuple[str, Any]] = {
 }
 """COCO's twelve and recall at IoU 0.5: which curves are averaged, and which part of them."""
 
+Part = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+"""Gives detections `SEGMENT` (n,) of the images from one index up to another, and their classes int64 (n,)."""
+
 BRIEF = ("AP", "AP50", "AR@100")
 """Of `FIGURES`, those that are given for each policy: over all sizes and 100 detections."""
 
@@ -63,28 +66,37 @@ def scores_by_kind(
     Classes are ``gt_label`` int64 (G,) and ``label`` int64 (N,), `VOID` for what is left out, as are rows without a
     mask. A detection of a class that no image has can't be a hit and is in no average, as with COCO's own scores.
     """
+
+    def part(start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(*np.searchsorted(detections["image"], (start, end)))
+        return detections[rows], label[rows]
+
+    return _scores_by_kind(table, gt_label, part, backend, brief)
+
+
+def _scores_by_kind(
+    table: Table, gt_label: np.ndarray, part: Part, backend: str | None, brief: bool
+) -> dict[str, dict[str, float]]:
     if table.num_images > MOST_AT_ONCE:
-        return _scores_by_parts(table, gt_label, detections, label, backend, brief)
-    objects = _coco_objects(table, gt_label, detections, label, 0, table.num_images)
+        return _scores_by_parts(table, gt_label, part, backend, brief)
+    objects = _coco_objects(table, gt_label, part, 0, table.num_images)
     return {name: detection_scores(*objects, kind, backend, brief=brief) for name, kind in KINDS.items()}
 
 
 def _coco_objects(
-    table: Table, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray, start: int, end: int
+    table: Table, gt_label: np.ndarray, part: Part, start: int, end: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Images from ``start`` up to ``end``, and their truth and detections, as `detection_scores` takes them."""
     images = [{"id": index, "height": h, "width": w} for index, (h, w) in enumerate(table.sizes[start:end], start)]
-    entries: list[list[dict[str, Any]]] = []
-    for rows, labels in ((table.gt, gt_label), (detections, label)):
-        part = slice(*np.searchsorted(rows["image"], (start, end)))
-        entries.append(_coco_entries(rows[part], labels[part], table.sizes))
-    return images, entries[0], entries[1]
+    truth = slice(*np.searchsorted(table.gt["image"], (start, end)))
+    true = _coco_entries(table.gt[truth], gt_label[truth], table.sizes)
+    return images, true, _coco_entries(*part(start, end), table.sizes)
 
 
 def _scores_by_parts(
-    table: Table, gt_label: np.ndarray, detections: np.ndarray, label: np.ndarray, backend: str | None, brief: bool
+    table: Table, gt_label: np.ndarray, part: Part, backend: str | None, brief: bool
 ) -> dict[str, dict[str, float]]:
-    """`scores_by_kind` with the objects of `IMAGES_AT_ONCE` images in memory; of the others, flags are kept."""
+    """`_scores_by_kind` with the objects of `IMAGES_AT_ONCE` images in memory; of the others, flags are kept."""
     names, areas = BRIEF if brief else tuple(FIGURES), AREA_LIMITS[:1] if brief else AREA_LIMITS
     truth: dict[int, Sequence[int]] = {}
     parts: dict[str, list[dict[int, Outcomes]]] = {kind: [] for kind in KINDS.values()}
@@ -93,7 +105,7 @@ def _scores_by_parts(
         sizes = table.gt["area"][labelled & (gt_label + 1 == category) & ~table.gt["crowd"]]
         truth[category] = [int(((low <= sizes) & (sizes <= high)).sum()) for low, high in areas]
     for start in range(0, table.num_images, IMAGES_AT_ONCE):
-        objects = _coco_objects(table, gt_label, detections, label, start, start + IMAGES_AT_ONCE)
+        objects = _coco_objects(table, gt_label, part, start, start + IMAGES_AT_ONCE)
         for kind, outcomes in parts.items() if objects[2] and truth else ():
             evaluator = _evaluated(*objects, kind, backend, brief, list(truth))
             outcomes.append(read_outcomes(evaluator.evalImgs, evaluator.params.areaRng))
@@ -109,18 +121,31 @@ def _scores_by_parts(
 
 
 def class_agnostic_scores(
-    table: Table, detections: np.ndarray, source: str, backend: str | None = None
+    table: Table, detections: Callable[[int, int], np.ndarray], source: str, backend: str | None = None
 ) -> dict[str, Any]:
-    """How well ``detections``, `SEGMENT` (N,), find human things, whatever their classes: no matching.
+    """How well detections find human things, whatever their classes: no matching.
+
+    Args:
+        table: the human segments.
+        detections: gives those of the images from one index up to another, `SEGMENT` (n,), called once for each part
+            of the set, so that they need not be in memory at once.
+        source: where they are from, for the record.
+        backend: one of `BACKENDS`; the fastest installed if None.
 
     Returns:
-        ``mask`` and ``box`` (`FIGURES`), ``masks_per_image``, ``things_per_image`` (crowds left out), and the
-        ``source`` of the masks, for the record.
+        ``mask`` and ``box`` (`FIGURES`), ``masks_per_image``, ``things_per_image`` (crowds left out), and ``source``.
     """
-    labels = np.zeros(len(table.gt), np.int64), np.zeros(len(detections), np.int64)
+    masks = 0
+
+    def part(start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal masks
+        rows = detections(start, end)
+        masks += np.count_nonzero(rows["code"])
+        return rows, np.zeros(len(rows), np.int64)
+
     return {
-        **scores_by_kind(table, labels[0], detections, labels[1], backend),
-        "masks_per_image": np.count_nonzero(detections["code"]) / table.num_images,
+        **_scores_by_kind(table, np.zeros(len(table.gt), np.int64), part, backend, brief=False),
+        "masks_per_image": masks / table.num_images,
         "things_per_image": int((table.gt["isthing"] & ~table.gt["crowd"]).sum()) / table.num_images,
         "source": source,
     }

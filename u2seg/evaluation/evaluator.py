@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from u2seg.evaluation.fitting import MATCHING_FILE, directory_name, save_matchin
 from u2seg.evaluation.matching import U2SEG_PAPER, Scoring, Taxonomy
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
-from u2seg.evaluation.tables import warn_of_statements
+from u2seg.evaluation.tables import rows_of_images, warn_of_statements
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
 from u2seg.structures import LabelSpace
@@ -127,8 +128,8 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
         comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
         warn_of_statements(self.gt, [self.gt.place[image.image_id] for image in images], comparison.table.gt)
         masks = {}
-        if comparison.detections is not None:
-            masks = class_agnostic_scores(comparison.table, comparison.detections, "the model's detections")
+        if (rows := comparison.detections) is not None:
+            masks = class_agnostic_scores(comparison.table, partial(rows_of_images, rows), "the model's detections")
         fits = ways_to_fit(self.scoring, comparison)
         report = make_report(self.name, str(self.gt.json_file), fits, masks)
         text = render(report, WORST_AND_BEST)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from u2seg.evaluation.detection import class_agnostic_scores
 from u2seg.evaluation.fitting import save_matching, ways_to_fit
 from u2seg.evaluation.matching import Scoring, Taxonomy
 from u2seg.evaluation.report import draw_clusters, make_report
-from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, warn_of_statements
+from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, rows_of_images, warn_of_statements
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
@@ -62,13 +61,7 @@ def evaluate_labels(
     if scoring.matching and (fit_on or save):
         raise UsageError("--matching fits nothing, so --fit-on and --save-matching can't go with it")
     pairs, left_out, pseudo, comparison = _compare(scored, scoring, workers)
-    instances = read_instances(pseudo)
-    if instances is None:
-        detections, source = comparison.table.pred, f"panoptic PNGs, for want of {INSTANCES_JSON}"
-    else:
-        image_ids = (pseudo.photos.image_ids[place] for place in pairs[:, 1].tolist())
-        detections = join_rows([_detections(instances[image_id]) for image_id in image_ids])
-        source = INSTANCES_JSON
+    detections, source = _read_detections(pseudo, pairs[:, 1], comparison.table)
     fitted, name = None, str(scored.pseudo)
     if fit_on:
         *_, fitted = _compare(fit_on, scoring, workers, comparison.taxonomy)
@@ -79,6 +72,7 @@ def evaluate_labels(
     if picture:
         draw_clusters(comparison, scoring.policies[0], picture)
     masks = class_agnostic_scores(comparison.table, detections, source, scoring.backend)
+    del detections, pseudo  # figures are made of the table alone, and need memory of their own
     return make_report(str(scored.pseudo), str(scored.gt), fits, masks, **left_out)
 
 
@@ -96,12 +90,9 @@ def _compare(
     read_table = partial(_read_table, gt.without_photos(), pseudo.without_photos())  # little to send to workers
     executor_name = "process" if workers > 1 else "inline"
     photos = ((gt.photos[first], pseudo.photos[second]) for first, second in pairs.tolist())
-    blocks: list[Table] = []
     with make_executor(executor_name, workers, 1) as executor:
-        tables = track(run_in_order(executor, read_table, photos, 32 * workers), "comparing labels", len(pairs))
-        while block := list(itertools.islice(tables, 1000)):  # many small arrays take more memory than a few large ones
-            blocks.append(Table.join(block))
-    table = Table.join(blocks)
+        tables = run_in_order(executor, read_table, photos, 32 * workers)
+        table = Table.join(track(tables, "comparing labels", len(pairs)))
     for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
         warn_of_statements(dataset, pairs[:, side].tolist(), rows)
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
@@ -111,9 +102,30 @@ def _compare(
 def _read_table(gt: PanopticDataset, pseudo: PanopticDataset, pair: tuple[LabelledPhoto, LabelledPhoto]) -> Table:
     true, guess = pair
     try:
-        return compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
+        table = compare_maps(gt.read_ids(true), pseudo.read_ids(guess), true.segments, guess.segments)
     except DataError as error:
         raise DataError(f"photo {true.file_name!r}: {error}") from error
+    if (pseudo.root / INSTANCES_JSON).is_file():
+        table.pred["code"] = None  # most of the memory of large photos, and the instances are the detections
+    return table
+
+
+def _read_detections(
+    pseudo: PanopticDataset, places: np.ndarray, table: Table
+) -> tuple[Callable[[int, int], np.ndarray], str]:
+    """Detections by images of ``table``, as `class_agnostic_scores` takes them, and where they are from.
+
+    ``places`` int64 (I,) are those of the images in ``pseudo``.
+    """
+    instances = read_instances(pseudo)
+    if instances is None:
+        return partial(rows_of_images, table.pred), f"panoptic PNGs, for want of {INSTANCES_JSON}"
+
+    def detections(start: int, end: int) -> np.ndarray:
+        image_ids = (pseudo.photos.image_ids[place] for place in places[start:end].tolist())
+        return join_rows((_detections(instances[image_id]) for image_id in image_ids), start)
+
+    return detections, INSTANCES_JSON
 
 
 def _detections(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:

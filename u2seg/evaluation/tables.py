@@ -9,8 +9,9 @@ that share a pixel; ``I`` images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
@@ -61,36 +62,59 @@ class Table:
         return len(self.sizes)
 
     @classmethod
-    def join(cls, images: Sequence[Table]) -> Table:
-        """One table of all ``images``, tables of one or of several."""
-        sizes = [image.num_images for image in images]
-        return cls(
-            join_rows([image.gt for image in images], sizes),
-            join_rows([image.pred for image in images], sizes),
-            _join_indices([image.pair_gt for image in images], [len(image.gt) for image in images]),
-            _join_indices([image.pair_pred for image in images], [len(image.pred) for image in images]),
-            np.concatenate([image.pixels for image in images]),
-            tuple(size for image in images for size in image.sizes),
-        )
+    def join(cls, images: Iterable[Table]) -> Table:
+        """One table of all ``images``, tables of one or of several, of which one is in memory beside it at a time."""
+        gt, pred = Growing(SEGMENT), Growing(SEGMENT)
+        pair_gt, pair_pred, pixels = Growing(np.int64), Growing(np.int64), Growing(np.int64)
+        sizes: list[tuple[int, int]] = []
+        for image in images:
+            for joined, indices, start in ((pair_gt, image.pair_gt, len(gt)), (pair_pred, image.pair_pred, len(pred))):
+                joined.extend(np.where(indices == VOID, VOID, indices + start))
+            pixels.extend(image.pixels)
+            for rows, of_image in ((gt, image.gt), (pred, image.pred)):
+                rows.extend(of_image)["image"] += len(sizes)
+            sizes += image.sizes
+        pairs = pair_gt.array(), pair_pred.array(), pixels.array()
+        return cls(gt.array(), pred.array(), *pairs, tuple(sizes))
 
 
-def join_rows(images: Sequence[np.ndarray], sizes: Sequence[int] | None = None) -> np.ndarray:
-    """The rows of all ``images``, each `SEGMENT` (n,), one after another, with the index of their image.
+class Growing:
+    """An array that is joined of many, in place: the memory of a large one grows without a copy."""
 
-    ``sizes`` is how many images each stands for, one by default.
-    """
-    rows = np.concatenate(images)
-    starts = np.arange(len(images)) if sizes is None else np.cumsum(sizes) - sizes
-    rows["image"] += np.repeat(starts, [len(image) for image in images])
-    return rows
+    def __init__(self, dtype: Any) -> None:
+        """Empty, of ``dtype``."""
+        self._values, self._length = np.zeros(0, dtype), 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: np.ndarray) -> np.ndarray:
+        """Add ``values`` (n,) at the end; what was added, to be changed before the next is."""
+        start, self._length = self._length, self._length + len(values)
+        if self._length > len(self._values):
+            self._values.resize(self._length + self._length // 8, refcheck=False)
+        added = self._values[start : self._length]
+        added[...] = values
+        return added
+
+    def array(self) -> np.ndarray:
+        """The array (n,) itself, to which nothing more may be added."""
+        self._values.resize(self._length, refcheck=False)
+        return self._values
 
 
-def _join_indices(images: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    """Indices int64 (M,) into joined rows, from those into the ``counts`` rows of each image."""
-    starts = np.cumsum(counts) - counts
-    return np.concatenate(
-        [np.where(each == VOID, VOID, each + start) for each, start in zip(images, starts, strict=True)]
-    )
+def join_rows(images: Iterable[np.ndarray], first: int = 0) -> np.ndarray:
+    """The rows of ``images``, each `SEGMENT` (n,), one after another, with the index of their image from ``first``."""
+    joined = Growing(SEGMENT)
+    for index, rows in enumerate(images, first):
+        joined.extend(rows)["image"] += index
+    return joined.array()
+
+
+def rows_of_images(rows: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Those of ``rows``, `SEGMENT` (n,), that are of the images from index ``start`` up to ``end``: a view."""
+    first, beyond = np.searchsorted(rows["image"], (start, end))
+    return rows[first:beyond]
 
 
 def compare_maps(

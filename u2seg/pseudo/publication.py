@@ -2,8 +2,6 @@
 
 What was noted of a file when it was published (size, time of change) tells the next run at the price of a glance that
 nothing has happened to it; damage that leaves both as they were is found by ``--verify``, which reads everything.
-
-Shapes: ``n`` photos.
 """
 
 from __future__ import annotations
@@ -11,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import numpy as np
 
 import u2seg
 from u2seg.errors import DataError
@@ -26,7 +22,7 @@ from u2seg.images import Photo
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, write_dataset
 from u2seg.pseudo.index import ProductIndex
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, read_entry
-from u2seg.pseudo.record import CHECKSUMS, Counts, read_checksums, write_checksums
+from u2seg.pseudo.record import CHECKSUMS, Counts, Totals, read_checksums, write_checksums
 from u2seg.structures import LabelSpace
 
 FILE = Path("stages") / "published.json"
@@ -84,28 +80,40 @@ class Publication:
 
 
 def drop_damaged(
-    publication: Publication, merged: ProductIndex, photos: Sequence[Photo], keys: Mapping[int, str]
+    publication: Publication,
+    merged: ProductIndex,
+    photos: Sequence[Photo],
+    keys: Mapping[int, str],
+    totals: MutableMapping[str, Totals],
 ) -> list[Photo]:
     """Those of ``photos`` whose label is missing or damaged; what is left of it is deleted.
 
-    PNGs that have not changed since ``publication`` need not be read; ``keys`` are those of the photos by id.
+    PNGs that have not changed since ``publication`` need not be read; ``keys`` are those of the photos by id. What the
+    others come to is noted in ``totals``, by key.
     """
-    damaged = [photo for photo in photos if not _is_whole(publication, merged, photo, keys[photo.id])]
+    damaged = []
+    for photo in photos:
+        whole = _read_whole(publication, merged, photo, keys[photo.id])
+        if whole is None:
+            damaged.append(photo)
+        else:
+            totals[keys[photo.id]] = whole
     merged.drop({keys[photo.id] for photo in damaged})
     for photo in damaged:
         merged.files.path(keys[photo.id], ".png").unlink(missing_ok=True)
     return damaged
 
 
-def _is_whole(publication: Publication, merged: ProductIndex, photo: Photo, key: str) -> bool:
-    """Whether the label of ``photo`` is there, as it was made."""
+def _read_whole(publication: Publication, merged: ProductIndex, photo: Photo, key: str) -> Totals | None:
+    """What the label of ``photo`` comes to, if it is there as it was made."""
     if not merged.has(key):
-        return False
+        return None
     try:
-        sha256, source = read_entry(merged.files, key)["png_sha256"], merged.files.path(key, ".png")
-        return publication.has_label(photo, sha256, source) or file_sha256(source) == sha256
+        totals, source = Totals.of(read_entry(merged.files, key)), merged.files.path(key, ".png")
+        has_label = publication.has_label(photo, totals.png_sha256, source)
+        return totals if has_label or file_sha256(source) == totals.png_sha256 else None
     except (DamagedFileError, KeyError, FileNotFoundError):
-        return False
+        return None
 
 
 def forget_publication(root: Path) -> None:
@@ -118,6 +126,7 @@ def publish(
     merged: Intermediate,
     photos: Sequence[Photo],
     keys: Mapping[int, str],
+    totals: Mapping[str, Totals],
     info: Mapping[str, Any],
     space: LabelSpace,
     content: str,
@@ -125,7 +134,8 @@ def publish(
     """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
 
     PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs left
-    half written. ``photos`` are those that have a label, in order; ``content`` is a hash of all that is published.
+    half written. ``photos`` are those that have a label, in order, with what `drop_damaged` has noted in ``totals``, so
+    that each record is read once more, for the JSON files; ``content`` is a hash of all that is published.
 
     Raises:
         DamagedFileError: a record is damaged.
@@ -134,11 +144,12 @@ def publish(
     before = publication.files.keys() or read_checksums(root).keys()
     kept = {f"panoptic/{photo.label}" for photo in photos} | {PANOPTIC_JSON, INSTANCES_JSON, CHECKSUMS}
     _remove(root, _in_the_way(before - kept, kept))
-    sizes = _publish_labels(publication, new, merged, photos, keys)
+    _publish_labels(publication, new, merged, photos, keys, totals)
 
     def images() -> Iterator[dict[str, Any]]:
-        for photo, (height, width) in zip(photos, sizes.tolist(), strict=True):
-            yield {"id": photo.id, "file_name": photo.name, "height": height, "width": width}
+        for photo in photos:
+            size = totals[keys[photo.id]]
+            yield {"id": photo.id, "file_name": photo.name, "height": size.height, "width": size.width}
 
     def entries() -> Iterator[Entry]:
         for photo, image in zip(photos, images(), strict=True):
@@ -179,23 +190,21 @@ def _remove(root: Path, names: Set[str]) -> None:
 
 
 def _publish_labels(
-    publication: Publication, new: Publication, merged: Intermediate, photos: Sequence[Photo], keys: Mapping[int, str]
-) -> np.ndarray:
-    """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to.
-
-    Returns:
-        Height and width of each photo in pixels, int64 (n, 2).
-    """
-    sizes = np.zeros((len(photos), 2), np.int64)
-    for index, photo in enumerate(photos):
-        entry = read_entry(merged, keys[photo.id])
-        new.counts.add(entry)
-        sizes[index] = entry["height"], entry["width"]
+    publication: Publication,
+    new: Publication,
+    merged: Intermediate,
+    photos: Sequence[Photo],
+    keys: Mapping[int, str],
+    totals: Mapping[str, Totals],
+) -> None:
+    """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to."""
+    for photo in photos:
+        found = totals[keys[photo.id]]
+        new.counts.add(found)
         source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
-        if not publication.has_label(photo, entry["png_sha256"], source):
+        if not publication.has_label(photo, found.png_sha256, source):
             link(source, new.root / name)
-        new.files[name] = (*file_state(new.root / name), entry["png_sha256"])
-    return sizes
+        new.files[name] = (*file_state(new.root / name), found.png_sha256)
 
 
 def link(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import u2seg
 from u2seg.errors import UsageError, printable
@@ -26,6 +26,27 @@ MOST_SKIPPED = 20
 """Photos without a label that the summary names."""
 
 
+class Totals(NamedTuple):
+    """What the entry of one photo, as the stage ``merge`` has left it, comes to; counts as of `Counts`."""
+
+    png_sha256: str
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    masks: int
+    things: int
+    stuff: int
+    void: int
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Totals:
+        """Those of ``entry``; raises KeyError where it lacks a field."""
+        things = sum(segment["isthing"] for segment in entry["segments"])
+        counts = len(entry["instances"]), things, len(entry["segments"]) - things, entry["void"]
+        return cls(entry["png_sha256"], entry["height"], entry["width"], *counts)
+
+
 @dataclass
 class Counts:
     """Sums over the photos of a dataset."""
@@ -40,15 +61,14 @@ class Counts:
     """Pixels that are in no segment."""
     pixels: int = 0
 
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Add a photo, of which the stage ``merge`` has left ``entry``."""
-        visible = sum(segment["isthing"] for segment in entry["segments"])
+    def add(self, photo: Totals) -> None:
+        """Add a photo."""
         self.photos += 1
-        self.masks += len(entry["instances"])
-        self.things += visible
-        self.stuff += len(entry["segments"]) - visible
-        self.void += entry["void"]
-        self.pixels += entry["height"] * entry["width"]
+        self.masks += photo.masks
+        self.things += photo.things
+        self.stuff += photo.stuff
+        self.void += photo.void
+        self.pixels += photo.height * photo.width
 
 
 @dataclass

@@ -29,7 +29,7 @@ from u2seg.pseudo.painting import merge_photos
 from u2seg.pseudo.products import Products
 from u2seg.pseudo.publication import Publication, describe, drop_damaged, publish
 from u2seg.pseudo.recipe import Recipe
-from u2seg.pseudo.record import Summary, write_run
+from u2seg.pseudo.record import Summary, Totals, write_run
 from u2seg.pseudo.worker import Job, Outcome, StageNotes, StageWatcher
 from u2seg.runtime import Progress, default_workers
 
@@ -84,6 +84,7 @@ class LabelRun(Products):
         for product in FITTED_FILES:
             self.is_fitted(product)
         self.publication = Publication.read(root)
+        self._totals: dict[str, Totals] = {}
 
     def __enter__(self) -> LabelRun:
         return self
@@ -204,7 +205,7 @@ class LabelRun(Products):
             sources_damaged = self.each("merge", merge_photos, pending)
             merged, keys = self.index("merge"), self.inventory.keys
             made = [photo for photo in pending if merged.has(keys[photo.id])]
-            if not drop_damaged(self.publication, merged, made, keys) and not sources_damaged:
+            if not drop_damaged(self.publication, merged, made, keys, self._totals) and not sources_damaged:
                 return True
             logger.warning("intermediate files were damaged; they are made again")
             repair()
@@ -216,7 +217,7 @@ class LabelRun(Products):
         complete = all(merged.has(keys[photo.id]) for photo in photos)
         if complete and self.publication.is_current(self.content(photos)):
             return []
-        return drop_damaged(self.publication, merged, photos, keys)
+        return drop_damaged(self.publication, merged, photos, keys, self._totals)
 
     def finish(self, caveats: Sequence[str], record: Mapping[str, Any]) -> Summary:
         """Publish the dataset where anything of it has changed, and delete what no photo needs any more.
@@ -228,7 +229,8 @@ class LabelRun(Products):
         content = self.content(complete)
         if not self.publication.is_current(content):
             info = describe(self.photo_set.root, caveats)
-            self.publication = publish(self.publication, merged.files, complete, keys, info, self.recipe.space, content)
+            made_of = merged.files, complete, keys, self._totals
+            self.publication = publish(self.publication, *made_of, info, self.recipe.space, content)
         summary = self._summary({photo.name for photo in complete})
         write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
         self.tidy()
