@@ -1,8 +1,19 @@
 """Masks of the corners of a photo, beside those of the whole."""
 
 import numpy as np
+from scipy.ndimage import label
 
-from u2seg.pseudo.masks.crops import Box, choose, corner_boxes, groups, whole_box, whole_things
+from u2seg.pseudo.masks.crops import (
+    LEAST_PIECE,
+    SAME_PIECE,
+    Box,
+    choose,
+    corner_boxes,
+    groups,
+    whole_box,
+    whole_things,
+)
+from u2seg.pseudo.masks.regiontree import overlaps
 from u2seg.structures import MaskSet
 
 
@@ -61,6 +72,25 @@ def test_a_mask_whose_pieces_are_masks_too_is_a_group():
     assert groups(np.concatenate([masks, lower[None]])).tolist() == [False, False, True, True, False, True, False]
     assert not groups(masks[:0]).size
     assert not groups(masks[2:3]).any()
+
+
+def test_groups_are_those_of_comparing_every_piece_with_every_mask():
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(30):
+        squares = np.zeros((8, 24, 24), bool)
+        for square, (row, column, side) in zip(squares, rng.integers(1, 20, (8, 3)), strict=True):
+            square[row : row + side % 6 + 2, column : column + side % 6 + 2] = True
+        masks = np.concatenate([squares, squares[:4] | squares[4:], np.roll(squares[:4], 1, axis=1)])
+        slow = []
+        for index, mask in enumerate(masks):
+            regions, count = label(mask)
+            pieces = [regions == number + 1 for number in range(count)]
+            pieces = [piece for piece in pieces if piece.sum() >= LEAST_PIECE * mask.sum()]
+            others = np.delete(masks, index, axis=0)
+            slow.append(len(pieces) > 1 and bool((overlaps(np.array(pieces), others) > SAME_PIECE).any(axis=1).all()))
+        assert groups(masks).tolist() == slow
+        found += sum(slow)
+    assert found
 
 
 def test_ragged_masks_are_looked_at_piece_by_piece():

@@ -97,7 +97,7 @@ def groups(masks: np.ndarray) -> np.ndarray:
     """
     from scipy.ndimage import label
 
-    are_groups = np.zeros(len(masks), bool)
+    are_groups, areas = np.zeros(len(masks), bool), masks.sum(axis=(1, 2))
     for index, mask in enumerate(masks):
         box = _bounds(mask)
         regions, _ = label(box.of(mask))  # most masks are small, and their boxes too
@@ -106,9 +106,10 @@ def groups(masks: np.ndarray) -> np.ndarray:
         if len(large) > 1:
             pieces = np.zeros((len(large), *mask.shape), bool)
             pieces[:, box.top : box.bottom, box.left : box.right] = regions == large[:, None, None]
-            alike = overlaps(pieces, masks) > SAME_PIECE
-            alike[:, index] = False
-            are_groups[index] = alike.any(axis=1).all()
+            least, most = SAME_PIECE * sizes[large - 1].min(), sizes[large - 1].max() / SAME_PIECE
+            alike = (areas > least) & (areas < most)  # others can't have so high an IoU, and comparing takes long
+            alike[index] = False
+            are_groups[index] = (overlaps(pieces, masks[alike]) > SAME_PIECE).any(axis=1).all()
     return are_groups
 
 
