@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Instances
 from test_modeling_compat import batch, make
 
-from u2seg.modeling.panoptic_fpn import photo_of, refine_detections, refined_stuff
+from u2seg.modeling.panoptic_fpn import mean_inside_masks, photo_of, refine_detections, refined_stuff
 from u2seg.pseudo.refine.bilateral import BilateralRefiner
 
 
@@ -47,19 +47,35 @@ def test_rough_stuff_follows_the_edge():
     assert iou(refined == 2, lake) > iou(rough, lake) + 0.05
 
 
-def test_stuff_on_a_small_share_of_the_photo_gives_way_to_the_likeliest_other():
-    """A puddle in a meadow, both beside a thing: the puddle is the likeliest class on 4 % of the photo."""
+def test_stuff_as_labels_have_it_is_everywhere_and_on_no_small_share():
+    """A puddle in a meadow, both beside what the head takes for a thing: the puddle covers 4 % of the photo."""
     puddle, thing = disc(80, 120, 11, column=25), disc(80, 120, 25, column=85)
-    photo = np.where((puddle | thing)[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8)
-    logits = np.stack([9.0 * thing, 3.0 * ~thing, 6.0 * puddle, np.full(thing.shape, -3.0)])
-    kept, dropped, alone = (
+    photo = np.array([(30, 90, 160), (200, 60, 40), (20, 220, 30)], np.uint8)[puddle + 2 * thing]
+    logits = np.stack([9.0 * thing, np.full(thing.shape, 3.0), 6.0 * puddle, np.full(thing.shape, -3.0)])
+    likeliest, kept, dropped, alone = (
         refined_stuff(BilateralRefiner(), photo, torch.from_numpy(logits).float(), share).numpy()
-        for share in (0.03, 0.1, 1.0)
+        for share in (0.0, 0.03, 0.1, 1.0)
     )
+    assert iou(likeliest == 0, thing) > 0.9
     assert iou(kept == 2, puddle) > 0.8
-    assert set(np.unique(dropped)) == set(np.unique(alone)) == {0, 1}
-    assert iou(dropped == 0, thing) > 0.9
+    assert set(np.unique(kept)) == {1, 2}
     assert (dropped[puddle] == 1).mean() > 0.99
+    assert (alone == alone[0, 0]).all()
+
+
+def test_a_score_is_multiplied_by_what_the_semantic_head_says_of_the_mask():
+    values = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    masks = torch.tensor([[[True, True], [False, False]], [[False, False], [True, False]], [[False] * 2] * 2])
+    assert mean_inside_masks(values, masks).tolist() == [0.5, 1.0, 0.0]
+    assert mean_inside_masks(values, masks[:0]).shape == (0,)
+    plain, weighed = make(), make("MODEL.U2SEG.THING_SCORES", "True")
+    weighed.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        before, after = (model.eval()(batch())[0] for model in (plain, weighed))
+    things = before["sem_seg"].softmax(dim=0)[0]
+    expected = before["instances"].scores * mean_inside_masks(things, before["instances"].pred_masks)
+    assert torch.allclose(after["instances"].scores, expected)
+    assert not torch.equal(after["instances"].scores, before["instances"].scores)
 
 
 def test_the_photo_of_a_model_s_input_may_have_another_size_and_order():

@@ -68,6 +68,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.OBJECT_SCORES = False
     # It is also multiplied by the mean probability inside its mask: well drawn masks come first.
     cfg.MODEL.U2SEG.MASK_SCORES = False
+    # In inference, it is also multiplied by what the semantic head says of its mask: the mean probability of "a thing".
+    cfg.MODEL.U2SEG.THING_SCORES = False
     # Output of the backbone, such as "vit" of build_u2seg_vit_backbone: a linear head of its mean inside a mask names
     # things, in place of the box heads. "" is none.
     cfg.MODEL.U2SEG.NAMES_FROM = ""
@@ -78,8 +80,8 @@ def add_training_keys(cfg: CfgNode) -> None:
     # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;
     # masks that it would bring below U2SEG.MASKS.MIN_REFINED_IOU stay.
     cfg.MODEL.U2SEG.REFINE = False
-    # With REFINE: stuff classes on less than this share of a photo give way to the others. 0 keeps all; 0.1 is what
-    # labels of "kmeans" do.
+    # With REFINE: every pixel without a thing gets stuff, of the classes on at least this share of the photo, as in
+    # labels of "kmeans" (0.1). 0: the likeliest class, and void where that is "a thing" and none was found.
     cfg.MODEL.U2SEG.MIN_STUFF_SHARE = 0.0
     # The semantic loss is of one pixel in each square of this many pixels a side, at most the head's COMMON_STRIDE: on
     # a CPU a step of a small model takes a quarter less time with 4 than with 1.

@@ -41,6 +41,7 @@ class U2SegPanopticFPN(PanopticFPN):
         refiner: Refiner | None = None,
         min_refined_iou: float = 0.5,
         min_stuff_share: float = 0.0,
+        thing_scores: bool = False,
         **kwargs: Any,
     ) -> None:
         """Make the model.
@@ -50,10 +51,12 @@ class U2SegPanopticFPN(PanopticFPN):
                 leaves them as the heads draw them.
             min_refined_iou: of a refined mask with what it was; one that becomes another mask stays as it was.
             min_stuff_share: see `refined_stuff`; of a model with a refiner.
+            thing_scores: multiply a detection's score by the mean probability of "a thing" inside its mask.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
         self.refiner, self.min_refined_iou, self.min_stuff_share = refiner, min_refined_iou, min_stuff_share
+        self.thing_scores = thing_scores
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class U2SegPanopticFPN(PanopticFPN):
         options = {
             "min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU,
             "min_stuff_share": cfg.MODEL.U2SEG.MIN_STUFF_SHARE,
+            "thing_scores": cfg.MODEL.U2SEG.THING_SCORES,
         }
         arguments = super().from_config(cfg) | options
         if cfg.MODEL.U2SEG.REFINE:
@@ -69,16 +73,23 @@ class U2SegPanopticFPN(PanopticFPN):
         return arguments
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """As Detectron2's; with a refiner, what is painted is refined before, ``sem_seg`` is not."""
+        """As Detectron2's; what is painted is refined and scored anew before, if asked for, ``sem_seg`` is not."""
         results = super().inference(batched_inputs, do_postprocess)
-        if self.refiner is None or not do_postprocess:
+        if not do_postprocess or (self.refiner is None and not self.thing_scores):
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
-            photo = photo_of(entry["image"], self.input_format, tuple(result["sem_seg"].shape[1:]))
-            refine_detections(self.refiner, photo, result["instances"], self.min_refined_iou)
+            logits, detections = result["sem_seg"], result["instances"]
+            stuff = logits.argmax(dim=0)
+            if self.refiner is not None:
+                photo = photo_of(entry["image"], self.input_format, tuple(logits.shape[1:]))
+                refine_detections(self.refiner, photo, detections, self.min_refined_iou)
+                stuff = refined_stuff(self.refiner, photo, logits, self.min_stuff_share)
+            if self.thing_scores:
+                things = logits.float().softmax(dim=0)[0]
+                detections.scores = detections.scores * mean_inside_masks(things, detections.pred_masks)
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
-                result["instances"],
-                refined_stuff(self.refiner, photo, result["sem_seg"], self.min_stuff_share),
+                detections,
+                stuff,
                 self.combine_overlap_thresh,
                 self.combine_stuff_area_thresh,
                 self.combine_instances_score_thresh,
@@ -122,6 +133,12 @@ def refine_detections(refiner: Refiner, photo: np.ndarray, detections: Instances
     masks[drawn] = torch.from_numpy(refined.masks).to(masks.device)
 
 
+def mean_inside_masks(values: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean float (N,) of ``values`` float (H, W) inside each of ``masks`` bool (N, H, W); 0 where one is empty."""
+    means = [values[mask].mean() for mask in masks]
+    return torch.stack(means).nan_to_num(0.0) if means else values.new_zeros(0)
+
+
 def refined_stuff(refiner: Refiner, photo: np.ndarray, logits: torch.Tensor, min_share: float = 0.0) -> torch.Tensor:
     """Likeliest semantic class int64 (H, W) after refinement, 0 for "a thing".
 
@@ -129,13 +146,13 @@ def refined_stuff(refiner: Refiner, photo: np.ndarray, logits: torch.Tensor, min
         refiner: brings probabilities to pixels.
         photo: uint8 (H, W, 3) RGB.
         logits: float (C, H, W).
-        min_share: stuff classes that are the likeliest on less than this share of the photo give way to the others, as
-            in labels by `KMeansStuff`.
+        min_share: if above 0, every pixel gets stuff, as in labels by `KMeansStuff`, of the classes that are the
+            likeliest on at least this share of the photo. Else "a thing" is one class of all.
     """
     grid = [max(1, side // STUFF_STRIDE) for side in logits.shape[1:]]
     probabilities = F.interpolate(logits[None].float().softmax(dim=1), grid, mode="area")[0].cpu().numpy()
     if min_share and len(probabilities) > 1:
-        thing, stuff = probabilities[:1], probabilities[1:]
-        probabilities = np.concatenate([thing, (1 - thing) * drop_small(stuff, min_share)])
+        stuff = drop_small(probabilities[1:], min_share)
+        probabilities = np.concatenate([np.zeros_like(stuff[:1]), stuff])
     refined = refine_stuff(refiner, photo, probabilities)
     return torch.from_numpy(refined).long().to(logits.device)
