@@ -75,7 +75,7 @@ def test_a_mask_whose_pieces_are_masks_too_is_a_group():
 
 
 def test_groups_are_those_of_comparing_every_piece_with_every_mask():
-    rng, found = np.random.default_rng(0), 0
+    rng, num_groups = np.random.default_rng(0), 0
     for _ in range(30):
         squares = np.zeros((8, 24, 24), bool)
         for square, (row, column, side) in zip(squares, rng.integers(1, 20, (8, 3)), strict=True):
@@ -89,8 +89,8 @@ def test_groups_are_those_of_comparing_every_piece_with_every_mask():
             others = np.delete(masks, index, axis=0)
             slow.append(len(pieces) > 1 and bool((overlaps(np.array(pieces), others) > SAME_PIECE).any(axis=1).all()))
         assert groups(masks).tolist() == slow
-        found += sum(slow)
-    assert found
+        num_groups += sum(slow)
+    assert num_groups
 
 
 def test_ragged_masks_are_looked_at_piece_by_piece():

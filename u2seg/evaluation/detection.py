@@ -45,11 +45,11 @@ FIGURES: dict[str, tuple[str, Any]] = {
 }
 """COCO's twelve and recall at IoU 0.5: which curves are averaged, and which part of them."""
 
-Part = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-"""Gives detections `SEGMENT` (n,) of the images from one index up to another, and their classes int64 (n,)."""
-
 BRIEF = ("AP", "AP50", "AR@100")
 """Of `FIGURES`, those that are given for each policy: over all sizes and 100 detections."""
+
+Part = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+"""Gives detections `SEGMENT` (n,) of the images from one index up to another, and their classes int64 (n,)."""
 
 
 def scores_by_kind(

@@ -79,8 +79,9 @@ class U2SegPanopticFPN(PanopticFPN):
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
             logits, detections = result["sem_seg"], result["instances"]
-            stuff = logits.argmax(dim=0)
-            if self.refiner is not None:
+            if self.refiner is None:
+                stuff = logits.argmax(dim=0)
+            else:
                 photo = photo_of(entry["image"], self.input_format, tuple(logits.shape[1:]))
                 refine_detections(self.refiner, photo, detections, self.min_refined_iou)
                 stuff = refined_stuff(self.refiner, photo, logits, self.min_stuff_share)

@@ -199,12 +199,12 @@ def _publish_labels(
 ) -> None:
     """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to."""
     for photo in photos:
-        found = totals[keys[photo.id]]
-        new.counts.add(found)
+        label = totals[keys[photo.id]]
+        new.counts.add(label)
         source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
-        if not publication.has_label(photo, found.png_sha256, source):
+        if not publication.has_label(photo, label.png_sha256, source):
             link(source, new.root / name)
-        new.files[name] = (*file_state(new.root / name), found.png_sha256)
+        new.files[name] = (*file_state(new.root / name), label.png_sha256)
 
 
 def link(source: Path, target: Path) -> None:
