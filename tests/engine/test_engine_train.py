@@ -326,7 +326,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("kind", "words"), [("loss", "loss_sem_seg became NaN"), ("forward", "Inf/NaN")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("loss", "loss_sem_seg became NaN"), pytest.param("forward", "Inf/NaN", marks=pytest.mark.slow)],
+)
 def test_a_nan_in_one_process_stops_all_with_one_error(options, tmp_path, kind, words):
     if torch.cuda.is_available():
         pytest.skip("on a machine with GPUs, two processes mean two GPUs")
