@@ -11,7 +11,6 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "u2seg" / "__init__.py")
 EXTRAS = {
     # The refiner that the paper uses; builds with a C++ compiler on Python 3.10 to 3.12.
     "crf": ["pydensecrf2>=1.1"],
-    # k-means for millions of masks.
     # Label generation on a cluster.
     "dask": ["dask[distributed]>=2024.8"],
     # COCO scores some 20 times faster, to the same last digit.
@@ -36,6 +35,7 @@ EXTRAS = {
         "mypy>=1.11",
         "playwright>=1.45",
         "pytest>=8.0",
+        "pytest-xdist>=3.6",
         "ruff>=0.6",
         "scikit-image>=0.24",
     ],

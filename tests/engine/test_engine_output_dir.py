@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic_panoptic import TINY_CONFIG
+from synthetic_panoptic import TINY_CONFIG, write_dataset
 from training_tool import TOOL, exit_code, setup, train_net
 
 from u2seg import weights_file
@@ -27,15 +28,26 @@ def _quiet(monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory):
+    """The output directory of a run of three steps that saved each."""
+    root = tmp_path_factory.mktemp("three_steps")
+    labels = str(write_dataset(root / "labels"))
+    options = ["DATASETS.TRAIN", labels, "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_net, "register_detectron2", lambda: None)
+        assert exit_code([*options, "OUTPUT_DIR", str(root / "out")]) == 0
+    (root / "out" / "model_final.pth").unlink()
+    (root / "out" / "last_checkpoint").write_text("model_0000002.pth")
+    return options, root / "out"
+
+
 @pytest.fixture
-def trained(options, tmp_path):
-    """Options of a run of three steps that saved each, and its output directory."""
-    options = [*options, "SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "1"]
-    assert exit_code(options) == 0
-    out = tmp_path / "out"
-    (out / "model_final.pth").unlink()
-    (out / "last_checkpoint").write_text("model_0000002.pth")
-    return options, out
+def trained(three_steps, tmp_path):
+    """Options of that run, and its output directory in a place where it may be damaged."""
+    options, out = three_steps
+    out = shutil.copytree(out, tmp_path / "out")
+    return [*options, "OUTPUT_DIR", str(out)], out
 
 
 def half(path):
@@ -78,6 +90,11 @@ def test_a_missing_or_damaged_note_of_the_last_checkpoint_is_made_up_for(trained
     if content is not None:
         (out / "last_checkpoint").write_bytes(content)
     assert start_of(options) == 3
+
+
+def test_a_note_that_is_missing_is_written_again(trained):
+    options, out = trained
+    (out / "last_checkpoint").unlink()
     assert exit_code([*options, "SOLVER.MAX_ITER", "4"], "--resume") == 0
     assert last_checkpoint(out) == str(out / "model_final.pth")
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 3

@@ -22,6 +22,8 @@ from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory
 
+CONFIGS = TOOL.parents[1] / "configs"
+
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
@@ -324,7 +326,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("kind", "words"), [("loss", "loss_sem_seg became NaN"), ("forward", "Inf/NaN")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("loss", "loss_sem_seg became NaN"), pytest.param("forward", "Inf/NaN", marks=pytest.mark.slow)],
+)
 def test_a_nan_in_one_process_stops_all_with_one_error(options, tmp_path, kind, words):
     if torch.cuda.is_available():
         pytest.skip("on a machine with GPUs, two processes mean two GPUs")
@@ -375,7 +380,7 @@ def test_two_processes_learn_what_one_does(labels, tmp_path):
 def test_quick_schedules(tmp_path, config):
     """Their expected results are checked by the run itself."""
     drawings = str(write_dataset(tmp_path / "drawings", photos=12))
-    path = CONFIG.with_name(f"u2seg_R18_{config}_test.yaml")
+    path = CONFIGS / "quick_schedules" / f"u2seg_R18_{config}_test.yaml"
     options = ["DATASETS.TRAIN", drawings, "DATASETS.TEST", drawings, "OUTPUT_DIR", str(tmp_path / "out")]
     assert exit_code(options, config=path) == 0
 
@@ -383,7 +388,7 @@ def test_quick_schedules(tmp_path, config):
 @pytest.mark.slow
 @pytest.mark.data
 def test_loss_goes_down_on_real_photos(labelled_photos, tmp_path):
-    recipe = CONFIG.parents[1] / "COCO-PanopticSegmentation" / "u2seg_R18_small.yaml"
+    recipe = CONFIGS / "COCO-PanopticSegmentation" / "u2seg_R18_small.yaml"
     options = ["DATASETS.TRAIN", str(labelled_photos), "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "30"]
     options += ["INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MAX_SIZE_TRAIN", "192", "DATALOADER.NUM_WORKERS", "0"]
     options += ["SOLVER.WARMUP_ITERS", "10", "TEST.PRECISE_BN.ENABLED", "False"]
