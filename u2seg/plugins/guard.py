@@ -76,22 +76,8 @@ class GuardedPart:
 
     def _refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raised: list[BaseException] = []
-        lengths: list[int] = []
-
-        def scores() -> Iterator[np.ndarray]:
-            for array in _remember(iter(many), raised):
-                lengths.append(len(array))
-                yield array
-
-        stream, count = scores(), 0
         with self._named(raised, "refine_many"):
-            for refined in self._part.refine_many(image, stream):
-                rules.require(count < len(lengths), "refine_many gives a result for each scores, in order")
-                rules.check_refined(self._part, refined, image, range(lengths[count]))
-                count += 1
-                yield refined
-            complete = count == len(lengths) and next(stream, None) is None
-            rules.require(complete, "refine_many gives a result for each scores, and some are missing")
+            yield from rules.refine_many_checked(self._part, image, _remember(iter(many), raised))
         self._kept.add("refine_many")
 
     @contextmanager
