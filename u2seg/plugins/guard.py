@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -128,14 +127,13 @@ def describe(error: BaseException, packages: Collection[str]) -> str:
 
 
 def _last_line(error: BaseException, packages: Collection[str]) -> str:
-    """``my_masks.py:12``, the file as seen from the folder that Python imports it from."""
+    """``my_masks.py:12``, the file from its package on."""
     frames = list(traceback.walk_tb(error.__traceback__))
     of_plugin = [(f, line) for f, line in frames if f.f_globals.get("__name__", "").split(".")[0] in packages]
     for frame, line in (of_plugin or frames)[-1:]:
-        file = Path(frame.f_code.co_filename)
-        folders = [Path(folder) for folder in sys.path if folder and file.is_relative_to(folder)]
-        place = max(folders, key=lambda folder: len(folder.parts), default=None)
-        return f"{file.relative_to(place) if place else file}:{line}"
+        file, module = Path(frame.f_code.co_filename), frame.f_globals.get("__name__", "")
+        parts = 1 + module.count(".") + (file.stem == "__init__")
+        return f"{'/'.join(file.parts[-parts:])}:{line}"
     return ""
 
 
