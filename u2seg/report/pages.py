@@ -1,10 +1,15 @@
 """The gallery's pages as HTML; the markup lies in ``templates/``, where jinja2 escapes every value.
 
-Functions take what was drawn and counted, and read no pixel.
+Functions take what was drawn and counted, and read no pixel. Histograms are inline SVG, drawn by matplotlib in the
+colours of the page, light and dark.
+
+Shapes: ``B`` bars.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from u2seg.panoptic import Category, PanopticDataset
 from u2seg.report.labels import Annotation, Summary
@@ -19,8 +27,13 @@ from u2seg.report.pictures import PREDICTED, VIEWS, Record, media_stem
 
 MAX_MARKS, MAX_SKIPPED, CLASSES_PER_PAGE = 40, 1000, 40
 """Most names on a view of one photo (of its largest segments), and most skipped files that the run page lists."""
-AREA_EDGES = np.logspace(-4, 0, 17)
-"""Borders of the bars that count areas, fractions of the photo."""
+ACCENT, SECOND, QUIET, LINE = "#1f5fd0", "#d97a1e", "#63686f", "#e0e0dc"
+VARIABLES = {ACCENT: "--accent", SECOND: "--second", QUIET: "--quiet", LINE: "--line"}
+"""Variables of gallery.css that replace the colours matplotlib draws with."""
+STYLE: dict[Any, Any] = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "u2seg", "font.size": 8.5, "axes.edgecolor": LINE, "grid.color": LINE},
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), QUIET),
+}
 
 
 class Crop(NamedTuple):
@@ -128,31 +141,59 @@ def run_page(site: Site, summary: Summary, notes: Sequence[str]) -> str:
 
 
 class Chart(NamedTuple):
-    """Bars, whose heights are percentages of the highest, and their words."""
+    """A drawn figure and its words."""
 
     title: str
     caption: str
-    heights: list[float]
+    svg: str
 
 
 def draw_charts(dataset: PanopticDataset, summary: Summary) -> list[Chart]:
-    """The charts of a run: sizes of classes, and areas of segments, of things and of stuff."""
-    charts = []
+    """The figures of a run: class sizes of things and of stuff, and areas."""
+    charts, areas = [], {}
     for kind, categories in (("things", dataset.things), ("stuff", dataset.stuff)):
         members = [summary.classes[category.id] for category in categories]
         sizes = np.array(sorted((count.segments for count in members), reverse=True), np.int64)
-        words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes, largest first."
-        charts.append(Chart(f"Classes of {kind}", words, _heights(sizes)))
-        areas = np.concatenate([np.zeros(0), *(count.areas for count in members)])
-        counts, _ = np.histogram(np.clip(areas, AREA_EDGES[0], AREA_EDGES[-1]), AREA_EDGES)
-        median = f"{np.median(areas):.1%}" if len(areas) else "unknown"
-        words = f"Median {median}; bars from 0.01% of the photo to all of it, four for a factor of ten."
-        charts.append(Chart(f"Areas of {kind}", words, _heights(counts)))
+        areas[kind] = np.concatenate([np.zeros(0), *(count.areas for count in members)])
+        words = f"{sizes.sum():,} segments in {np.count_nonzero(sizes)} of {len(sizes)} classes."
+        svg = draw_bars({kind: sizes}, np.arange(len(sizes) + 1), "classes, largest first")
+        charts.append(Chart(f"Classes of {kind}", words, svg))
+    edges = np.logspace(-4, 0, 17)
+    bars = {kind: np.histogram(np.clip(values, edges[0], 1.0), edges)[0] for kind, values in areas.items()}
+    medians = [f"{np.median(values):.1%} for {kind}" for kind, values in areas.items() if len(values)]
+    svg = draw_bars(bars, edges, "share of the photo, logarithmic", log=True)
+    charts.append(Chart("Areas of segments", f"Median {', '.join(medians) or 'unknown'}.", svg))
     return charts
 
 
-def _heights(values: np.ndarray) -> list[float]:
-    return (100 * values / values.max(initial=1)).round(1).tolist()
+def draw_bars(heights: Mapping[str, np.ndarray], edges: np.ndarray, xlabel: str, log: bool = False) -> str:
+    """Numbers of segments, int (B,) by series, as bars: an SVG element without namespaces, for use inside HTML.
+
+    ``edges`` float (B + 1,) are the borders of the bars, fractions on a logarithmic axis; ``xlabel`` has the unit.
+    """
+    text = io.StringIO()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 2.3), layout="constrained")
+        axes = figure.add_subplot(xlabel=xlabel, ylabel="segments", xscale="log" if log else "linear")
+        for color, (name, values) in zip((ACCENT, SECOND), heights.items(), strict=False):
+            axes.stairs(values, edges, fill=True, color=color, alpha=0.75, label=name)
+        axes.margins(x=0)
+        axes.set_ylim(0, 1.05 * max(values.max(initial=1) for values in heights.values()))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        if log:
+            axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", length=0)
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        if len(heights) > 1:
+            axes.legend(frameon=False)
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.getvalue().partition("<svg")[2])
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return f"<svg{svg}"
 
 
 def css_color(category: Category) -> str:
