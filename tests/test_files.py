@@ -73,7 +73,6 @@ def test_a_new_an_empty_and_an_own_directory_are_taken(tmp_path):
     ("files", "words"),
     [
         ({"panoptic.json": "{}"}, "u2seg did not write, such as 'panoptic.json'"),
-        ({"stages/settings.json": "{}"}, "older u2seg"),
         ({MARKER: '{"format": 2, "kind": "gallery"}'}, "holds gallery, not labels"),
         ({MARKER: '{"format": 99, "kind": "labels"}'}, "format 99"),
         ({MARKER: "{"}, "damaged"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
-from u2seg.images import enlarge, find_photos, read_image, shrink
+from u2seg.images import enlarge, find_photos, read_image, reading
 
 GRADIENT = np.linspace(0, 255, 24 * 32).reshape(24, 32).astype(np.uint8)
 
@@ -96,11 +96,10 @@ def test_extreme_shapes(tmp_path):
 
 
 def test_shrink_keeps_the_aspect_and_the_bound():
-    small = shrink(np.zeros((3000, 1000, 3), np.uint8), 30_000)
-    assert small.shape == (300, 100, 3)
-    image = picture()
-    assert shrink(image, 10_000) is image
-    assert shrink(np.zeros((1, 50_000, 3), np.uint8), 1024).shape[0] == 1
+    assert reading._shrink(Image.new("RGB", (1000, 3000)), 30_000).size == (100, 300)
+    image = Image.fromarray(picture())
+    assert reading._shrink(image, 10_000) is image
+    assert reading._shrink(Image.new("RGB", (50_000, 1)), 1024).height == 1
 
 
 @pytest.mark.parametrize("size", [(7, 9), (48, 64), (1, 1), (25, 31)])

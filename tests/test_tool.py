@@ -17,7 +17,7 @@ def parser():
     tool = ToolParser(prog="a_tool.py")
     tool.add_argument("--resume", action="store_true")
     tool.add_argument("--name", default="")
-    tool.add_argument("opts", nargs="...")
+    tool.add_argument("opts", nargs="*")
     return tool
 
 
@@ -35,8 +35,9 @@ def test_options_may_stand_before_and_behind_the_pairs(words):
     assert args.opts == ["A.B", "1", "C", "-2"]
 
 
-def test_a_value_that_looks_like_an_option_stays_a_value():
-    assert parser().parse_args(["A.B", "--resume"]).opts == ["A.B", "--resume"]
+@pytest.mark.parametrize("value", ["-2", "-1e-5", "-.5"])
+def test_a_negative_number_is_a_value(value):
+    assert parser().parse_args(["A.B", value, "--resume"]).opts == ["A.B", value]
 
 
 def test_a_mistake_is_one_line(capsys):

@@ -30,7 +30,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PHOTO", help="files, folders, or a 'pattern*'")
     source.add_argument("--video-input", metavar="FILM", help="a film; needs pip install 'u2seg[video]'")
-    source.add_argument("--webcam", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", default="", metavar="PATH", help="folder or file of the pictures, or of the film")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, metavar="SCORE", help="of things (default: %(default)s)"
@@ -42,7 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--save-panoptic", default="", metavar="DIR", help="also write the predictions as a COCO panoptic dataset"
     )
-    options = {"nargs": argparse.REMAINDER, "metavar": "KEY VALUE", "help": "config keys over those of the YAML; last"}
+    options = {"nargs": "*", "metavar": "KEY VALUE", "help": "config keys over those of the YAML"}
     parser.add_argument("--opts", default=[], **options)
     parser.add_argument("key_values", **options)
     args = parser.parse_args(argv)
@@ -61,8 +60,6 @@ def main(argv: list[str] | None = None) -> int:
     from u2seg.errors import UsageError
     from u2seg.images import find_photos
 
-    if args.webcam:
-        raise UsageError("--webcam is not offered: record a film and give it to --video-input")
     if not args.output and not args.save_panoptic:
         raise UsageError("no window is opened: name an --output for the pictures, or a folder for --save-panoptic")
     if args.video_input and (args.save_panoptic or not args.output):

@@ -69,7 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "features that it names (docs/plugins.md)",
     )
     parser.add_argument("--json", action="store_true", help="with --list-plugins: as JSON")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings over those of the YAML")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over those of the YAML")
     return parser.parse_args(argv)
 
 
@@ -98,14 +98,14 @@ def list_plugins(as_json: bool) -> None:
     broken = [str(plugin) for plugin in plugins.broken]
     if as_json:
         state = {"plugins": plugins.third_parties(), "broken": broken, "disabled": plugins.disabled}
-        print(json.dumps({"parts": rows, **state, "remarks": plugins.remarks}, indent=1))
+        print(json.dumps({"parts": rows, **state}, indent=1))
         return
     for row in rows:
         print(f"{row['kind']:18} {row['name']:14} {row['distribution']}\n    {row['help']}\n    {row['arguments']}")
     print(f"\nplugins ({DISABLE_VARIABLE}=name,name leaves them out):")
     for name, distribution in plugins.third_parties().items():
         print(f"    {name:20} {distribution}")
-    print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *broken, *plugins.remarks]))
+    print("\n".join([*(f"    {name:20} disabled" for name in plugins.disabled), *broken]))
 
 
 def verify(output: Path) -> int:

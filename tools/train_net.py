@@ -75,7 +75,7 @@ def argument_parser() -> ToolParser:
         metavar="URL",
         help="where processes meet: tcp://HOST:PORT of the first machine, or auto (default: %(default)s)",
     )
-    add("opts", nargs="...", metavar="KEY VALUE", help="config keys over those of the YAML")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys over those of the YAML")
     return parser
 
 

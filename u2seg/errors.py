@@ -46,10 +46,15 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     Raises:
         UsageError: there is no such name; the message lists those that there are.
     """
-    if name in table:
-        return table[name]
-    allowed = ", ".join(sorted(table)) or "none"
-    raise UsageError(f"no {kind} named {name!r}.{closest(name, table)} There are: {allowed}.")
+    if name not in table:
+        raise UsageError(unknown(kind, name, table))
+    return table[name]
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """The sentences that say that no ``kind`` has the ``name``, and which are ``allowed``."""
+    names = sorted(set(allowed))
+    return f"no {kind} named {name!r}.{closest(name, names)} There are: {', '.join(names) or 'none'}."
 
 
 def within(name: str, value: float, low: float, high: float = math.inf, whole: bool = False) -> float:

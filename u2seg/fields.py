@@ -6,9 +6,9 @@ as "has the 'id' nan, not a whole number"; `told` puts the subject before it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +22,8 @@ Entry = Mapping[str, Any]
 
 _REQUIRED: Any = object()
 _DIGITS = re.compile(r"[+-]?[0-9]{1,20}(\.0+)?")
+_IMPOSSIBLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+"""What no name of a file holds: zero bytes, and halves of surrogate pairs but those that stand for bytes."""
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 LARGEST_NUMBER = 2**63 - 1
 
@@ -101,15 +103,10 @@ def number(entry: Entry, key: str, default: Any = _REQUIRED) -> float:
     value = entry.get(key)
     if value is None:
         return _absent(entry, key, default)
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        result = float(value)
-    except (TypeError, ValueError, OverflowError):
-        result = math.nan
-    if not math.isfinite(result):
-        raise DataError(f"has the {key!r} {_shown(value)}, which is no number")
-    return result
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and math.isfinite(result := float(value)):
+            return result
+    raise DataError(f"has the {key!r} {_shown(value)}, which is no number")
 
 
 def flag(entry: Entry, key: str, default: Any = _REQUIRED) -> bool:
@@ -149,11 +146,7 @@ def file_name(entry: Entry, key: str = "file_name") -> str:
         return _absent(entry, key, _REQUIRED)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"has the {key!r} {_shown(value)}, not a file name")
-    try:
-        possible = b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
+    if _IMPOSSIBLE.search(value):
         raise DataError(f"has the {key!r} {_shown(value)}, which no file can be called")
     value = value.replace("\\", "/")
     return str(PurePosixPath(value)) if "//" in value or "./" in value or value.endswith("/") else value

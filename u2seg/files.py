@@ -17,14 +17,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
+from u2seg.fields import read_json_object
 
 MARKER = ".u2seg.json"
 """File that every output directory of this package carries."""
 FORMAT = 2
 """Of output directories; raise it when an older one could be misread."""
-_OLD_MARKS = ("stages/settings.json", "stages/masks.done")
-"""Files of output directories of format 1, which had no marker."""
 _PART = re.compile(r"\.[0-9a-f]{32}\.part(\.\w+)?")
 """Names that `replacing` gives to temporary files."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -213,24 +212,19 @@ def claim_directory(path: str | os.PathLike[str], kind: str, option: str = "--ou
 
 def is_output(folder: str | os.PathLike[str]) -> bool:
     """Whether ``folder`` is an output directory of this package, of any kind and format."""
-    return any(os.path.isfile(os.path.join(folder, mark)) for mark in (MARKER, *_OLD_MARKS))
+    return os.path.isfile(os.path.join(folder, MARKER))
 
 
 def _reason_against(root: Path, kind: str) -> str:
     """Why ``root`` can't become, or is no, output directory of ``kind``; empty where it can or is."""
-    if any((root / mark).exists() for mark in _OLD_MARKS):
-        return "was made by an older u2seg, whose output this one does not read"
-    if (root / MARKER).is_file():
-        try:
-            marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-        except ValueError:
-            marker = None
-        if not isinstance(marker, dict):
-            return f"has a damaged {MARKER}: delete that file if the directory is u2seg's own"
-        if marker.get("format") != FORMAT:
-            return f"has format {marker.get('format')}, and this u2seg reads {FORMAT}"
-        return "" if marker.get("kind") == kind else f"holds {marker.get('kind')}, not {kind}"
-    names = sorted(entry.name for entry in root.iterdir())
-    # The marker may have come since it was looked for: another process of the same run claims the directory too.
-    foreign = next((name for name in names if name != MARKER and not name.endswith(".part.json")), None)
-    return f"holds files that u2seg did not write, such as {foreign!r}" if foreign is not None else ""
+    if not (root / MARKER).is_file():
+        # The marker may have come since it was looked for: another process of the same run claims the directory too.
+        names = sorted(path.name for path in root.iterdir() if path.name != MARKER and not path.match("*.part.json"))
+        return f"holds files that u2seg did not write, such as {names[0]!r}" if names else ""
+    try:
+        marker = read_json_object(root / MARKER)
+    except DataError:
+        return f"has a damaged {MARKER}: delete that file if the directory is u2seg's own"
+    if marker.get("format") != FORMAT:
+        return f"has format {marker.get('format')}, and this u2seg reads {FORMAT}"
+    return "" if marker.get("kind") == kind else f"holds {marker.get('kind')}, not {kind}"

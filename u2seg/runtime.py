@@ -192,13 +192,13 @@ def _call(main: Callable[[], int | None], resume: str, stop: Stoppable) -> int:
     """The exit code of ``main``, errors said in one line."""
     try:
         return main() or 0
-    except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, KeyboardInterrupt):
-            stop.code = stop.code or 130
-        if isinstance(error, Exception) and not stop.code:  # else it is that of a worker which was stopped first
+    except KeyboardInterrupt:
+        stop.code = stop.code or 130
+    except Exception as error:
+        if not stop.code:  # else it is that of a worker which was stopped first
             return _fail(error, resume)
-        end_children()
-        return _complain(f"stopped; what is done stays; {resume}", stop.code)
+    end_children()
+    return _complain(f"stopped; what is done stays; {resume}", stop.code)
 
 
 def _fail(error: Exception, resume: str) -> int:

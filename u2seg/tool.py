@@ -6,6 +6,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,10 +31,11 @@ _NOISY_LOGGERS = ("torch.fx", "torch.utils.cpp_extension", "torch.distributed")
 
 
 class ToolParser(argparse.ArgumentParser):
-    """Errors are one line. Options may also stand behind the ``KEY VALUE`` pairs, the rest of the line."""
+    """Errors are one line. Options may also stand behind ``KEY VALUE`` pairs, and values may be negative."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._negative_number_matcher = re.compile(r"-[.\d]")  # argparse's own knows no exponents
 
     def error(self, message: str) -> NoReturn:
         """Say ``message`` in one line and end with exit code 2."""
@@ -42,17 +44,8 @@ class ToolParser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]  # argparse overloads it by the type of the namespace
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """The arguments, with options taken from among the ``KEY VALUE`` pairs."""
-        words = list(sys.argv[1:] if args is None else args)
-        parsed = super().parse_args(words, namespace)
-        pairs = [*(getattr(parsed, "opts", None) or ()), *(getattr(parsed, "key_values", None) or ())]
-        for index in range(0, len(pairs), 2):
-            if pairs[index].startswith("--") and pairs[index].split("=")[0] in self._option_string_actions:
-                options = [word for word in words[: len(words) - len(pairs)] if word != "--opts"]
-                parsed = self.parse_args([*options, *pairs[index:]], namespace)
-                parsed.opts = [*pairs[:index], *parsed.opts]  # of a key that stands twice the last counts
-                return parsed
-        return parsed
+        """The arguments; those without a name may stand anywhere among the options."""
+        return self.parse_intermixed_args(args, namespace)
 
 
 def quiet() -> None:

@@ -32,13 +32,10 @@ from u2seg.files import in_words, open_regular, write_bytes
 
 MOST_SHARING = 4
 """Times the size of its file that all tensors together may have: several may show the same bytes, as tied layers do."""
-_REFUSED_CLASS = re.compile(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)")
-_ARRAY_PARTS = {
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-}
+_ARRAYS = re.compile(
+    r"numpy dtype|numpy\._?core\.multiarray (_reconstruct|scalar)|collections OrderedDict|_codecs encode"
+)
+"""Module and name of what a ``.pkl`` may name, beside numpy's ndarray."""
 _PLAIN = re.compile(
     r"torch (\w+Storage|Size|device|b?float\w*|complex\w*|u?int\d+|bool)"
     r"|torch\.storage (Untyped|Typed)Storage"
@@ -64,7 +61,9 @@ def read_weights(path: str | Path) -> Any:
             content = _read(path, file)
             _check_tensors(content, os.fstat(file.fileno()).st_size)
         except Exception as error:  # half a file raises nearly anything
-            raise DataError(f"weights {path} are damaged or no checkpoint: {_reason(error)}") from error
+            # never torch's own words, which advise to run what the file carries
+            reason = error if isinstance(error, DataError) else type(error).__name__
+            raise DataError(f"weights {path} are damaged or no checkpoint: {reason}") from error
     return content
 
 
@@ -106,14 +105,6 @@ def _memory() -> int:
     if not hasattr(os, "sysconf"):
         return 2**63
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _reason(error: Exception) -> str:
-    """Why a file is refused; never torch's own words, which advise to run what the file carries."""
-    refused = _REFUSED_CLASS.search(str(error))
-    if refused:
-        return f"it asks for {refused[1]}, which is no tensor"
-    return str(error) if isinstance(error, DataError) else type(error).__name__
 
 
 def _read(path: str | Path, file: BinaryIO) -> Any:
@@ -160,10 +151,10 @@ def _check_zip(file: BinaryIO) -> None:
 
 
 def _check_names(stream: BinaryIO) -> None:
-    """Raise UnpicklingError unless the pickle that ``stream`` is at names plain things alone. Nothing is run."""
+    """Raise DataError unless the pickle that ``stream`` is at names plain things alone. Nothing is run."""
     for operation, argument, _ in pickletools.genops(stream):
         if operation.name == "GLOBAL" and not _PLAIN.fullmatch(str(argument)):
-            raise pickle.UnpicklingError(f"unsupported class {str(argument).replace(' ', '.')}")
+            raise DataError(f"it asks for {str(argument).replace(' ', '.')}, which is no tensor")
 
 
 class _ArrayUnpickler(pickle._Unpickler):
@@ -173,12 +164,12 @@ class _ArrayUnpickler(pickle._Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and (module, name) in _ARRAY_PARTS:
-            return lambda *_: np.empty(0, np.int8)  # before shape and values are read, whatever size the file asks for
         if (module, name) == ("numpy", "ndarray"):
-            return name  # nothing that could be called: it is an argument of the function above
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"unsupported class {module}.{name}")
+            return name  # nothing that could be called: it is an argument of _reconstruct
+        if not _ARRAYS.fullmatch(f"{module} {name}"):
+            raise DataError(f"it asks for {module}.{name}, which is no tensor")
+        if name == "_reconstruct":
+            return lambda *_: np.empty(0, np.int8)  # before shape and values are read, whatever size the file asks for
         return super().find_class(module, name)
 
 

@@ -73,7 +73,8 @@ import sys
 from u2seg.report import gallery, pictures
 def record(painter, task):
     marks = [[a.category_id, 0.5, 0.5, 0.1, a.score, True] for a in task.annotations]
-    return pictures.Record(task.number, "", [], dict.fromkeys(pictures.VIEWS, marks), [], [0.1] * len(marks), 0.0)
+    masks = [(a.category_id, a.score, 0.1) for a in task.annotations]
+    return pictures.Record(task.number, "", [], dict.fromkeys(pictures.VIEWS, marks), masks, void=0.0)
 pictures.Painter.__call__ = record
 gallery.write_gallery(sys.argv[1], sys.argv[2], workers=1)
 """

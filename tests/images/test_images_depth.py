@@ -143,15 +143,6 @@ def test_transparency_of_deep_photos(tmp_path):
         assert np.abs(pixels[20:].astype(int) - PICTURE[20:]).max() <= 1
 
 
-@pytest.mark.parametrize(("bits", "white"), [(12, 65535), (16, 65535), (12, 4095), (10, 4095)])
-def test_deep_ppm(tmp_path, bits, white):
-    """What the file states is the range, unless it is all that 16 bits can hold."""
-    values = deepened(bits, PICTURE)
-    (tmp_path / "a.ppm").write_bytes(b"P6 %d %d %d\n" % (*PICTURE.shape[1::-1], white) + values.astype(">u2").tobytes())
-    expected = PICTURE if (bits, white) != (10, 4095) else PICTURE / 4
-    assert np.abs(read_image(tmp_path / "a.ppm").astype(int) - expected).max() <= 1
-
-
 def test_white_may_be_zero(tmp_path):
     image = Image.fromarray((65535 - deepened(16, GREY)).astype(np.uint16))
     image.save(tmp_path / "a.tif", tiffinfo={262: 0})

@@ -10,7 +10,7 @@ from PIL import Image
 
 from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory
-from u2seg.images import find_photos, finding, read_image, read_shrunk, reading, shrink
+from u2seg.images import find_photos, finding, read_image, read_shrunk, reading
 
 
 def picture(height=24, width=32):
@@ -23,6 +23,10 @@ def save(path, pixels=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture() if pixels is None else pixels).save(path, **options)
     return path
+
+
+def shrink(image, pixels):
+    return np.asarray(reading._shrink(Image.fromarray(image), pixels))
 
 
 def names(photos):
@@ -61,7 +65,9 @@ def test_endings(tmp_path, ending):
     if f".{ending}" in finding.EXTENSIONS:
         assert names(photos) == ["a.png", f"b.{ending}"]
     else:
-        assert photos.notes() == [f"passed over, photos of a format that is not read here: 1, such as b.{ending}"]
+        (note,) = photos.notes()
+        assert note.startswith("passed over, files whose ending is none")
+        assert note.endswith(f"1, such as b.{ending}")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
@@ -187,7 +193,7 @@ def test_names_that_no_terminal_shall_see(tmp_path):
     assert note.endswith("such as caf\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.txt")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_lists_of_other_systems(tmp_path, encoding):
     save(tmp_path / "ä" / "p.jpg")
     (tmp_path / "list.txt").write_bytes("ä\\p.jpg\r\n".encode(encoding))

@@ -98,13 +98,18 @@ def _writes(method):
 
 FORM = {
     "features of a wrong dtype": (Extractor, "extract", lambda f: [a.astype(np.float64) for a in f], "float64"),
-    "features of a wrong dim": (Extractor, "extract", lambda f: [a[:2] for a in f], "dim=3 channels, not 2"),
-    "features without channels": (Extractor, "extract", lambda f: [a[0] for a in f], "float32 (D, h, w)"),
+    "features of a wrong dim": (
+        Extractor,
+        "extract",
+        lambda f: [a[:2] for a in f],
+        "float32 (3, h, w), not",
+    ),
+    "features without channels": (Extractor, "extract", lambda f: [a[0] for a in f], "float32 (3, h, w)"),
     "one array for all": (Extractor, "extract", lambda f: f[0], "a list of"),
     "too few features": (Extractor, "extract", lambda f: f[1:], "a list of"),
     "masks as an array": (Generator, "generate", lambda m: m.masks, "u2seg.MaskSet, not bool"),
     "no masks": (Generator, "generate", lambda m: None, "u2seg.MaskSet, not NoneType"),
-    "refined to another size": (Refiner, "refine", lambda r: r[:, 1:], "refined scores are float32 (C, H, W)"),
+    "refined to another size": (Refiner, "refine", lambda r: r[:, 1:], "refined scores are float32 (2, "),
     "refined to float64": (Refiner, "refine", lambda r: r.astype(float), "not float64"),
     "refined to a channel less": (Refiner, "refine", lambda r: r[:1], "refined scores"),
     "ids as int32": (Clusterer, "predict", lambda ids: ids.astype(np.int32), "int64"),
@@ -113,7 +118,7 @@ FORM = {
     "a state of lists": (Segmenter, "state", lambda state: {"mean": [1.0]}, "dict of arrays"),
     "too few classes": (Segmenter, "segment", lambda p: p[:2], "float32 (3, h, w)"),
     "probabilities as float64": (Segmenter, "segment", lambda p: p.astype(float), "not float64"),
-    "labels of the grid": (Segmenter, "segment", lambda p: p[0].astype(np.uint8), "labels are of the image"),
+    "labels of the grid": (Segmenter, "segment", lambda p: p[0].astype(np.uint8), "labels are uint8 ("),
 }
 """What no photo is the cause of: class, method, what becomes of its result, and words of the rule."""
 VALUES = {

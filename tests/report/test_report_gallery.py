@@ -19,9 +19,17 @@ import yaml
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
-from u2seg.panoptic import Category, LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_panoptic
-from u2seg.report.gallery import write_gallery
-from u2seg.report.labels import Annotation, choose_crops, read_annotated, summarise
+from u2seg.panoptic import (
+    Category,
+    LabelledPhoto,
+    PanopticDataset,
+    SegmentInfo,
+    decode_mask,
+    read_instances,
+    read_panoptic,
+)
+from u2seg.report.gallery import Drawn, write_gallery
+from u2seg.report.labels import Annotation, annotations_of, choose_crops
 from u2seg.report.pages import Site, photo_page
 from u2seg.report.pictures import Record
 
@@ -130,20 +138,25 @@ def test_counts_and_settings_of_the_run_are_shown(tiny_gallery, tiny_dataset):
 
 
 def test_shares_count_the_pixels(tiny_gallery, tiny_dataset):
-    dataset, annotations = read_annotated(tiny_dataset)
+    dataset = read_panoptic(tiny_dataset)
+    instances = read_instances(dataset)
     for number, photo in enumerate(dataset.photos):
         record = Record(**json.loads((tiny_gallery / f"media/0000/{number:06d}.json").read_text()))
         ids = dataset.read_ids(photo)
         assert record.void == pytest.approx((ids == 0).mean(), abs=1e-5)
-        for annotation, share in zip(annotations[number], record.shares, strict=True):
+        for annotation, (category_id, score, share) in zip(annotations_of(photo, instances), record.masks, strict=True):
+            assert (category_id, score) == (annotation.category_id, annotation.score)
             mask = decode_mask(annotation.code) if annotation.code else ids == annotation.segment_id
             assert share == pytest.approx(mask.mean(), abs=1e-5)
 
 
 def test_a_class_is_counted(tmp_path):
     dataset = made_up_site(tmp_path, 2, "{}.jpg")[0].dataset
-    annotations = [[Annotation(3, 0.5, 1), Annotation(3, 0.7, 2)], [Annotation(3, 0.9, 1)]]
-    count = summarise(dataset, annotations, [[0.2, 0.4], []], [0.1]).classes[3]
+    drawn = Drawn(dataset)
+    drawn.add(Record(0, "", masks=[(3, 0.5, 0.2), (3, 0.7, 0.4)], void=0.1))
+    drawn.add(Record(1, "", masks=[(3, 0.9, None)]))
+    assert drawn.summary().mean_void == 0.1
+    count = drawn.summary().classes[3]
     assert (count.segments, count.photos) == (3, 2)
     assert count.mean_score == pytest.approx(0.7)
     assert count.mean_area == pytest.approx(0.3)

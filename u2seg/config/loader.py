@@ -54,7 +54,7 @@ def fill(cfg: CfgNode, config_file: str = "", options: Sequence[str] = ()) -> No
         UsageError: the file can't be read, a value is missing, a key is unknown, or a type does not fit.
     """
     if config_file:
-        for key, value in _leaves(cfg, read_yaml(config_file)):
+        for key, value in read_yaml(config_file).items():
             set_key(cfg, key, value, source=config_file)
     if len(options) % 2:
         raise UsageError(f"config options come as KEY VALUE; {options[-1]!r} has no value")
@@ -104,43 +104,30 @@ def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             below[key] = value
 
 
-def _leaves(cfg: Any, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of ``content`` down to what ``cfg`` holds no node for."""
-    if prefix.count(".") > MAX_DEPTH:
-        raise UsageError(f"config keys are nested more than {MAX_DEPTH} deep, from {prefix[:60]!r} on")
-    for key, value in content.items():
-        full = f"{prefix}{key}"
-        below = cfg.get(key) if isinstance(cfg, CfgNode) else None
-        if isinstance(value, dict) and (isinstance(below, CfgNode) or not isinstance(cfg, CfgNode) or is_free(cfg)):
-            yield from _leaves(below, value, f"{full}.")
-        else:
-            yield full, value
-
-
-def is_free(node: CfgNode) -> bool:
-    """Whether keys may be added to ``node``, as to those called ARGS."""
-    return bool(node.is_new_allowed())
-
-
 def set_key(cfg: CfgNode, key: str, value: Any, source: str) -> None:
-    """Set ``key`` (dotted) of ``cfg`` to ``value``; under ARGS keys are made as needed.
+    """Set ``key`` (dotted) of ``cfg`` to ``value``, or those below it; under ARGS keys are made as needed.
 
     Raises:
         UsageError: nobody declared ``key``, or ``value`` is of another type than its default.
     """
     *path, last = key.split(".")
+    if len(path) > MAX_DEPTH:
+        raise UsageError(f"config keys are nested more than {MAX_DEPTH} deep, from {key[:60]!r} on")
     node = cfg
     for depth, name in enumerate(path):
         if name not in node:
-            if not is_free(node):
+            if not node.is_new_allowed():
                 raise UsageError(_unknown(key, ".".join(path[:depth]), name, node, source))
             node[name] = type(cfg)(new_allowed=True)
         node = node[name]
         if not isinstance(node, CfgNode):
             raise UsageError(f"{key!r} in {source}: {'.'.join(path[: depth + 1])} is a value and has no keys below it")
-    if last in node and not is_free(node):
+    if isinstance(value, dict) and (node.is_new_allowed() or isinstance(node.get(last), CfgNode)):
+        for name, below in value.items():
+            set_key(cfg, f"{key}.{name}", below, source)
+    elif last in node and not node.is_new_allowed():
         node[last] = _of_type(key, value, node[last], source)
-    elif is_free(node):
+    elif node.is_new_allowed():
         node[last] = interpret(value)
     else:
         raise UsageError(_unknown(key, ".".join(path), last, node, source))
@@ -187,25 +174,17 @@ def _of_type(key: str, raw: Any, default: Any, source: str) -> Any:
     if isinstance(default, str) and isinstance(raw, Plain):
         text = str(raw)  # a shell may have left quotes around it: ``"'x'"`` is ``x``
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-    value = interpret(raw)
+    value, kind = interpret(raw), type(default)
     if isinstance(default, (tuple, list)):
-        return _sequence(key, raw, value, default, source)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if default is None or type(value) is type(default):
-        return value
-    raise UsageError(f"{key!r} in {source} must be {type(default).__name__} (default {default!r}), not {value!r}")
-
-
-def _sequence(key: str, raw: Any, value: Any, default: tuple[Any, ...] | list[Any], source: str) -> Any:
-    """``value`` as a sequence of the kind of ``default``; one name stands for a sequence of itself."""
-    names = all(isinstance(entry, str) for entry in default)  # also where the default is empty
-    if names and isinstance(raw, str) and not isinstance(value, (tuple, list)):
-        value = [str(raw)] if raw else []
-    if not isinstance(value, (tuple, list)):
-        kind = type(default).__name__
-        raise UsageError(f"{key!r} in {source} must be a {kind} (default {default!r}), not {value!r}")
-    return type(default)(value)
+        names = all(isinstance(entry, str) for entry in default)  # also where the default is empty
+        if names and isinstance(raw, str) and not isinstance(value, (tuple, list)):
+            value = [str(raw)] if raw else []  # one name stands for a sequence of itself
+        fits = isinstance(value, (tuple, list))
+    else:
+        fits = default is None or type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
+        raise UsageError(f"{key!r} in {source} must be {kind.__name__} (default {default!r}), not {value!r}")
+    return value if default is None else kind(value)
 
 
 def part_args(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which photos a run is about, and how one becomes pixels."""
 
 from u2seg.images.finding import Photo, PhotoSet, batches, find_photos
-from u2seg.images.reading import EXTENSIONS, MAX_PIXELS, enlarge, read_image, read_shrunk, shrink
+from u2seg.images.reading import EXTENSIONS, MAX_PIXELS, enlarge, read_image, read_shrunk
 
 __all__ = [
     "EXTENSIONS",
@@ -13,5 +13,4 @@ __all__ = [
     "find_photos",
     "read_image",
     "read_shrunk",
-    "shrink",
 ]

@@ -2,8 +2,7 @@
 
 1. NaN, infinity and the no-data value that a TIFF declares are black. Values beyond a gap wider than the range of
    most others (undeclared no-data, dead pixels) are black or white, and do not count below.
-2. The range from black to white is what the file declares (TIFF: SMinSampleValue, SMaxSampleValue; PPM in colour: its
-   largest value, unless that is all of 16 bits), else
+2. The range from black to white is what a TIFF declares (SMinSampleValue, SMaxSampleValue), else
    for whole numbers from 0 the smallest of 8, 10, 12, 14, 16 bits (15 where they are signed) that holds them;
    for fractions from 0 the smallest of 0..1 and those bits that holds them, if they fill an eighth of it;
    else, and where there are negative values, from their 0.1 to their 99.9 percentile.
@@ -36,16 +35,11 @@ WHITE_IS_ZERO, SIGNED = 0, 2
 
 def is_deep(image: ImageFile) -> bool:
     """Whether ``image``, not yet loaded, has more than eight bits a channel."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F") or _raw_mode(image)[-4:-1] == ";16":
-        return True
-    return _ppm_white(image) > 255
+    return image.mode.startswith("I;16") or image.mode in ("I", "F") or _raw_mode(image)[-4:-1] == ";16"
 
 
 def declarations(image: ImageFile) -> Mapping[int, Any]:
-    """What the file says of its values, by the number of a TIFF tag."""
-    white = _ppm_white(image)
-    if 255 < white < 65535:  # which is what files say that do not know
-        return {SAMPLE_MIN: 0, SAMPLE_MAX: white}
+    """What a TIFF says of its values, by the number of a tag; nothing for others."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     return tags
 
@@ -57,11 +51,6 @@ def read_deep(image: ImageFile, again: ImageFile) -> np.ndarray:
     keeps the lower one.
     """
     raw = _raw_mode(image)
-    if _ppm_white(image):
-        assert again.fp is not None
-        again.fp.seek(again.tile[0].offset)
-        content = again.fp.read(image.height * image.width * 6)
-        return np.frombuffer(content, ">u2").astype(np.uint16).reshape(image.height, image.width, 3)
     if image.mode not in ("RGB", "RGBA"):
         return np.asarray(image)
     upper = np.asarray(image).astype(np.uint16)
@@ -115,13 +104,6 @@ def _raw_mode(image: ImageFile) -> str:
     arguments = image.tile[0].args if getattr(image, "tile", None) else ""
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return raw if isinstance(raw, str) else ""
-
-
-def _ppm_white(image: ImageFile) -> int:
-    """The value of white that a PPM in colour states, if it is none of 8 bits; else 0."""
-    tile = (getattr(image, "tile", None) or [None])[0]
-    of_colour = image.format == "PPM" and image.mode == "RGB" and tile is not None and tile.codec_name == "ppm"
-    return int(tile.args[-1]) if of_colour and tile.args[-1] > 255 else 0
 
 
 def _without_outliers(sample: np.ndarray) -> np.ndarray:

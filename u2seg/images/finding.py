@@ -6,22 +6,21 @@ import hashlib
 import logging
 import os
 import posixpath
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from u2seg.errors import UsageError, printable
 from u2seg.images.reading import EXTENSIONS
-from u2seg.images.sources import PassedOver, list_photos
+from u2seg.images.sources import Listed, list_photos
 
 logger = logging.getLogger(__name__)
 
 MOST_IN_FOLDER = 5000
 """Photos of a folder up to which their labels lie in one folder; with more they lie in 256."""
 REASONS = {
-    "ending": "files whose ending is none of a photo's",
-    "format": "photos of a format that is not read here",
+    "ending": "files whose ending is none of a photo's that is read here",
     "link": "links that lead out of the folder (a .txt list may name their targets)",
     "folder": "folders that can't be read",
     "output": "outputs of u2seg",
@@ -62,11 +61,7 @@ class PhotoSet:
     def notes(self) -> list[str]:
         """A line for each reason why something was passed over, with a number and a name."""
         repeated = [f"named more than once: {self.repeated}"] if self.repeated else []
-        return repeated + [
-            f"passed over, {words}: {len(self.passed_over[reason])}, such as {printable(self.passed_over[reason][0])}"
-            for reason, words in REASONS.items()
-            if self.passed_over.get(reason)
-        ]
+        return repeated + _notes(self.passed_over)
 
 
 def find_photos(
@@ -85,24 +80,37 @@ def find_photos(
     Raises:
         UsageError: it does not exist, can't be read, or holds no photo.
     """
-    if not isinstance(images, str) and len(images) > 1:
-        sets = [find_photos(entry, root, option, output) for entry in images]
-        paths = [photo.path for photos in sets for photo in photos.photos]
-        together: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
-        for reason, names in (item for photos in sets for item in photos.passed_over.items()):
-            together[reason] += names
-        base = Path(root).expanduser() if root else _common_folder(paths)
-        return _number(paths, None, base.absolute(), together)
-    images = images if isinstance(images, str) else images[0]
-    paths, ids, usual_base, passed_over = list_photos(images, root, option, os.path.realpath(output) if output else "")
-    if not paths:
-        other = "".join(f"; {note}" for note in PhotoSet(Path(), (), passed_over).notes())
-        raise UsageError(f"{option} {images!r} holds no photos; taken are {' '.join(sorted(EXTENSIONS))}{other}")
-    surprising = {reason: names for reason, names in passed_over.items() if reason in ("link", "folder")}
-    for note in PhotoSet(Path(), (), surprising).notes():
+    sources = [images] if isinstance(images, str) else images
+    listed = _together([_list(source, root, option, output) for source in sources])
+    base = Path(root).expanduser() if root else listed.folder or _common_folder(listed.paths)
+    return _number(listed, base.absolute())
+
+
+def _together(listed: Sequence[Listed]) -> Listed:
+    if len(listed) == 1:
+        return listed[0]
+    names = ((reason, [n for each in listed for n in each.passed_over.get(reason, ())]) for reason in REASONS)
+    passed_over = {reason: tuple(of_reason) for reason, of_reason in names if of_reason}
+    return Listed([path for each in listed for path in each.paths], passed_over=passed_over)
+
+
+def _list(source: str, root: str | None, option: str, output: str) -> Listed:
+    listed = list_photos(source, root, option, os.path.realpath(output) if output else "")
+    if not listed.paths:
+        other = "".join(f"; {note}" for note in _notes(listed.passed_over))
+        raise UsageError(f"{option} {source!r} holds no photos; taken are {' '.join(sorted(EXTENSIONS))}{other}")
+    surprising = {reason: names for reason, names in listed.passed_over.items() if reason in ("link", "folder")}
+    for note in _notes(surprising):
         logger.warning("%s: %s", option, note)
-    base = Path(root).expanduser() if root else usual_base or _common_folder(paths)
-    return _number(paths, ids, base.absolute(), passed_over)
+    return listed
+
+
+def _notes(passed_over: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        f"passed over, {words}: {len(passed_over[reason])}, such as {printable(passed_over[reason][0])}"
+        for reason, words in REASONS.items()
+        if passed_over.get(reason)
+    ]
 
 
 def _common_folder(paths: Sequence[str]) -> Path:
@@ -113,11 +121,11 @@ def _common_folder(paths: Sequence[str]) -> Path:
         raise UsageError("the photos share no folder; name one by --image-root") from error
 
 
-def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, passed_over: PassedOver) -> PhotoSet:
+def _number(listed: Listed, base: Path) -> PhotoSet:
     """Give each path a name below ``base``, an id and the name of its label."""
     photos: list[Photo] = []
     seen: set[str] = set()
-    for index, path in enumerate(paths):
+    for index, path in enumerate(listed.paths):
         full = os.path.abspath(path)
         name = PurePosixPath(Path(os.path.relpath(full, base))).as_posix()
         if name in seen:
@@ -125,10 +133,11 @@ def _number(paths: Sequence[str], ids: Sequence[int] | None, base: Path, passed_
         if name.startswith("../"):
             raise UsageError(f"photo {path!r} does not lie below --image-root {base}")
         seen.add(name)
-        photos.append(Photo(ids[index] if ids else len(photos) + 1, name, full, ""))
+        photos.append(Photo(listed.ids[index] if listed.ids else len(photos) + 1, name, full, ""))
     labelled = _name_labels(photos)
     ordered = tuple(sorted(labelled, key=lambda photo: photo.id))
-    return PhotoSet(base, ordered, passed_over, len(paths) - len(photos), numbered=ids is not None)
+    repeated = len(listed.paths) - len(photos)
+    return PhotoSet(base, ordered, listed.passed_over, repeated, numbered=listed.ids is not None)
 
 
 def _name_labels(photos: Sequence[Photo]) -> list[Photo]:

@@ -90,7 +90,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 def read_shrunk(
     path: str | os.PathLike[str], pixels: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read_image` and `shrink` to about ``pixels`` at most in one, which needs far less memory for a large photo.
+    """`read_image`, shrunk to about ``pixels`` at most with the same aspect; a large photo needs far less memory so.
 
     Returns:
         The photo uint8 (h, w, 3), and the H and W that it has on disk.
@@ -206,13 +206,6 @@ def _is_transparency(band: np.ndarray) -> bool:
     """Whether the last band uint8 (H, W) of a TIFF, often near infrared that calls itself alpha, is transparency."""
     extreme = (band == 0) | (band == 255)
     return bool(extreme.mean() >= 0.5 or band.min() == band.max())
-
-
-def shrink(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """``image`` uint8 (H, W, 3), or a copy of at most about ``max_pixels`` pixels with the same aspect ratio."""
-    if image.shape[0] * image.shape[1] <= max_pixels:
-        return image
-    return np.asarray(_shrink(Image.fromarray(image), max_pixels))
 
 
 def _shrink(image: Image.Image, max_pixels: int) -> Image.Image:

@@ -10,39 +10,41 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 from u2seg import fields
 from u2seg.errors import DataError, UsageError
 from u2seg.files import is_output
 from u2seg.images.reading import EXTENSIONS
 
-PassedOver = Mapping[str, tuple[str, ...]]
-"""Why something in a folder is no photo of the run (a key of `u2seg.images.finding.REASONS`) to names below it."""
 
-_OTHER_FORMATS = frozenset(
-    f".{ending}"
-    for ending in ("heic", "heif", "hif", "avif", "jp2", "jxl", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "psd")
-)
+class Listed(NamedTuple):
+    """The photos that one source names."""
+
+    paths: list[str]
+    ids: list[int] | None = None
+    """Of the photos, where the source numbers them."""
+    folder: Path | None = None
+    """That the photos are relative to, where that is clear."""
+    passed_over: Mapping[str, tuple[str, ...]] = {}
+    """A key of `u2seg.images.finding.REASONS` to the names, below the folder, of what was not taken."""
 
 
-def list_photos(
-    images: str, root: str | None, option: str, output: str
-) -> tuple[list[str], list[int] | None, Path | None, PassedOver]:
-    """Paths of the photos; their ids, if they have any; the folder that they are relative to, if that is clear."""
+def list_photos(images: str, root: str | None, option: str, output: str) -> Listed:
+    """What ``images`` names, see `u2seg.images.finding.find_photos`; ``output`` is a real path, or ""."""
     source = Path(images).expanduser()
     if source.is_dir():
         _refuse_output(source, images, option)
-        paths, passed_over = _walk(source, output)
-        return paths, None, source, passed_over
+        return _walk(source, output)
     if source.is_file() and source.suffix.lower() == ".json":
-        return *_read_coco(source, root, option), {}
+        return _read_coco(source, root, option)
     if source.is_file() and source.suffix.lower() == ".txt":
-        return _read_list(source, option), None, None, {}
+        return Listed(_read_list(source, option))
     if source.is_file():
-        return [str(source)], None, source.parent, {}
+        return Listed([str(source)], folder=source.parent)
     if any(mark in images for mark in "*?["):
         _refuse_output(_fixed_folder(str(source)), images, option)
-        return _match(str(source), output), None, None, {}
+        return Listed(_match(str(source), output))
     raise UsageError(f"{option} {images!r} does not exist; give a folder, a 'pattern*', a .txt list or a COCO .json")
 
 
@@ -59,7 +61,7 @@ def _fixed_folder(pattern: str) -> Path:
     return Path(re.split(r"[*?[]", pattern)[0] + "_").parent
 
 
-def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
+def _walk(top: Path, output: str) -> Listed:
     """Photos below ``top`` by name, each real file once, and what was passed over."""
     photos: list[str] = []
     links: list[str] = []
@@ -83,11 +85,12 @@ def _walk(top: Path, output: str) -> tuple[list[str], PassedOver]:
             elif entry.is_dir():  # a link to a folder below this one adds nothing
                 folders += [entry.path] if not (entry.is_symlink() or entry.name.startswith(".")) else []
             elif ending not in EXTENSIONS or entry.name.startswith("."):
-                passed_over["format" if ending in _OTHER_FORMATS else "ending"].append(entry.path)
+                passed_over["ending"].append(entry.path)
             else:
                 (links if entry.is_symlink() else photos).append(entry.path)
     photos += _each_file_once(links, {os.path.realpath(path) for path in photos} if links else set())
-    return sorted(photos), {r: tuple(sorted(os.path.relpath(p, top) for p in ps)) for r, ps in passed_over.items()}
+    names = {reason: tuple(sorted(os.path.relpath(p, top) for p in paths)) for reason, paths in passed_over.items()}
+    return Listed(sorted(photos), folder=top, passed_over=names)
 
 
 def _each_file_once(paths: Iterable[str], known: set[str]) -> list[str]:
@@ -113,13 +116,11 @@ def _match(pattern: str, output: str) -> list[str]:
 def _read_list(file: Path, option: str) -> list[str]:
     """Paths in ``file``, one a line; relative ones are looked for beside the file, then from here."""
     try:
-        content = file.read_bytes()
-        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        text = content.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict")
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
         raise UsageError(f"{option} {file}: {error}") from error
     if "\0" in text:
-        raise UsageError(f"{option} {file} holds a zero byte, so it is no list of paths")
+        raise UsageError(f"{option} {file} holds a zero byte, so it is no list of paths in UTF-8")
     names = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     paths = []
     for name in names:
@@ -129,7 +130,7 @@ def _read_list(file: Path, option: str) -> list[str]:
     return paths
 
 
-def _read_coco(file: Path, root: str | None, option: str) -> tuple[list[str], list[int] | None, Path | None]:
+def _read_coco(file: Path, root: str | None, option: str) -> Listed:
     """Paths and ids of the ``images`` of a COCO JSON, and the folder they lie in; None for the deepest common one."""
     try:
         content = fields.read_json_object(file)
@@ -152,4 +153,4 @@ def _read_coco(file: Path, root: str | None, option: str) -> tuple[list[str], li
     lead_out = any(name.startswith(("/", "../")) for name in names)
     numbered = [number for number in ids if isinstance(number, int)]
     paths = [os.path.normpath(base / name) for name in names]
-    return paths, numbered if len(numbered) == len(ids) else None, None if lead_out and not root else base
+    return Listed(paths, numbered if len(numbered) == len(ids) else None, None if lead_out and not root else base)

@@ -18,7 +18,7 @@ from u2seg.errors import PluginError, U2SegError
 from u2seg.plugins.contracts import Clusterer, FeatureExtractor, MaskGenerator, Refiner, StuffSegmenter
 from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import Offer
-from u2seg.plugins.rules import call_checked, check_members, check_refined, require
+from u2seg.plugins.rules import call_checked, check_members, refine_many_checked, require
 
 Arrays = list[np.ndarray]
 """What a part gave: to be compared with what another of its kind gives."""
@@ -132,11 +132,7 @@ def check_refiner(refiner: Refiner, size: tuple[int, int] = SIZE) -> Arrays:
     single = [call_checked(refiner, "refine", image, scores) for scores in many]
     _same(single, [refiner.refine(image, scores) for scores in many], "the same image, the same scores")
     if hasattr(refiner, "refine_many"):
-        shared = list(refiner.refine_many(image, iter(many)))
-        require(len(shared) == len(many), "refine_many gives a result for each scores")
-        for result, scores in zip(shared, many, strict=True):
-            check_refined(refiner, result, image, scores)
-        _close(shared, single, "refine_many gives what refine gives")
+        _close(list(refine_many_checked(refiner, image, many)), single, "refine_many gives what refine gives")
     inside, truth = single[0].argmax(axis=0).astype(bool), _disc(*size)
     overlap = (inside & truth).sum() / max((inside | truth).sum(), 1)
     require(bool(overlap > 0.6), f"a clear disc stays where it is (IoU {overlap:.2f})")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -76,22 +75,8 @@ class GuardedPart:
 
     def _refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raised: list[BaseException] = []
-        lengths: list[int] = []
-
-        def scores() -> Iterator[np.ndarray]:
-            for array in _remember(iter(many), raised):
-                lengths.append(len(array))
-                yield array
-
-        stream, count = scores(), 0
         with self._named(raised, "refine_many"):
-            for refined in self._part.refine_many(image, stream):
-                rules.require(count < len(lengths), "refine_many gives a result for each scores, in order")
-                rules.check_refined(self._part, refined, image, range(lengths[count]))
-                count += 1
-                yield refined
-            complete = count == len(lengths) and next(stream, None) is None
-            rules.require(complete, "refine_many gives a result for each scores, and some are missing")
+            yield from rules.refine_many_checked(self._part, image, _remember(iter(many), raised))
         self._kept.add("refine_many")
 
     @contextmanager
@@ -142,14 +127,13 @@ def describe(error: BaseException, packages: Collection[str]) -> str:
 
 
 def _last_line(error: BaseException, packages: Collection[str]) -> str:
-    """``my_masks.py:12``, the file as seen from the folder that Python imports it from."""
+    """``my_masks.py:12``, the file from its package on."""
     frames = list(traceback.walk_tb(error.__traceback__))
     of_plugin = [(f, line) for f, line in frames if f.f_globals.get("__name__", "").split(".")[0] in packages]
     for frame, line in (of_plugin or frames)[-1:]:
-        file = Path(frame.f_code.co_filename)
-        folders = [Path(folder) for folder in sys.path if folder and file.is_relative_to(folder)]
-        place = max(folders, key=lambda folder: len(folder.parts), default=None)
-        return f"{file.relative_to(place) if place else file}:{line}"
+        file, module = Path(frame.f_code.co_filename), frame.f_globals.get("__name__", "")
+        parts = 1 + module.count(".") + (file.stem == "__init__")
+        return f"{'/'.join(file.parts[-parts:])}:{line}"
     return ""
 
 

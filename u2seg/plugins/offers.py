@@ -47,34 +47,24 @@ class Offer:
         parameters = self.signature.parameters
         return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    def check(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> None:
-        """Raise UsageError unless the factory takes ``args`` from the config and ``context`` from the program."""
-        parameters = self.signature.parameters
-        free = [name for name in parameters if name not in context]
-        for name in args:
-            if name in context:
-                raise UsageError(f"{self.kind} {self.name!r}: {name!r} has a config key of its own")
-            if not self.takes(name):
-                takes = ", ".join(f"{key}={parameters[key].default!r}" for key in free) or "nothing"
-                raise UsageError(
-                    f"{self.kind} {self.name!r} takes no argument {name!r}.{closest(name, free)} It takes: {takes}."
-                )
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        required = [key for key in free if parameters[key].default is inspect.Parameter.empty]
-        missing = [key for key in required if parameters[key].kind not in variadic and key not in args]
-        if missing:
-            raise UsageError(f"{self.kind} {self.name!r} needs the argument {', '.join(missing)}")
-
     def build(self, args: Mapping[str, Any], context: Mapping[str, Any] = {}) -> Any:
-        """Call the factory with ``args`` and those of ``context`` that it names.
+        """Call the factory with ``args``, from the config, and those of ``context``, from the program, that it names.
 
         Raises:
             UsageError: an argument is not one of the factory's, or it refuses a value.
             PluginError: the factory fails.
         """
-        self.check(args, context)
+        for name in args:
+            if name in context:
+                raise UsageError(f"{self.kind} {self.name!r}: {name!r} has a config key of its own")
+        arguments = {**args, **{name: value for name, value in context.items() if self.takes(name)}}
         try:
-            return self.factory(**args, **{key: value for key, value in context.items() if self.takes(key)})
+            self.signature.bind(**arguments)
+        except TypeError as error:
+            near = "".join(closest(name, self.signature.parameters) for name in args if not self.takes(name))
+            raise UsageError(f"{self.kind} {self.name!r}: {error}.{near} It takes {self.signature}.") from error
+        try:
+            return self.factory(**arguments)
         except (U2SegError, MemoryError):
             raise
         except CAUGHT as error:

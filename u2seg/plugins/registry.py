@@ -12,16 +12,15 @@ import inspect
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import pluggy
 
-import u2seg
 from u2seg.config import put_back
-from u2seg.errors import PluginError, UsageError, closest, lookup
+from u2seg.errors import PluginError, UsageError, closest, unknown
 from u2seg.plugins import api
 from u2seg.plugins.guard import CAUGHT, describe
 from u2seg.plugins.offers import BUILT_IN, DISABLE_VARIABLE, BrokenPlugin, Offer
@@ -38,14 +37,12 @@ class Plugins:
     """Everything that the installed plugins offer."""
 
     manager: pluggy.PluginManager
-    offers: dict[str, dict[str, list[Offer]]] = field(default_factory=lambda: {kind: {} for kind in api.PARTS})
-    """By kind and name; two of one name are an error when that name is asked for."""
+    offers: list[Offer] = field(default_factory=list)
+    """Two of one kind and name are an error when that name is asked for."""
     broken: list[BrokenPlugin] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    """What else the user should know."""
     distributions: dict[str, str] = field(default_factory=dict)
-    """What ``U2SEG_DISABLE_PLUGINS`` calls a plugin to its distribution."""
+    """What ``U2SEG_DISABLE_PLUGINS`` calls a plugin, be it broken, to its distribution."""
 
     def offer(self, kind: str, name: str) -> Offer:
         """The offer of ``name``.
@@ -54,12 +51,15 @@ class Plugins:
             UsageError: nobody offers it.
             PluginError: nobody offers it, and a broken plugin might have; or several do.
         """
-        offers = self._lookup(kind, name, self.offers[kind])
-        if len(offers) > 1:
-            who = " and by ".join(offer.distribution for offer in offers)
-            names = " or ".join(offer.plugin for offer in offers if offer.distribution != BUILT_IN)
+        of_kind = [offer for offer in self.offers if offer.kind == kind]
+        matches = [offer for offer in of_kind if offer.name == name]
+        if not matches:
+            self._refuse(kind, name, [offer.name for offer in of_kind])
+        if len(matches) > 1:
+            who = " and by ".join(offer.distribution for offer in matches)
+            names = " or ".join(offer.plugin for offer in matches if offer.distribution != BUILT_IN)
             raise PluginError(f"{kind} {name!r} is offered by {who}; disable one with {DISABLE_VARIABLE}={names}")
-        return offers[0]
+        return matches[0]
 
     def named(self, name: str) -> list[Offer]:
         """Every offer called ``name``, and all of the plugin called so.
@@ -68,38 +68,33 @@ class Plugins:
             UsageError: there is none.
             PluginError: there is none, or the plugin is broken.
         """
-        offers = [offer for by_name in self.offers.values() for several in by_name.values() for offer in several]
-        matches = [offer for offer in offers if name in (offer.name, offer.plugin)]
+        matches = [offer for offer in self.offers if name in (offer.name, offer.plugin)]
         for broken in self.broken:
             if broken.name in {name, *(offer.plugin for offer in matches)}:
                 raise PluginError(str(broken))
         if not matches and name in self.distributions:
             raise UsageError(f"plugin {name!r} of {self.distributions[name]} offers no part that could be checked")
-        names = [*(offer.name for offer in offers), *(offer.plugin for offer in offers)]
-        return matches or self._lookup("part or plugin", name, dict.fromkeys(names, matches))
+        if not matches:
+            self._refuse("part or plugin", name, [word for offer in self.offers for word in (offer.name, offer.plugin)])
+        return matches
 
-    def _lookup(self, kind: str, name: str, table: Mapping[str, list[Offer]]) -> list[Offer]:
-        """As `lookup`, but a PluginError where a broken plugin might have offered ``name``; disabled ones are named."""
-        try:
-            return lookup(kind, name, table)
-        except UsageError as error:
-            if self.disabled:
-                error = UsageError(f"{error} {DISABLE_VARIABLE} leaves out: {', '.join(self.disabled)}.")
-            if self.broken:
-                raise PluginError(f"{error} Not loaded: {'; '.join(map(str, self.broken))}") from error
-            raise error from None
+    def _refuse(self, kind: str, name: str, names: Iterable[str]) -> NoReturn:
+        """Raise UsageError with the ``names`` that there are; PluginError where a broken plugin might have it."""
+        text = unknown(kind, name, names)
+        if self.disabled:
+            text = f"{text} {DISABLE_VARIABLE} leaves out: {', '.join(self.disabled)}."
+        if self.broken:
+            raise PluginError(f"{text} Not loaded: {'; '.join(map(str, self.broken))}")
+        raise UsageError(text)
 
     def add(self, name: str, plugin: Any, distribution: str) -> None:
         """Register ``plugin`` and collect its offers; what breaks the rules is noted in `broken`."""
+        self.distributions[name] = distribution
         version = getattr(plugin, "U2SEG_CONTRACT", api.CONTRACT_VERSION)
         if version != api.CONTRACT_VERSION:
             newer = isinstance(version, int) and version > api.CONTRACT_VERSION
-            self._report(
-                name,
-                distribution,
-                f"it is made for version {version} of u2seg's plugin contract, and u2seg {u2seg.__version__} has "
-                f"version {api.CONTRACT_VERSION}: update {'u2seg' if newer else 'the plugin'}",
-            )
+            made_for = f"it is made for version {version} of u2seg's plugin contract, not {api.CONTRACT_VERSION}"
+            self._report(name, f"{made_for}: update {'u2seg' if newer else 'the plugin'}")
             return
         try:
             self.manager.register(plugin, name)
@@ -107,61 +102,59 @@ class Plugins:
             # pluggy keeps what it could not validate: take it out, or every later check fails on it.
             if self.manager.get_plugin(name) is plugin:
                 self.manager.unregister(name=name)
-            self._report(name, distribution, describe(error, ()))
+            self._report(name, describe(error, ()))
             return
-        self.distributions[name] = distribution
-        self._report_unmarked(name, plugin, distribution)
+        self._report_unmarked(name, plugin)
         for kind, spec in api.PARTS.items():
-            for factories in self._call(spec.hook, name, distribution):
+            for factories in self._call(spec.hook, name):
                 if not isinstance(factories, Mapping) or not all(callable(f) for f in factories.values()):
-                    self._report(name, distribution, f"{spec.hook}() must return {{name: factory}}, not {factories!r}")
+                    self._report(name, f"{spec.hook}() must return {{name: factory}}, not {factories!r}")
                     continue
-                for part, factory in factories.items():
-                    offer = Offer(kind, part, factory, distribution, name, _module(plugin))
-                    self.offers[kind].setdefault(part, []).append(offer)
+                self.offers += [
+                    Offer(kind, part, factory, distribution, name, _module(plugin))
+                    for part, factory in factories.items()
+                ]
 
     def call_each(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` of each plugin, the built-in ones first; one that fails is noted in `broken`."""
-        for name, distribution in self.distributions.items():
-            self._call(hook, name, distribution, **arguments)
+        for name, _ in self.manager.list_name_plugin():
+            self._call(hook, name, **arguments)
 
-    def _call(self, hook: str, name: str, distribution: str, **arguments: Any) -> list[Any]:
+    def _call(self, hook: str, name: str, **arguments: Any) -> list[Any]:
         """What ``hook`` of the plugin ``name`` returns: a list of none or one."""
         plugin = self.manager.get_plugin(name)
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         try:
             return self.manager.subset_hook_caller(hook, others)(**arguments)
         except CAUGHT as error:
-            self._report(name, distribution, f"{hook}: {describe(error, {_module(plugin).split('.')[0]})}")
+            self._report(name, f"{hook}: {describe(error, {_module(plugin).split('.')[0]})}")
             return []
 
-    def _report_unmarked(self, name: str, plugin: Any, distribution: str) -> None:
+    def _report_unmarked(self, name: str, plugin: Any) -> None:
         """Report functions of ``plugin`` that look like hooks and are none."""
         for attribute in dir(plugin):
             function = getattr(plugin, attribute, None)
             if not attribute.startswith("u2seg_") or not inspect.isroutine(function):
                 continue
             if attribute not in HOOKS:
-                self._report(name, distribution, f"there is no hook {attribute}.{closest(attribute, HOOKS)}")
+                self._report(name, f"there is no hook {attribute}.{closest(attribute, HOOKS)}")
             elif self.manager.parse_hookimpl_opts(plugin, attribute) is None:
-                self._report(name, distribution, f"{attribute} is not called: @u2seg.hookimpl is missing above it")
+                self._report(name, f"{attribute} is not called: @u2seg.hookimpl is missing above it")
 
-    def _report(self, name: str, distribution: str, reason: str) -> None:
-        broken = BrokenPlugin(name, distribution, reason)
+    def _report(self, name: str, reason: str) -> None:
+        broken = BrokenPlugin(name, self.distributions[name], reason)
         if broken not in self.broken:
             self.broken.append(broken)
             _warn(str(broken))
 
     def third_parties(self) -> dict[str, str]:
-        """What ``U2SEG_DISABLE_PLUGINS`` calls each plugin, to its distribution; broken ones too."""
-        known = {**self.distributions, **{broken.name: broken.distribution for broken in self.broken}}
-        return {name: distribution for name, distribution in known.items() if distribution != BUILT_IN}
+        """`distributions` but for the built-in parts."""
+        return {name: distribution for name, distribution in self.distributions.items() if distribution != BUILT_IN}
 
     def table(self) -> list[dict[str, str]]:
         """Rows kind, name, distribution, signature and first line of help, for ``--list-plugins``."""
-        return [
-            offer.row() for offers in self.offers.values() for _, several in sorted(offers.items()) for offer in several
-        ]
+        kinds = list(api.PARTS)
+        return [offer.row() for offer in sorted(self.offers, key=lambda offer: (kinds.index(offer.kind), offer.name))]
 
 
 def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugins:
@@ -181,30 +174,27 @@ def load_plugins(entry_points: Any = None, disabled: str | None = None) -> Plugi
         raise PluginError(str(plugins.broken[0]))
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    entry_points = sorted(entry_points, key=lambda e: (e.name, _distribution(e)))
     counts = Counter(entry_point.name for entry_point in entry_points)
     text = os.environ.get(DISABLE_VARIABLE, "") if disabled is None else disabled
     refused = {name.strip() for name in text.split(",") if name.strip()}
-    unknown = set(refused)
-    for entry_point in entry_points:
-        full = f"{_distribution(entry_point).split(' ')[0]}:{entry_point.name}"
+    known: set[str] = set()
+    for entry_point in sorted(entry_points, key=lambda e: (e.name, _distribution(e))):
+        distribution = _distribution(entry_point)
+        full = f"{distribution.split(' ')[0]}:{entry_point.name}"
         name = entry_point.name if counts[entry_point.name] == 1 else full
-        unknown -= {entry_point.name, full}
+        known |= {entry_point.name, full}
         if refused & {entry_point.name, full}:
             plugins.disabled.append(name)
             continue
         try:
             plugin = entry_point.load()
         except CAUGHT as error:  # a third party's module may raise anything
-            package = entry_point.value.split(":")[0].split(".")[0]
-            plugins._report(name, _distribution(entry_point), describe(error, {package}))
+            plugins.distributions[name] = distribution
+            plugins._report(name, describe(error, {entry_point.value.split(":")[0].split(".")[0]}))
         else:
-            plugins.add(name, plugin, _distribution(entry_point))
-    for name in sorted(unknown):
-        known = ", ".join(sorted(counts)) or "none"
-        text = f"{DISABLE_VARIABLE}: no plugin is called {name!r}.{closest(name, counts)} There are: {known}."
-        plugins.remarks.append(text)
-        _warn(text)
+            plugins.add(name, plugin, distribution)
+    for name in sorted(refused - known):
+        _warn(f"{DISABLE_VARIABLE}: {unknown('plugin', name, counts)}")
     return plugins
 
 
@@ -234,11 +224,11 @@ def add_plugin_config(cfg: Any) -> None:
     Such a plugin is noted in `Plugins.broken`.
     """
     plugins = installed_plugins()
-    for name, distribution in plugins.third_parties().items():
+    for name in plugins.third_parties():
         before = copy.deepcopy(cfg)
-        plugins._call("u2seg_add_config", name, distribution, cfg=cfg)
+        plugins._call("u2seg_add_config", name, cfg=cfg)
         if keys := ", ".join(put_back(cfg, before)):
-            plugins._report(name, distribution, f"u2seg_add_config changes {keys}, not its own; the default stays")
+            plugins._report(name, f"u2seg_add_config changes {keys}, not its own; the default stays")
 
 
 @cache

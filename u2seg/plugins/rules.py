@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from u2seg.plugins.api import PARTS
 from u2seg.structures import STUFF_VOID, MaskSet
@@ -40,14 +41,14 @@ def check_members(kind: str, part: Any) -> None:
     """
     spec = PARTS[kind]
     owner = type(part).__name__
-    for contract, optional in ((spec.contract, False), *((contract, True) for contract in spec.optional)):
+    for contract in (spec.contract, *spec.optional):
         for name, member in vars(contract).items():
             if not inspect.isfunction(member) or name.startswith("_"):
                 continue
             method: Any = getattr(part, name, None)
             arguments = list(inspect.signature(member).parameters)[1:]
             text = f"{name}({', '.join(arguments)})"
-            if method is None and optional:
+            if method is None and contract in spec.optional:
                 continue
             require(callable(method), f"{owner} has no method {text}")
             require(_takes(method, len(arguments)), f"{owner}.{name} can't be called as {text}")
@@ -68,35 +69,30 @@ def _takes(method: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _array(value: Any) -> str:
-    """``float32 (2, 3)``, or the type of what is no array."""
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+def _check_array(value: Any, what: str, dtype: DTypeLike, shape: Sequence[int | str]) -> None:
+    """Raise unless ``value`` is an array of finite numbers; a letter in ``shape`` is any length above 0."""
+    is_array = isinstance(value, np.ndarray)
+    fits = is_array and value.dtype == dtype and value.ndim == len(shape)
+    sides = zip(value.shape, shape, strict=True) if fits else ()
+    fits = fits and all(side > 0 if isinstance(expected, str) else side == expected for side, expected in sides)
+    actual = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+    require(fits, f"{what} {np.dtype(dtype)} ({', '.join(map(str, shape))}), not {actual}")
+    # the sum is quicker, and finite only if all are
+    finite = np.isfinite(value.sum()) or np.isfinite(value).all()
+    require(bool(finite), f"{what} finite, and some are NaN or infinite", BadValuesError)
 
 
-def _is(value: Any, dtype: type, dimensions: int) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
-
-
-def _count(result: Any, expected: Sequence[Any], what: str) -> None:
+def _check_list(result: Any, expected: Sequence[Any], what: str) -> None:
     same = isinstance(result, (list, tuple)) and len(result) == len(expected)
     count = len(result) if hasattr(result, "__len__") else "no"
     require(same, f"{what} for each image: a list of {len(expected)}, not {type(result).__name__} of {count} items")
 
 
-def _finite(array: np.ndarray, what: str) -> None:
-    # the sum is quicker, and finite only if all are
-    finite = np.isfinite(array.sum()) or np.isfinite(array).all()
-    require(bool(finite), f"{what} are finite, and some are NaN or infinite", BadValuesError)
-
-
 def check_features(part: Any, result: Any, images: Sequence[np.ndarray]) -> None:
     """What `FeatureExtractor.extract` gives."""
-    _count(result, images, "extract gives one array")
+    _check_list(result, images, "extract gives one array")
     for array in result:
-        require(_is(array, np.float32, 3), f"features are float32 (D, h, w), not {_array(array)}")
-        require(len(array) == part.dim, f"features have dim={part.dim} channels, not {len(array)}")
-        require(array.size > 0, f"features have at least one cell, not {array.shape}")
-        _finite(array, "features")
+        _check_array(array, "features are", np.float32, (part.dim, "h", "w"))
 
 
 def check_shared_features(part: Any, result: Any, images: Sequence[np.ndarray], others: Sequence[Any]) -> None:
@@ -106,56 +102,39 @@ def check_shared_features(part: Any, result: Any, images: Sequence[np.ndarray], 
         check_features(owner, arrays, images)
 
 
-def check_answer(part: Any, result: Any, other: Any) -> None:
-    """What `SharesPass.shares_pass` gives."""
-    require(isinstance(result, (bool, np.bool_)), f"shares_pass gives a bool, not {type(result).__name__}")
-
-
 def check_embeddings(part: Any, result: Any, images: Sequence[np.ndarray]) -> None:
     """What `Embeds.embed` gives."""
-    expected = f"embed gives float32 ({len(images)}, E), not {_array(result)}"
-    require(_is(result, np.float32, 2) and len(result) == len(images), expected)
-    _finite(result, "embeddings")
-
-
-def check_record(part: Any, result: Any) -> None:
-    """What `Prepares.prepare` gives."""
-    require(isinstance(result, Mapping), f"prepare gives a dict for the record, not {type(result).__name__}")
+    _check_array(result, "embed gives", np.float32, (len(images), "E"))
 
 
 def check_masks(part: Any, result: Any, image: np.ndarray, features: np.ndarray) -> None:
     """What `MaskGenerator.generate` gives; a `MaskSet` has checked itself."""
-    require(isinstance(result, MaskSet), f"generate gives a u2seg.MaskSet, not {_array(result)}")
+    kind = result.dtype if isinstance(result, np.ndarray) else type(result).__name__
+    require(isinstance(result, MaskSet), f"generate gives a u2seg.MaskSet, not {kind}")
     require(0 not in result.masks.shape[1:], f"masks lie on a grid, not on {result.masks.shape[1:]}")
 
 
 def check_mask_batch(part: Any, result: Any, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> None:
     """What `GeneratesBatch.generate_batch` gives."""
-    _count(result, images, "generate_batch gives one MaskSet")
+    _check_list(result, images, "generate_batch gives one MaskSet")
     for masks, image, grid in zip(result, images, features, strict=True):
         check_masks(part, masks, image, grid)
 
 
 def check_refined(part: Any, result: Any, image: np.ndarray, scores: Sized) -> None:
     """What `Refiner.refine` gives."""
-    expected = (len(scores), *image.shape[:2])
-    fits = _is(result, np.float32, 3) and result.shape == expected
-    require(fits, f"refined scores are float32 (C, H, W) = {expected}, not {_array(result)}")
-    _finite(result, "refined scores")
+    _check_array(result, "refined scores are", np.float32, (len(scores), *image.shape[:2]))
 
 
 def check_stuff(part: Any, result: Any, image: np.ndarray, features: np.ndarray) -> None:
     """What `StuffSegmenter.segment` gives."""
     count = part.num_classes
-    if _is(result, np.uint8, 2):
-        require(result.shape == image.shape[:2], f"labels are of the image, {image.shape[:2]}, not {result.shape}")
+    if isinstance(result, np.ndarray) and result.dtype == np.uint8:
+        _check_array(result, "labels are", np.uint8, image.shape[:2])
         known = bool(((result == STUFF_VOID) | (result < count)).all())
         require(known, f"labels lie in [0, {count}) or are {STUFF_VOID}", BadValuesError)
         return
-    shape = f"float32 ({count}, h, w), or labels uint8 {image.shape[:2]}"
-    require(_is(result, np.float32, 3) and len(result) == count, f"stuff is {shape}, not {_array(result)}")
-    require(result.size > 0, f"stuff has at least one cell, not {result.shape}")
-    _finite(result, "probabilities")
+    _check_array(result, f"stuff is labels uint8 {image.shape[:2]}, or probabilities", np.float32, (count, "h", "w"))
     low, high = float(result.min()), float(result.max())
     inside = low >= -ROUNDING and high <= 1 + ROUNDING
     require(inside, f"probabilities lie in [0, 1], not [{low:.3g}, {high:.3g}]", BadValuesError)
@@ -168,8 +147,7 @@ def check_self(part: Any, result: Any, *_: Any) -> None:
 
 def check_ids(part: Any, result: Any, X: np.ndarray) -> None:
     """What `Clusterer.predict` gives."""
-    fits = _is(result, np.int64, 1) and len(result) == len(X)
-    require(fits, f"predict gives int64 ({len(X)},), not {_array(result)}")
+    _check_array(result, "predict gives", np.int64, (len(X),))
     inside = not len(result) or (result.min() >= 0 and result.max() < part.n_clusters)
     require(bool(inside), f"cluster ids lie in [0, {part.n_clusters})", BadValuesError)
 
@@ -180,12 +158,21 @@ def check_state(part: Any, result: Any) -> None:
     require(arrays, "state gives a dict of arrays")
 
 
+def _rule_of_type(kinds: type | tuple[type, ...], rule: str) -> Callable[..., None]:
+    """The rule of a method whose result is of ``kinds``, whatever it was asked."""
+
+    def check(part: Any, result: Any, *_: Any) -> None:
+        require(isinstance(result, kinds), f"{rule}, not {type(result).__name__}")
+
+    return check
+
+
 RULES: dict[str, Callable[..., None]] = {
     "extract": check_features,
     "extract_with": check_shared_features,
-    "shares_pass": check_answer,
+    "shares_pass": _rule_of_type((bool, np.bool_), "shares_pass gives a bool"),
     "embed": check_embeddings,
-    "prepare": check_record,
+    "prepare": _rule_of_type(Mapping, "prepare gives a dict for the record"),
     "generate": check_masks,
     "generate_batch": check_mask_batch,
     "refine": check_refined,
@@ -210,6 +197,25 @@ def call_checked(part: Any, name: str, *args: Any, look_at_inputs: bool = True) 
     same = all(_checksum(array) == checksum for array, checksum in before)
     require(same, f"{name} changes what it is given; work on a copy")
     return result
+
+
+def refine_many_checked(part: Any, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """As `call_checked` of ``refine_many``, one result at a time."""
+    lengths: list[int] = []
+
+    def noted() -> Iterator[np.ndarray]:
+        for scores in many:
+            lengths.append(len(scores))
+            yield scores
+
+    stream, count = noted(), 0
+    for refined in part.refine_many(image, stream):
+        require(count < len(lengths), "refine_many gives a result for each scores, in order")
+        check_refined(part, refined, image, range(lengths[count]))
+        count += 1
+        yield refined
+    complete = count == len(lengths) and next(stream, None) is None
+    require(complete, "refine_many gives a result for each scores, and some are missing")
 
 
 def _arrays(values: Iterable[Any]) -> Iterator[np.ndarray]:

@@ -11,19 +11,23 @@ import logging
 import os
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from u2seg.errors import DataError, within
 from u2seg.executors import make_executor
 from u2seg.fields import read_json_object
 from u2seg.files import claim_directory, write_bytes
 from u2seg.jobs import run_in_order
-from u2seg.panoptic import RUN_JSON, PanopticDataset, read_panoptic
+from u2seg.panoptic import RUN_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
 from u2seg.panoptic.pairing import pair_images
-from u2seg.report.labels import Annotated, Annotation, Summary, choose_crops, read_annotated, summarise
+from u2seg.report.labels import Annotation, ClassCount, Summary, annotations_of, choose_crops
 from u2seg.report.pages import Crop, Site, class_page, class_table, photo_page, run_page
 from u2seg.report.pictures import PREDICTED, Painter, Record, Task, delete_pictures
 from u2seg.runtime import available_cores, track
@@ -72,19 +76,21 @@ def write_gallery(
     """
     within("per page", per_page, 1, 200, whole=True)
     within("max images", 1 if max_images is None else max_images, 1, whole=True)
-    dataset, annotations = read_annotated(dataset_dir, image_root)
+    dataset = read_panoptic(Path(dataset_dir), image_root=Path(image_root) if image_root else None)
+    instances = read_instances(dataset)
     predictions = read_panoptic(Path(predictions_dir)) if predictions_dir else None
     partner: dict[int, int] = dict(pair_images(dataset, predictions)[0].tolist()) if predictions else {}
     if max_images is not None:  # after pairing, since what is the end of one path only depends on all photos
-        dataset, annotations = replace(dataset, photos=dataset.photos[:max_images]), annotations.first(max_images)
+        dataset = replace(dataset, photos=dataset.photos[:max_images])
     run = read_json_object(file) if (file := dataset.root / RUN_JSON).is_file() else {}
     output = claim_directory(output_dir or dataset.root / "gallery", "gallery")
-    site, count = Site(dataset, annotations, run, per_page, predictions), len(annotations)
+    annotate = partial(annotations_of, instances=instances)  # made when they are asked for
+    site, count = Site(dataset, map(annotate, dataset.photos), run, per_page, predictions), len(dataset.photos)
     light = predictions and predictions.without_photos()  # each task carries its own photo to the worker
-    painter, tasks = Painter(output, dataset.without_photos(), light), _tasks(site, annotations, predictions, partner)
+    painter, tasks = Painter(output, dataset.without_photos(), light), _tasks(dataset, annotate, predictions, partner)
     workers = workers or (available_cores() if count >= 32 else 1)
     with make_executor("process" if workers > 1 else "inline", workers, threads=1) as executor:
-        unreadable = _write_pages(site, annotations, output, run_in_order(executor, painter, tasks, 8 * workers))
+        unreadable = _write_pages(site, output, run_in_order(executor, painter, tasks, 8 * workers))
     delete_pictures(output, count)
     if unreadable:
         raise DataError(f"{dataset.root}: {unreadable}")
@@ -92,24 +98,28 @@ def write_gallery(
 
 
 def _tasks(
-    site: Site, annotations: Annotated, predictions: PanopticDataset | None, partner: Mapping[int, int]
+    dataset: PanopticDataset,
+    annotate: Callable[[LabelledPhoto], tuple[Annotation, ...]],
+    predictions: PanopticDataset | None,
+    partner: Mapping[int, int],
 ) -> Iterator[Task]:
     """What is to be drawn of each photo, made when its turn comes; ``partner`` is its place in the predictions."""
-    crops = choose_crops(annotations, CROPS_PER_CLASS)
-    for number, photo in enumerate(site.dataset.photos):
+    crops = choose_crops(map(annotate, dataset.photos), CROPS_PER_CLASS)
+    for number, photo in enumerate(dataset.photos):
         predicted = predictions.photos[partner[number]] if predictions and number in partner else None
-        yield Task(number, photo, annotations[number], predicted, tuple(crops.get(number, ())))
+        yield Task(number, photo, annotate(photo), predicted, tuple(crops.get(number, ())))
 
 
-class _Drawn:
+class Drawn:
     """What pages that need all photos know of them, gathered as the photos are drawn."""
 
-    def __init__(self, dataset: PanopticDataset, annotations: Sequence[Sequence[Annotation]]) -> None:
-        self._dataset, self._annotations = dataset, annotations
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self._dataset = dataset
         self.problems: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self.crops: dict[int, list[Crop]] = defaultdict(list)
-        self._shares: list[Sequence[float]] = []
+        self._columns: tuple[array[Any], ...] = (array("i"), array("i"), array("d"), array("d"))
+        """Class, photo, score and share of each mask."""
         self._voids = array("d")
 
     def add(self, record: Record) -> None:
@@ -117,28 +127,36 @@ class _Drawn:
         for what, why in record.problems:
             self.problems[what] += 1
             self._reasons.setdefault(what, f"{self._dataset.photos[record.number].file_name}: {why}")
-        self._shares.append(array("d", record.shares))
-        self._voids.extend([] if record.void is None else [record.void])
+        for category, score, share in record.masks:
+            row = (category, record.number, score, np.nan if share is None else share)
+            for column, value in zip(self._columns, row, strict=True):
+                column.append(value)
         for position, file in record.crops:
-            annotation = self._annotations[record.number][position]
-            crop = Crop(file, record.number, annotation.score, record.shares[position])
-            self.crops[annotation.category_id].append(crop)
+            category, score, share = record.masks[position]
+            self.crops[category].append(Crop(file, record.number, score, share or 0.0))
+        self._voids.extend([] if record.void is None else [record.void])
 
     def summary(self) -> Summary:
         """Counts over the whole set."""
-        return summarise(self._dataset, self._annotations, self._shares, self._voids)
+        categories, photos, scores, shares = map(np.asarray, self._columns)
+        classes = {}
+        for category in self._dataset.categories:
+            members = np.flatnonzero(categories == category.id)
+            areas = shares[members][~np.isnan(shares[members])]
+            score, area = (float(values.sum() / max(1, len(values))) for values in (scores[members], areas))
+            classes[category.id] = ClassCount(len(members), len(np.unique(photos[members])), score, area, areas)
+        counts = [len(photo.segments) for photo in self._dataset.photos]
+        return Summary(classes, *(float(np.mean(values)) if len(values) else None for values in (counts, self._voids)))
 
     def notes(self) -> dict[str, str]:
         """A line for each problem that there was."""
         return {
-            what: f"{count} of {len(self._annotations)} {PROBLEMS[what]}, such as {self._reasons[what]}"
+            what: f"{count} of {len(self._dataset.photos)} {PROBLEMS[what]}, such as {self._reasons[what]}"
             for what, count in sorted(self.problems.items())
         }
 
 
-def _write_pages(
-    site: Site, annotations: Sequence[Sequence[Annotation]], output: Path, records: Iterable[Record]
-) -> str:
+def _write_pages(site: Site, output: Path, records: Iterable[Record]) -> str:
     """Write the pages of photos as their ``records`` come, then those that need all of them.
 
     Returns:
@@ -151,9 +169,9 @@ def _write_pages(
 
     for name in ("gallery.css", "gallery.js"):
         write(f"assets/{name}", (files("u2seg.report") / "templates" / name).read_text(encoding="utf-8"))
-    drawn = _Drawn(site.dataset, annotations)
+    drawn, count = Drawn(site.dataset), len(site.dataset.photos)
     first_page: list[Record] = []
-    drawings = track(records, "gallery", len(annotations))
+    drawings = track(records, "gallery", count)
     for page, group in itertools.groupby(drawings, key=lambda record: record.number // site.per_page):
         of_page = []
         for record in group:
@@ -174,4 +192,4 @@ def _write_pages(
             path.unlink()
     for note in notes.values():
         logger.warning("gallery: %s", note)
-    return notes["label"] if drawn.problems["label"] == len(annotations) > 0 else ""
+    return notes["label"] if drawn.problems["label"] == count > 0 else ""

@@ -5,19 +5,16 @@ Shapes: ``H, W`` photo pixels; ``A`` annotations.
 
 from __future__ import annotations
 
-import os
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.panoptic import LabelledPhoto, PanopticDataset, SegmentInfo, decode_mask, read_instances, read_panoptic
-from u2seg.panoptic.photos import OnDemand
+from u2seg.panoptic import LabelledPhoto, SegmentInfo, decode_mask
 
 
 class Annotation(NamedTuple):
@@ -47,38 +44,17 @@ class Annotation(NamedTuple):
         return mask
 
 
-class Annotated(OnDemand[tuple[Annotation, ...]]):
-    """For each photo its things as they were clustered (the instances, or else the thing segments), then its stuff.
-
-    They are made when they are asked for.
-    """
-
-    def __init__(self, photos: Sequence[LabelledPhoto], instances: Mapping[Any, list[dict[str, Any]]] | None) -> None:
-        self._photos, self._instances = photos, instances
-
-    def first(self, count: int) -> Annotated:
-        """Those of the first ``count`` photos."""
-        return Annotated(self._photos[:count], self._instances)
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    def at(self, place: int) -> tuple[Annotation, ...]:
-        """Annotations of the photo at ``place``."""
-        photo = self._photos[place]
-        things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
-        if self._instances is not None:
-            whole = self._instances[photo.image_id]
-            things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
-        return (*things, *(Annotation.of_segment(s) for s in photo.segments if not s.isthing))
+Instances = Mapping[Any, list[dict[str, Any]]]
+"""Those of ``instances.json`` by image id."""
 
 
-def read_annotated(
-    folder: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None
-) -> tuple[PanopticDataset, Annotated]:
-    """Read a dataset, and what is shown of each of its photos."""
-    dataset = read_panoptic(Path(folder), image_root=Path(image_root) if image_root else None)
-    return dataset, Annotated(dataset.photos, read_instances(dataset))
+def annotations_of(photo: LabelledPhoto, instances: Instances | None) -> tuple[Annotation, ...]:
+    """Its things as they were clustered (the ``instances``, or else the thing segments), then its stuff."""
+    things = [Annotation.of_segment(segment) for segment in photo.segments if segment.isthing]
+    if instances is not None:
+        whole = instances[photo.image_id]
+        things = [Annotation(entry["category_id"], entry["score"], 0, entry["segmentation"]) for entry in whole]
+    return (*things, *(Annotation.of_segment(segment) for segment in photo.segments if not segment.isthing))
 
 
 class ClassCount(NamedTuple):
@@ -99,35 +75,7 @@ class Summary(NamedTuple):
     mean_void: float | None  # fraction of a photo in no segment, over photos whose label could be read
 
 
-def summarise(
-    dataset: PanopticDataset,
-    annotations: Sequence[Sequence[Annotation]],
-    shares: Sequence[Sequence[float]],
-    voids: Sequence[float],
-) -> Summary:
-    """Count ``dataset``, given each photo's annotations and the share of it that each covers; none if unreadable."""
-    columns: tuple[array[Any], ...] = (array("i"), array("i"), array("d"), array("d"))
-    for number, of_photo in enumerate(annotations):
-        for annotation, share in zip(of_photo, shares[number] or [np.nan] * len(of_photo), strict=True):
-            for column, value in zip(columns, (annotation.category_id, number, annotation.score, share), strict=True):
-                column.append(value)
-    categories, numbers, scores, areas = map(np.asarray, columns)
-    classes = {}
-    for category in dataset.categories:
-        members = np.flatnonzero(categories == category.id)
-        classes[category.id] = _count(numbers[members], scores[members], areas[members])
-    counts = np.fromiter((len(photo.segments) for photo in dataset.photos), np.int64, len(dataset.photos))
-    return Summary(classes, *(float(np.mean(values)) if len(values) else None for values in (counts, voids)))
-
-
-def _count(numbers: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> ClassCount:
-    """Of one class: photos int (A,), scores and shares float64 (A,), nan where a label could not be read."""
-    areas = areas[~np.isnan(areas)]
-    score, area = (float(values.sum() / max(1, len(values))) for values in (scores, areas))
-    return ClassCount(len(scores), len(np.unique(numbers)), score, area, areas)
-
-
-def choose_crops(annotations: Sequence[Sequence[Annotation]], per_class: int) -> dict[int, list[int]]:
+def choose_crops(annotations: Iterable[Sequence[Annotation]], per_class: int) -> dict[int, list[int]]:
     """Which masks stand for their class: at most ``per_class`` of each, drawn at random, but every time the same.
 
     Returns:

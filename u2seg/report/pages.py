@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ class Site:
     def __init__(
         self,
         dataset: PanopticDataset,
-        annotations: Sequence[Sequence[Annotation]],
+        annotations: Iterable[Sequence[Annotation]],
         run: Mapping[str, Any],
         per_page: int,
         predictions: PanopticDataset | None = None,

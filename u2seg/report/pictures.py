@@ -21,7 +21,7 @@ from PIL import Image
 
 from u2seg.errors import DataError
 from u2seg.fields import inside
-from u2seg.files import replacing, write_json
+from u2seg.files import file_state, replacing, write_json
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 from u2seg.panoptic.agreement import read_label
@@ -60,9 +60,9 @@ class Record:
     files: list[str] = field(default_factory=list)  # below the gallery
     views: dict[str, list[list[Any]]] = field(default_factory=dict)
     """Marks of each view, as lists of the fields of `Mark`."""
-    crops: list[tuple[int, str]] = field(default_factory=list)  # position of an annotation, and the file of its crop
-    shares: list[float] = field(default_factory=list)
-    """Fraction of the photo that each annotation covers; empty where the label can't be read."""
+    masks: list[tuple[int, float, float | None]] = field(default_factory=list)
+    """Class and score of each annotation, and the fraction of the photo that it covers, if the label can be read."""
+    crops: list[tuple[int, str]] = field(default_factory=list)  # position in ``masks``, and the file of a crop
     void: float | None = None  # fraction of the photo in no segment; None where the label can't be read
     problems: list[tuple[str, str]] = field(default_factory=list)
     """What (``photo``, ``size``, ``label`` or `PREDICTED`) and why."""
@@ -85,6 +85,7 @@ class Painter:
         """Draw ``task``, or return the record of an earlier run that drew the same."""
         path = self.output / f"{media_stem(task.number)}.json"
         record = Record(task.number, self._fingerprint(task))
+        record.masks = [(annotation.category_id, annotation.score, None) for annotation in task.annotations]
         kept = _read_record(path)
         earlier = kept.files if kept else []
         if kept and kept.fingerprint == record.fingerprint and all((self.output / name).is_file() for name in earlier):
@@ -133,7 +134,7 @@ class Painter:
         """Write the layers, and crops where there is a ``photo`` to cut them from."""
         ids, _ = read_label(self.dataset, task.photo)
         shown = [(annotation, annotation.mask(ids)) for annotation in task.annotations]
-        record.shares = [round(float(mask.mean()), 6) for _, mask in shown]
+        record.masks = [(shape.category_id, shape.score, round(float(mask.mean()), 6)) for shape, mask in shown]
         record.void = round(float((ids == 0).mean()), 6)
         for view, categories in (("things", self.dataset.things), ("stuff", self.dataset.stuff)):
             members = {category.id for category in categories}
@@ -206,7 +207,6 @@ def segments_of(photo: LabelledPhoto, ids: np.ndarray) -> list[Masked]:
 def _file_state(path: Path) -> tuple[int, int] | None:
     """Size in bytes and time of change of a file, None where there is none."""
     try:
-        state = path.stat()
+        return file_state(path)
     except (OSError, ValueError):
         return None
-    return state.st_size, state.st_mtime_ns
