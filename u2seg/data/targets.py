@@ -35,11 +35,13 @@ class Segments:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What one image teaches."""
+class LabelledImage:
+    """A photo and what it teaches."""
 
+    image: np.ndarray
+    """uint8 (H, W, 3)"""
     masks: np.ndarray
-    """bool (N, H, W), disjoint, none empty"""
+    """bool (N, H, W), none empty; whole masks may overlap, and lie on stuff"""
     classes: np.ndarray
     """int64 (N,) in [0, K)"""
     sem_seg: np.ndarray
@@ -75,10 +77,13 @@ def number_segments(segment_ids: np.ndarray, info: Iterable[Mapping[str, Any]]) 
     return numbers, Segments(table[:, 1], table[:, 2] > 0, table[:, 3] > 0)
 
 
-def derive_targets(segment_ids: np.ndarray, segments: Segments) -> Targets:
-    """Instances and ``sem_seg`` of the panoptic label ``segment_ids`` unsigned (H, W), numbered 1..n, 0 for nothing."""
+def derive_targets(image: np.ndarray, segment_ids: np.ndarray, segments: Segments) -> LabelledImage:
+    """What ``image`` uint8 (H, W, 3) with a panoptic label teaches.
+
+    ``segment_ids`` unsigned (H, W) are numbered 1..n, 0 for nothing.
+    """
     visible = np.bincount(segment_ids.ravel(), minlength=len(segments.classes) + 1)[1:] > 0
     things = np.flatnonzero(visible & segments.instances)
     masks: np.ndarray = np.equal(segment_ids, (things + 1).astype(segment_ids.dtype)[:, None, None])
     meaning = np.append(STUFF_VOID, np.where(segments.isthing, 0, segments.classes)).astype(np.uint8)
-    return Targets(masks, segments.classes[things], meaning[segment_ids])
+    return LabelledImage(image, masks, segments.classes[things], meaning[segment_ids])
