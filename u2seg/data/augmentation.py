@@ -5,7 +5,7 @@ Shapes: ``H, W`` image pixels; ``h, w`` pixels of a pasted photo; ``N`` things o
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from detectron2.data import transforms as T  # noqa: N812
@@ -81,29 +81,32 @@ def copy_paste(
     h, w = (max(1, round(side * factor)) for side in frame)
     top, left = int(rng.integers(frame[0] - h + 1)), int(rng.integers(frame[1] - w + 1))
     place = np.s_[..., top : top + h, left : left + w]
-    pasted = np.stack([enlarge(mask, h, w) for mask in source.masks[subset]])  # (m, h, w)
-    kept = (_overlap(target.masks, pasted, place) < MAX_OVERLAP) & pasted.any(axis=(1, 2))
-    pasted = pasted[kept]
-    union = pasted.any(axis=0)
+    inside, areas = target.masks[place], _count_pixels(target.masks)
 
-    image, sem_seg = target.image.copy(), target.sem_seg.copy()
-    photo = np.asarray(Image.fromarray(source.image).resize((w, h), Image.Resampling.BILINEAR))
-    np.copyto(image[place[1:]], photo, where=union[:, :, None])
+    pasted, classes, union = [], [], np.zeros((h, w), bool)
+    for index in subset:
+        mask = enlarge(source.masks[index], h, w)
+        shared = _count_pixels(mask & each for each in inside)
+        overlap = shared / (areas + np.count_nonzero(mask) - shared)
+        if mask.any() and overlap.max(initial=0) < MAX_OVERLAP:
+            pasted.append(mask)
+            classes.append(source.classes[index])
+            union |= mask
+
+    visible = _count_pixels(union & each for each in inside) < areas
+    kept = target.masks[visible]
+    kept[place] &= ~union
+    added = np.zeros((len(pasted), *frame), bool)
+    added[place] = np.reshape(pasted, (-1, h, w))
+    image, sem_seg = target.image.copy(order="K"), target.sem_seg.copy()
+    for channel in range(3):  # each lies in one piece in a tensor's image
+        photo = np.asarray(Image.fromarray(source.image[..., channel]).resize((w, h), Image.Resampling.BILINEAR))
+        np.copyto(image[..., channel][place], photo, where=union)
     np.copyto(sem_seg[place], enlarge(source.sem_seg, h, w), where=union)
-    masks = np.zeros((len(target.masks) + len(pasted), *frame), bool)
-    masks[: len(target.masks)] = target.masks
-    masks[place] &= ~union
-    masks[len(target.masks) :][place] = pasted
-    classes = np.append(target.classes, source.classes[subset[kept]])
-    visible = masks.any(axis=(1, 2))
-    return LabelledImage(image, masks[visible], classes[visible], sem_seg)
+    of_all = np.append(target.classes[visible], np.array(classes, np.int64))
+    return LabelledImage(image, np.concatenate([kept, added]), of_all, sem_seg)
 
 
-def _overlap(masks: np.ndarray, pasted: np.ndarray, place: tuple[Any, ...]) -> np.ndarray:
-    """Largest IoU float64 (m,) of each of ``pasted`` bool (m, h, w), at ``place``, with one of ``masks`` (N, H, W)."""
-    columns = masks[place].reshape(len(masks), pasted[0].size).astype(np.float32)
-    rows = pasted.reshape(len(pasted), -1).astype(np.float32)
-    shared = rows @ columns.T  # (m, N), whole numbers
-    union = rows.sum(axis=1)[:, None] + masks.sum(axis=(1, 2)) - shared
-    overlap: np.ndarray = (shared / np.maximum(union, 1)).max(axis=1, initial=0)
-    return overlap
+def _count_pixels(masks: Iterable[np.ndarray]) -> np.ndarray:
+    """int64 (N,), many times faster than sums over axes."""
+    return np.array([np.count_nonzero(mask) for mask in masks], np.int64)

@@ -18,13 +18,14 @@ from detectron2.utils.registry import Registry
 from fvcore.common.config import CfgNode
 
 from u2seg.data.augmentation import build_augmentations, copy_paste
-from u2seg.data.targets import LabelledImage, derive_targets, number_segments
+from u2seg.data.targets import LabelledImage, derive_targets
 from u2seg.data.whole_masks import take_whole_masks
 from u2seg.errors import DataError, lookup
 from u2seg.fields import told
 from u2seg.images import read_image
 from u2seg.panoptic import LARGEST_ID, decode_ids, encode_ids, read_ids
 from u2seg.panoptic.reading import warn_once
+from u2seg.structures import STUFF_VOID
 
 DATASET_MAPPERS = Registry("DATASET_MAPPERS")
 """Classes built as ``mapper(cfg, is_train)``; named by ``INPUT.DATASET_MAPPER_NAME``.
@@ -115,12 +116,11 @@ class U2SegDatasetMapper:
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
         ids = decode_ids(augmented.sem_seg)
-        numbers, segments = number_segments(ids, dataset_dict["segments_info"])
-        unlisted = ids[(numbers == 0) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
+        labelled = derive_targets(augmented.image, ids, dataset_dict["segments_info"])
+        unlisted = ids[(labelled.sem_seg == STUFF_VOID) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
         if len(unlisted):
             file = sample["pan_seg_file_name"]
             warn_once(f"label {file} holds segment id {unlisted[0]}, which is not listed; its pixels are void")
-        labelled = derive_targets(augmented.image, numbers, segments)
         if "thing_masks" in dataset_dict:
             labelled = take_whole_masks(labelled, dataset_dict["thing_masks"], transform)
         return sample | _to_tensors(labelled)
@@ -133,7 +133,7 @@ class U2SegDatasetMapper:
         mixed = []
         for sample, partner in zip(samples, samples[shift:] + samples[:shift], strict=True):
             if rng.random() < self.paste_probability:
-                pasted = copy_paste(_to_arrays(sample), _to_arrays(partner), rng, self.paste_scale)
+                pasted = copy_paste(to_arrays(sample), to_arrays(partner), rng, self.paste_scale)
                 sample = sample | _to_tensors(pasted)
             mixed.append(sample)
         return mixed
@@ -149,7 +149,7 @@ def _to_tensors(labelled: LabelledImage) -> Sample:
     return {"image": _to_tensor(labelled.image), "instances": instances, "sem_seg": sem_seg}
 
 
-def _to_arrays(sample: Sample) -> LabelledImage:
+def to_arrays(sample: Sample) -> LabelledImage:
     """The reverse of `_to_tensors`."""
     image, things = sample["image"].numpy().transpose(1, 2, 0), sample["instances"]
     sem_seg = sample["sem_seg"].numpy().astype(np.uint8)

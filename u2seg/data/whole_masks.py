@@ -85,9 +85,7 @@ def select(
     return ranked[:max_masks] if max_masks else ranked
 
 
-def take_whole_masks(
-    labelled: LabelledImage, annotations: Sequence[Annotation], transform: Transform
-) -> LabelledImage:
+def take_whole_masks(labelled: LabelledImage, annotations: Sequence[Annotation], transform: Transform) -> LabelledImage:
     """``labelled`` with whole masks in place of those that its panoptic label shows.
 
     Args:
