@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from u2seg.data.augmentation import copy_paste
 from u2seg.data.targets import LabelledImage, derive_targets
-from u2seg.panoptic import decode_ids
 
 THING = [{"id": 1, "isthing": True, "category_id": 0}]
 
@@ -65,12 +64,6 @@ def test_targets_equal_the_slow_way(label):
     for row, (category, mask) in enumerate(found):
         assert targets.classes[row] == category
         assert np.array_equal(targets.masks[row], mask)
-
-
-def test_decode_ids():
-    ids = np.array([[0, 1, 255], [256, 65_536, 16_777_215]], np.int32)
-    colours = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-    assert np.array_equal(decode_ids(colours), ids)
 
 
 @pytest.fixture(scope="module")
