@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from u2seg.data.targets import LabelledImage
 from u2seg.errors import UsageError
-from u2seg.panoptic import Instances, decode_mask, read_instances, read_panoptic
+from u2seg.panoptic import decode_mask, read_instances, read_panoptic
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,14 @@ def training_entries(name: str, cfg: CfgNode) -> Iterator[dict[str, Any]]:
     if cfg.INPUT.THINGS != "instances":
         yield from entries
         return
-    metadata, instances = MetadataCatalog.get(name), _instances(name)
+    metadata = MetadataCatalog.get(name)
+    root = Path(metadata.panoptic_json).parent
+    instances = read_instances(read_panoptic(root))
+    if instances is None:
+        raise UsageError(
+            f"INPUT.THINGS is 'instances', but {root} has no instances.json; labels of tools/generate_pseudo.py have "
+            "one; take things from the panoptic label with INPUT.THINGS panoptic"
+        )
     classes = metadata.thing_dataset_id_to_contiguous_id
     arguments = {key.lower(): value for key, value in cfg.INPUT.INSTANCES.items()}
     count = total = 0
@@ -46,17 +53,6 @@ def training_entries(name: str, cfg: CfgNode) -> Iterator[dict[str, Any]]:
         masks = [{"class": classes[e["category_id"]], "segmentation": e["segmentation"]} for e in chosen]
         yield entry | {"thing_masks": masks}
     logger.info("%s: %d of %d masks of instances.json are learnt", name, count, total)
-
-
-def _instances(name: str) -> Instances:
-    root = Path(MetadataCatalog.get(name).panoptic_json).parent
-    instances = read_instances(read_panoptic(root))
-    if instances is None:
-        raise UsageError(
-            f"INPUT.THINGS is 'instances', but {root} has no instances.json; labels of tools/generate_pseudo.py have "
-            "one; take things from the panoptic label with INPUT.THINGS panoptic"
-        )
-    return instances
 
 
 def select(
