@@ -24,7 +24,7 @@ def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
     ids = np.random.default_rng(1).integers(0, LARGE + 1, size)
     write_png(tmp_path / "a.png", encode_ids(ids))
     fast = read_ids(tmp_path / "a.png")
-    monkeypatch.setattr(codes, "_fast_reader", lambda: None)
+    monkeypatch.setattr(codes, "_read_by_kornia", lambda path: None)
     assert np.array_equal(fast, read_ids(tmp_path / "a.png"))
     assert np.array_equal(fast, ids)
 
@@ -32,7 +32,7 @@ def test_both_png_readers_give_the_same_ids(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("fast", [True, False])
 def test_bad_pngs_are_told_in_words(fast, tmp_path, monkeypatch):
     if not fast:
-        monkeypatch.setattr(codes, "_fast_reader", lambda: None)
+        monkeypatch.setattr(codes, "_read_by_kornia", lambda path: None)
     Image.new("L", (3, 3)).save(tmp_path / "grey.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match="mode is L, not RGB"):
@@ -47,7 +47,7 @@ def test_bad_pngs_are_told_in_words(fast, tmp_path, monkeypatch):
 def test_a_png_is_not_decoded_before_its_size_is_known(fast, tmp_path, monkeypatch):
     """A file of a few bytes may claim 400 megapixels, and a kilobyte of them unpacks to a gigabyte."""
     if not fast:
-        monkeypatch.setattr(codes, "_fast_reader", lambda: None)
+        monkeypatch.setattr(codes, "_read_by_kornia", lambda path: None)
     write_png(tmp_path / "a.png", encode_ids(np.ones((5, 6), np.int32)))
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[16:24] = (20_000).to_bytes(4, "big") * 2

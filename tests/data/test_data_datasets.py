@@ -137,7 +137,7 @@ def test_a_set_that_a_plugin_registered_can_be_trained_on(dataset, request):
     [
         (lambda root: (root / "panoptic.json").unlink(), UsageError, "holds no panoptic.json"),
         (lambda root: (root / "panoptic.json").write_text("{"), DataError, "can't be read as JSON"),
-        (lambda root: (root / "panoptic.json").write_text("[]"), DataError, "not a JSON object"),
+        (lambda root: (root / "panoptic.json").write_text("[]"), DataError, "can't be read as JSON"),
         (lambda root: (root / "panoptic.json").write_text('{"images": []}'), DataError, "no list 'annotations'"),
     ],
 )

@@ -165,7 +165,7 @@ def test_mix_pastes_and_relabels(dicts):
     ("change", "words"),
     [
         (lambda e: {"file_name": e["file_name"] + "x"}, r"photo .*1\.pngx"),
-        (lambda e: {"height": 12}, r"photo .* has 64 x 48 pixels .* says 64 x 12"),
+        (lambda e: {"height": 12}, r"photo .*1\.png: .* got \(64, 48\), expect \(64, 12\)"),
         (lambda e: {"pan_seg_file_name": e["pan_seg_file_name"] + "x"}, r"there is no file .*1\.pngx"),
     ],
 )

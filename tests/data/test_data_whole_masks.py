@@ -4,16 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from synthetic_panoptic import read_json, write_dataset
 
 from u2seg.data.datasets import register_datasets
 from u2seg.data.loader import build_train_loader, seeded, training_dicts
 from u2seg.data.mapper import build_mapper
-from u2seg.data.targets import Targets
-from u2seg.data.whole_masks import WholeMasks, copy_paste_whole, select
+from u2seg.data.whole_masks import select
 from u2seg.engine.config import load_config
 from u2seg.errors import DataError, UsageError
 from u2seg.panoptic import instance_entry
@@ -166,70 +163,3 @@ def test_a_damaged_mask_is_named(labels):
 def test_another_word_is_refused(labels):
     with pytest.raises(UsageError, match=r"INPUT\.THINGS.*instances.*panoptic"):
         config(labels, "INPUT.THINGS", "masks")
-
-
-def slow_paste(target, source, subset, size, corner):
-    """One thing after another and one pixel at a time; the draws are given."""
-    image, sem_seg = target.image.copy(), target.targets.sem_seg.copy()
-    before = [mask.copy() for mask in target.targets.masks]
-    after = [mask.copy() for mask in target.targets.masks]
-    classes = list(target.targets.classes)
-    photo = np.array(Image.fromarray(source.image).resize(size[::-1], Image.Resampling.BILINEAR))
-    height, width = source.targets.sem_seg.shape
-    for index in subset:
-        mask, pixels = np.zeros(sem_seg.shape, bool), []
-        for y in range(size[0]):
-            for x in range(size[1]):
-                origin = int((y + 0.5) * height / size[0]), int((x + 0.5) * width / size[1])
-                if source.targets.masks[index][origin]:
-                    mask[corner[0] + y, corner[1] + x] = True
-                    pixels.append((corner[0] + y, corner[1] + x, photo[y, x], source.targets.sem_seg[origin]))
-        overlaps = [(mask & other).sum() / (mask | other).sum() for other in before]
-        if not pixels or max(overlaps, default=0) >= 0.5:
-            continue
-        for y, x, colour, kind in pixels:
-            image[y, x], sem_seg[y, x] = colour, kind
-        for other in after[: len(before)]:
-            other &= ~mask
-        after.append(mask)
-        classes.append(source.targets.classes[index])
-    kept = [row for row, mask in enumerate(after) if mask.any()]
-    return image, sem_seg, [after[row] for row in kept], [classes[row] for row in kept]
-
-
-def sample(rng, shape, things):
-    masks = np.zeros((things, *shape), bool)
-    for mask in masks:
-        y, x = (int(rng.integers(side)) for side in shape)
-        mask[y : y + shape[0] // 2 + 1, x : x + shape[1] // 2 + 1] = True
-    image = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-    sem_seg = rng.integers(0, 3, shape).astype(np.uint8)
-    return WholeMasks(image, Targets(masks, rng.integers(0, 9, things), sem_seg))
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.integers(0, 10_000), st.tuples(*[st.integers(1, 14)] * 4), st.integers(0, 3), st.integers(1, 4))
-def test_pasting_equals_the_slow_way(seed, sides, things, others):
-    rng = np.random.default_rng(seed)
-    target, source = sample(rng, sides[:2], things), sample(rng, sides[2:], others)
-    before = target.image.copy(), target.targets.masks.copy()
-    result = copy_paste_whole(target, source, np.random.default_rng(seed))
-
-    draws = np.random.default_rng(seed)
-    subset = np.sort(draws.choice(others, draws.integers(1, others + 1), replace=False))
-    factor = draws.uniform(0.3, 1.0)
-    size = tuple(max(1, round(side * factor)) for side in sides[:2])
-    corner = tuple(int(draws.integers(side - part + 1)) for side, part in zip(sides[:2], size, strict=True))
-    image, sem_seg, masks, classes = slow_paste(target, source, subset, size, corner)
-    assert np.array_equal(result.image, image)
-    assert np.array_equal(result.targets.sem_seg, sem_seg)
-    assert np.array_equal(result.targets.masks, np.array(masks).reshape(-1, *sides[:2]))
-    assert result.targets.classes.tolist() == classes
-    assert np.array_equal(before[0], target.image)
-    assert np.array_equal(before[1], target.targets.masks)
-
-
-def test_a_photo_without_things_gives_nothing():
-    rng = np.random.default_rng(0)
-    target, source = sample(rng, (6, 7), 2), sample(rng, (6, 7), 0)
-    assert copy_paste_whole(target, source, rng) is target

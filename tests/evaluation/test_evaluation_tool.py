@@ -200,7 +200,7 @@ def bad_instances(folder):
 
 
 FAULTS = {
-    broken_json: "panoptic.json can't be read as JSON",
+    broken_json: "can't be read as JSON",
     no_panoptic: "holds no panoptic.json; tools/generate_pseudo.py makes one",
     instances_for_panoptic: "category 'cluster_1' has no 'isthing'",
     missing_png: "photo 'photo 000.jpg': there is no file",

@@ -58,8 +58,8 @@ def copy_paste(target, source, rng, scale=(0.3, 1.0)):
         if any(iou(pasted, mask) >= 0.5 for mask in target["masks"]):
             continue
         image[pasted] = photo[pasted]
-        sem_seg[pasted] = 0
-        for other in masks:
+        sem_seg[pasted] = put(np.zeros((H, W), np.uint8), resize_mask(source["sem_seg"], h, w), top, left)[pasted]
+        for other in masks[: len(target["masks"])]:  # pasted ones stay whole, should they overlap
             other[pasted] = False
         masks.append(pasted)
         classes.append(source["classes"][index])

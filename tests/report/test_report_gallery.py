@@ -425,7 +425,7 @@ def test_an_empty_dataset_is_a_page_that_says_so(tmp_path):
     ("files", "said"),
     [
         ({}, "holds no panoptic.json"),
-        ({"panoptic.json": "[]"}, "holds a list"),
+        ({"panoptic.json": "[]"}, "can't be read as JSON"),
         ({"panoptic.json": "{"}, "can't be read"),
         ({"panoptic.json": "{}"}, "no list 'images'"),
         ({"panoptic.json": '{"categories": [], "images": [{}], "annotations": []}'}, "no 'id'"),

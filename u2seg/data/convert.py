@@ -21,11 +21,12 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from u2seg import panoptic
-from u2seg.data.targets import number_segments
 from u2seg.errors import DataError, UsageError
 from u2seg.fields import inside
 from u2seg.files import claim_directory, write_png
-from u2seg.panoptic.agreement import read_label, warn_of_areas
+from u2seg.panoptic.photos import misstated
+from u2seg.panoptic.reading import warn_of_statements
+from u2seg.panoptic.run_lengths import look_up
 from u2seg.runtime import track
 from u2seg.structures import STUFF_VOID
 
@@ -66,14 +67,19 @@ def convert_panoptic(
     if merge_stuff:
         roots["panoptic_root"] = "panoptic"
     categories, new_ids = number_categories(dataset.categories, merge_stuff)
-    entries, measured = [], []
+    entries, counts = [], np.zeros(3, np.int64)
     with _replacing_folder(root / "panoptic") if merge_stuff else contextlib.nullcontext() as pngs:
         for photo in track(dataset.photos, "convert", len(dataset.photos)):
-            segments, areas = _convert_label(dataset, photo, new_ids, pngs)
-            measured += areas
+            ids, areas = dataset.read_label(photo)
+            wrong = misstated([segment.stated for segment in photo.segments], areas)
+            counts += np.array([len(areas), np.count_nonzero(wrong), np.count_nonzero(areas == 0)])
+            visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
+            ids, segments = regroup(ids, visible, new_ids, merge_stuff)
+            if pngs is not None:
+                write_png(inside(pngs, photo.label), panoptic.encode_ids(ids))
             image = {"id": photo.image_id, "file_name": photo_name(photo), "height": photo.height, "width": photo.width}
             entries.append(panoptic.Entry(image, photo.label, segments))
-    warn_of_areas(source, dataset.photos.stated_areas(range(len(dataset.photos))), measured)
+    warn_of_statements(source, *counts.tolist())
     missing = [name for entry in entries if not (image_root / (name := entry.image["file_name"])).is_file()]
     if missing:
         logger.warning("%d of %d photos are not in %s, such as %r", len(missing), len(entries), image_root, missing[0])
@@ -125,27 +131,10 @@ def export_semantic(labels: str | Path, output: str | Path, every_class: bool = 
         raise DataError(f"{dataset.json_file}: photos differ in their ending alone, so their PNGs would share a name")
     root = claim_directory(output, "semantic labels")
     for photo, name in zip(track(dataset.photos, "export", len(names)), names, strict=True):
-        listed = [{"id": s.id, "category_id": s.category_id, "isthing": s.isthing} for s in photo.segments]
-        ids, _ = read_label(dataset, photo)
-        numbers, segments = number_segments(ids, listed)
-        meaning = np.array([void, *(values[index] for index in segments.classes.tolist())], dtype)
-        write_png(inside(root, name), meaning[numbers])
+        ids, _ = dataset.read_label(photo)
+        meaning = np.array([void, *(values[segment.category_id] for segment in photo.segments)], dtype)
+        write_png(inside(root, name), look_up(ids, [segment.id for segment in photo.segments], meaning))
     logger.info("%d PNGs in %s", len(names), root)
-
-
-def _convert_label(
-    dataset: panoptic.PanopticDataset, photo: panoptic.LabelledPhoto, new_ids: dict[int, int], merged_root: Path | None
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """``segments_info`` of one photo, its PNG written below ``merged_root`` if its stuff is to be merged.
-
-    Also the pixels of each segment as it was.
-    """
-    ids, areas = read_label(dataset, photo)
-    visible = [segment for segment, area in zip(photo.segments, areas, strict=True) if area]
-    ids, segments = regroup(ids, visible, new_ids, merge_stuff=merged_root is not None)
-    if merged_root is not None:
-        write_png(inside(merged_root, photo.label), panoptic.encode_ids(ids))
-    return segments, areas.tolist()
 
 
 def number_categories(
@@ -186,8 +175,7 @@ def regroup(
     group_of_segment = np.zeros(len(ordered) + 1, np.int32)
     for number, rows in enumerate(groups.values(), start=1):
         group_of_segment[np.array(rows) + 1] = number
-    listed = [{"id": s.id, "category_id": s.category_id, "isthing": False} for s in ordered]
-    numbers = group_of_segment[number_segments(ids, listed)[0]]
+    numbers = look_up(ids, [segment.id for segment in ordered], group_of_segment)
     areas, places = np.bincount(numbers.ravel()), find_objects(numbers)
     entries = []
     for number, ((_, category), rows) in enumerate(groups.items(), start=1):

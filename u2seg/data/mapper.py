@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T  # noqa: N812
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
 from fvcore.common.config import CfgNode
 
-from u2seg.data.augmentation import PanopticSample, build_augmentations, copy_paste
-from u2seg.data.targets import number_segments
-from u2seg.data.whole_masks import WholeMasks, copy_paste_whole, transform_masks
+from u2seg.data.augmentation import build_augmentations, copy_paste
+from u2seg.data.targets import LabelledImage, derive_targets
+from u2seg.data.whole_masks import take_whole_masks
 from u2seg.errors import DataError, lookup
 from u2seg.fields import told
 from u2seg.images import read_image
 from u2seg.panoptic import LARGEST_ID, decode_ids, encode_ids, read_ids
 from u2seg.panoptic.reading import warn_once
+from u2seg.structures import STUFF_VOID
 
 DATASET_MAPPERS = Registry("DATASET_MAPPERS")
 """Classes built as ``mapper(cfg, is_train)``; named by ``INPUT.DATASET_MAPPER_NAME``.
@@ -114,16 +116,14 @@ class U2SegDatasetMapper:
         if not self.is_train:
             return sample | {"image": _to_tensor(augmented.image)}
         ids = decode_ids(augmented.sem_seg)
-        numbers, segments = number_segments(ids, dataset_dict["segments_info"])
-        unlisted = ids[(numbers == 0) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
+        labelled = derive_targets(augmented.image, ids, dataset_dict["segments_info"])
+        unlisted = ids[(labelled.sem_seg == STUFF_VOID) & (ids > 0) & (ids < LARGEST_ID)]  # the largest one pads crops
         if len(unlisted):
             file = sample["pan_seg_file_name"]
             warn_once(f"label {file} holds segment id {unlisted[0]}, which is not listed; its pixels are void")
-        panoptic = PanopticSample(augmented.image, numbers, segments)
-        if "thing_masks" not in dataset_dict:
-            return self._finish(sample, panoptic)
-        masks = dataset_dict["thing_masks"]
-        return self._finish(sample, transform_masks(masks, transform, augmented.image, panoptic.targets.sem_seg))
+        if "thing_masks" in dataset_dict:
+            labelled = take_whole_masks(labelled, dataset_dict["thing_masks"], transform)
+        return sample | _to_tensors(labelled)
 
     def mix(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
         """Paste things of each sample's neighbour in the batch onto it, for a random share of them."""
@@ -133,21 +133,27 @@ class U2SegDatasetMapper:
         mixed = []
         for sample, partner in zip(samples, samples[shift:] + samples[:shift], strict=True):
             if rng.random() < self.paste_probability:
-                target, source = sample["labelled"], partner["labelled"]
-                paste: Any = copy_paste_whole if isinstance(target, WholeMasks) else copy_paste
-                sample = self._finish(sample, paste(target, source, rng, self.paste_scale))
+                pasted = copy_paste(to_arrays(sample), to_arrays(partner), rng, self.paste_scale)
+                sample = sample | _to_tensors(pasted)
             mixed.append(sample)
         return mixed
 
-    def _finish(self, sample: Sample, labelled: PanopticSample | WholeMasks) -> Sample:
-        targets = labelled.targets
-        instances = Instances(targets.sem_seg.shape)
-        instances.gt_masks = BitMasks(torch.from_numpy(targets.masks))
-        instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        instances.gt_classes = torch.from_numpy(targets.classes)
-        sem_seg = torch.from_numpy(targets.sem_seg.astype(np.int64))
-        done = sample | {"image": _to_tensor(labelled.image), "instances": instances, "sem_seg": sem_seg}
-        return done | {"labelled": labelled} if self.paste_probability else done
+
+def _to_tensors(labelled: LabelledImage) -> Sample:
+    """What the model takes of a photo."""
+    instances = Instances(labelled.sem_seg.shape)
+    instances.gt_masks = BitMasks(torch.from_numpy(labelled.masks))
+    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    instances.gt_classes = torch.from_numpy(labelled.classes)
+    sem_seg = torch.from_numpy(labelled.sem_seg.astype(np.int64))
+    return {"image": _to_tensor(labelled.image), "instances": instances, "sem_seg": sem_seg}
+
+
+def to_arrays(sample: Sample) -> LabelledImage:
+    """The reverse of `_to_tensors`."""
+    image, things = sample["image"].numpy().transpose(1, 2, 0), sample["instances"]
+    sem_seg = sample["sem_seg"].numpy().astype(np.uint8)
+    return LabelledImage(image, things.gt_masks.tensor.numpy(), things.gt_classes.numpy(), sem_seg)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -156,17 +162,9 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 def _read_photo(sample: Sample) -> np.ndarray:
     """Photo uint8 (H, W, 3) RGB of a dataset dict, of the size that it says; a size that is missing is filled in."""
-    file = sample["file_name"]
     try:
-        image = read_image(file)
-    except DataError as error:
-        raise DataError(f"photo {file}: {error}") from error
-    sample.setdefault("height", image.shape[0])
-    sample.setdefault("width", image.shape[1])
-    height, width = image.shape[:2]
-    if (height, width) != (sample["height"], sample["width"]):
-        raise DataError(
-            f"photo {file} has {width} x {height} pixels (width x height), but its dataset says "
-            f"{sample['width']} x {sample['height']}"
-        )
+        image = read_image(sample["file_name"])
+        check_image_size(sample, image)
+    except (DataError, SizeMismatchError) as error:
+        raise DataError(f"photo {sample['file_name']}: {error}") from error
     return image

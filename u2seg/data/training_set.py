@@ -24,7 +24,7 @@ from fvcore.common.config import CfgNode
 from u2seg.data.whole_masks import training_entries
 from u2seg.errors import DataError, U2SegError, UsageError
 from u2seg.panoptic import read_ids
-from u2seg.panoptic.agreement import segment_areas
+from u2seg.panoptic.codes import segment_areas
 from u2seg.panoptic.photos import OnDemand
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 LABELS_TO_CHECK = 200
 """That are compared with the JSON before training: a second or so."""
-PREFIX = "u2seg_entries_"
-_NUMBER = 8
-"""Bytes."""
 
 
 def training_dicts(cfg: CfgNode) -> EntryFile:
@@ -93,32 +90,31 @@ class EntryFile(OnDemand[Sample]):
     A tensor, since torch shares its memory with workers that are spawned, too.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
-        numbers = content.view(torch.int64)
-        self._content, self._ends = content, numbers[-1 - int(numbers[-1]) : -1]
+    def __init__(self, file: BinaryIO, ends: array[int]) -> None:
+        self._content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+        self._ends = torch.frombuffer(array("q", [0]) + ends, dtype=torch.int64)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ends) - 1
 
     def at(self, place: int) -> Sample:
         """The entry at ``place``."""
-        start = int(self._ends[place - 1]) if place else 0
-        return pickle.loads(memoryview(self._content[start : int(self._ends[place])].numpy()))  # type: ignore[arg-type]
+        start, end = self._ends[place : place + 2].tolist()
+        return pickle.loads(memoryview(self._content[start:end].numpy()))  # type: ignore[arg-type]
 
 
-def write_entries(file: BinaryIO, entries: Iterable[Sample]) -> None:
-    """Write ``entries`` one at a time: their pickles, where each ends, and how many there are."""
+def write_entries(file: BinaryIO, entries: Iterable[Sample]) -> array[int]:
+    """Write the pickles of ``entries`` one at a time; where each ends."""
     ends = array("q")
     for entry in entries:
         file.write(pickle.dumps(entry, -1))
         ends.append(file.tell())
-    file.write(bytes(-file.tell() % _NUMBER) + ends.tobytes() + array("q", [len(ends)]).tobytes())
     file.flush()
+    return ends
 
 
 def share_entries(entries: Callable[[], Iterable[Sample]]) -> EntryFile:
-    """The entries that ``entries`` gives, called in one process of each machine alone; all processes must call this.
+    """The entries that ``entries`` gives, one or more, called in one process of each machine; all processes call this.
 
     The file lies in the folder for temporary files (``TMPDIR``) and never has a name, so that nothing is left of
     processes that are killed: the other ones of the machine open it through ``/proc``.
@@ -128,23 +124,25 @@ def share_entries(entries: Callable[[], Iterable[Sample]]) -> EntryFile:
         U2SegError: what ``entries`` raised, in every process.
     """
     file: BinaryIO
-    writes, path, error = comm.get_local_rank() == 0, "", None
+    first = comm.get_rank() - comm.get_local_rank()
+    path, ends, error = "", array("q"), None
     with _in_words(), contextlib.ExitStack() as stack:  # closing the file may fail on what writing failed on
         try:
-            if writes:
+            if comm.get_rank() == first:
                 with _in_words():
-                    file = stack.enter_context(tempfile.TemporaryFile(prefix=PREFIX))
-                    write_entries(file, entries())
+                    file = stack.enter_context(tempfile.TemporaryFile())
+                    ends = write_entries(file, entries())
                 path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
         except (U2SegError, OSError) as reason:
             error = reason
-        results = comm.all_gather((path, error))
-        for _, each in results:
+        results = comm.all_gather((path, ends, error))
+        for *_, each in results:
             if each is not None:
                 raise each
-        if not writes:
-            file = stack.enter_context(open(results[comm.get_rank() - comm.get_local_rank()][0], "rb"))
-        of_all = EntryFile(file)
+        path, ends, _ = results[first]
+        if comm.get_rank() != first:
+            file = stack.enter_context(open(path, "rb"))
+        of_all = EntryFile(file, ends)
         comm.synchronize()
         return of_all
 

@@ -98,7 +98,7 @@ class EarlierLabels:
     def _instances(self) -> panoptic.Instances | None:
         """All whole masks; None where no file says which segment shows each of them."""
         instances = panoptic.read_instances(self.dataset)
-        return instances if instances and None not in instances.segment_ids else None
+        return instances if instances and instances.has_segment_ids else None
 
     def label(self, image_id: int) -> PhotoLabel:
         """The label of a photo.

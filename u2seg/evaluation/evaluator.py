@@ -29,7 +29,7 @@ from u2seg.evaluation.fitting import MATCHING_FILE, directory_name, save_matchin
 from u2seg.evaluation.matching import U2SEG_PAPER, Scoring, Taxonomy
 from u2seg.evaluation.outputs import ModelImage, join_outputs, read_output
 from u2seg.evaluation.report import as_json, draw_clusters, make_report, render
-from u2seg.evaluation.tables import rows_of_images, warn_of_statements
+from u2seg.evaluation.tables import rows_of_images, warn_of_rows
 from u2seg.files import write_bytes, write_json
 from u2seg.panoptic import read_panoptic
 from u2seg.structures import LabelSpace
@@ -126,7 +126,7 @@ class HungarianPanopticEvaluator(DatasetEvaluator):
             raise DataError(f"the model saw no photo of {self.name}")
         images.sort(key=lambda image: (isinstance(image.image_id, str), image.image_id))
         comparison = join_outputs(images, self.space, self.taxonomy, self.scoring)
-        warn_of_statements(self.gt, [self.gt.place[image.image_id] for image in images], comparison.table.gt)
+        warn_of_rows(self.gt.json_file, comparison.table.gt)
         masks = {}
         if (rows := comparison.detections) is not None:
             masks = class_agnostic_scores(comparison.table, partial(rows_of_images, rows), "the model's detections")

@@ -17,7 +17,7 @@ from u2seg.evaluation.detection import class_agnostic_scores
 from u2seg.evaluation.fitting import save_matching, ways_to_fit
 from u2seg.evaluation.matching import Scoring, Taxonomy
 from u2seg.evaluation.report import draw_clusters, make_report
-from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, rows_of_images, warn_of_statements
+from u2seg.evaluation.tables import SEGMENT, Table, compare_maps, join_rows, rows_of_images, warn_of_rows
 from u2seg.executors import make_executor
 from u2seg.jobs import run_in_order
 from u2seg.panoptic import INSTANCES_JSON, LabelledPhoto, PanopticDataset, read_instances, read_panoptic
@@ -93,8 +93,8 @@ def _compare(
     with make_executor(executor_name, workers, 1) as executor:
         tables = run_in_order(executor, read_table, photos, 32 * workers)
         table = Table.join(track(tables, "comparing labels", len(pairs)))
-    for dataset, side, rows in ((gt, 0, table.gt), (pseudo, 1, table.pred)):
-        warn_of_statements(dataset, pairs[:, side].tolist(), rows)
+    for dataset, rows in ((gt, table.gt), (pseudo, table.pred)):
+        warn_of_rows(dataset.json_file, rows)
     clusters = np.array([category.id for category in (*pseudo.things, *pseudo.stuff)], np.int64), len(pseudo.things)
     return pairs, left_out, pseudo, Comparison(table, taxonomy, *clusters, scoring)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from pycocotools import mask as coco
 from scipy.sparse import coo_array
 
 from u2seg.errors import DataError
-from u2seg.panoptic import PanopticDataset, SegmentInfo
-from u2seg.panoptic.agreement import warn_of_areas, warn_of_boxes
+from u2seg.panoptic import SegmentInfo
+from u2seg.panoptic.photos import misstated
+from u2seg.panoptic.reading import warn_of_statements
 from u2seg.panoptic.run_lengths import encode_segments, positions
 
 VOID = -1
@@ -36,6 +38,7 @@ SEGMENT = np.dtype(
         ("box", np.float64, 4),  # x, y, width, height in pixels, of the mask; zeros for stuff
         ("code", object),  # bytes, the ``counts`` of the mask's compressed run-length code; None for stuff
         ("score", np.float64),
+        ("misstated", bool),  # the file states another area or box than there is in the map
         # Detection, or region of the semantic head, that a model's segment was made of: its index in the image until
         # images are joined, then among the members of a `Comparison`; or VOID.
         ("origin", np.int64),
@@ -181,7 +184,9 @@ def overlap_table(gt_ids: np.ndarray, pred_ids: np.ndarray, gt: Sequence[int], p
 
 def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
     """`SEGMENT` (n,); ``area`` int64 (n,) pixels; things have boxes and codes if their map ``ids`` is given."""
-    columns = [(0, s.id, s.category_id, s.isthing, s.iscrowd, 0, (0,) * 4, None, s.score, VOID) for s in segments]
+    columns = [
+        (0, s.id, s.category_id, s.isthing, s.iscrowd, 0, (0,) * 4, None, s.score, False, VOID) for s in segments
+    ]
     rows = np.array(columns, SEGMENT)
     rows["area"] = area
     if ids is not None:
@@ -189,17 +194,15 @@ def segment_rows(segments: Sequence[SegmentInfo], area: np.ndarray, ids: np.ndar
         codes = encode_segments(ids, rows["id"][things].tolist())
         rows["code"][things] = [code["counts"] for code in codes]
         rows["box"][things] = coco.toBbox(codes)
+    box = np.where(rows["isthing"][:, None], rows["box"], np.nan)
+    rows["misstated"] = misstated([s.stated for s in segments], area, box)
     return rows
 
 
-def warn_of_statements(dataset: PanopticDataset, places: Sequence[int], rows: np.ndarray) -> None:
-    """Log how many areas and boxes that ``dataset`` states are not those of its PNGs.
-
-    ``rows`` are `SEGMENT` of all segments of its photos at ``places``, in order.
-    """
-    warn_of_areas(dataset.json_file, dataset.photos.stated_areas(places), rows["area"])
-    things = rows["isthing"] & (rows["area"] > 0)
-    warn_of_boxes(dataset.json_file, dataset.photos.stated_boxes(places)[things], rows["box"][things])
+def warn_of_rows(json_file: Path, rows: np.ndarray) -> None:
+    """`warn_of_statements` of all segments of a file, `SEGMENT` (n,)."""
+    wrong, empty = (int(np.count_nonzero(flags)) for flags in (rows["misstated"], rows["area"] == 0))
+    warn_of_statements(json_file, len(rows), wrong, empty)
 
 
 def sum_pairs(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

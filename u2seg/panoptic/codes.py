@@ -1,18 +1,18 @@
 """Panoptic PNGs: segment ids as colours, R + 256 G + 65536 B.
 
-Shapes: ``H, W`` image pixels.
+Shapes: ``H, W`` image pixels; ``n`` segments.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from u2seg.errors import DataError
+from u2seg.panoptic.run_lengths import id_runs
 
 LARGEST_ID = 256**3 - 1
 MAX_PIXELS = 178_956_970
@@ -36,8 +36,7 @@ def read_ids(path: str | Path, size: tuple[int, int] | None = None, size_from: s
     height, width = _size(path)
     if size is not None and (height, width) != size:
         raise DataError(f"{path} has {width} x {height} pixels (width x height), {size_from} {size[1]} x {size[0]}")
-    reader = _fast_reader()
-    rgb = reader(path) if reader is not None else None
+    rgb = _read_by_kornia(path)
     return decode_ids(_read_by_pillow(path) if rgb is None else rgb)
 
 
@@ -52,6 +51,20 @@ def decode_ids(rgb: np.ndarray) -> np.ndarray:
     red, green, blue = flat[-3:].tolist()
     ids[-1] = red + 256 * green + 65536 * blue
     return ids.reshape(height, width)
+
+
+def segment_areas(ids: np.ndarray, listed: Sequence[int], png: str | Path) -> np.ndarray:
+    """Pixels int64 (n,) of each of the ``listed`` segment ids in the map ``ids`` int32 (H, W), read from ``png``.
+
+    Raises:
+        DataError: the map holds an id that is not listed.
+    """
+    place, lengths = id_runs(ids, [0, *listed])
+    if (place < 0).any():
+        unlisted = np.setdiff1d(ids, [0, *listed])[0]
+        hint = "" if (place > 0).any() else "; none of its ids is listed: are its channels in RGB order?"
+        raise DataError(f"{png} holds segment id {unlisted}, which the JSON does not list{hint}")
+    return np.bincount(place, weights=lengths, minlength=len(listed) + 1)[1:].astype(np.int64)
 
 
 def encode_ids(ids: np.ndarray) -> np.ndarray:
@@ -76,22 +89,15 @@ def _size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-@cache
-def _fast_reader() -> Callable[[Path], np.ndarray | None] | None:
-    """Reads uint8 (H, W, 3), or None where Pillow shall say what is wrong; None if kornia-rs is not installed."""
+def _read_by_kornia(path: Path) -> np.ndarray | None:
+    """uint8 (H, W, 3), or None where kornia-rs is not installed, or Pillow shall say what is wrong."""
     try:
         from kornia_rs.io import read_image_png_u8
-    except ImportError:
+
+        rgb: np.ndarray = read_image_png_u8(str(path), "rgb")  # refuses all but eight bits of RGB
+    except Exception:  # its errors have no common type
         return None
-
-    def read(path: Path) -> np.ndarray | None:
-        try:
-            rgb: np.ndarray = read_image_png_u8(str(path), "rgb")  # refuses all but eight bits of RGB
-        except Exception:  # its errors have no common type
-            return None
-        return rgb
-
-    return read
+    return rgb
 
 
 def _read_by_pillow(path: Path) -> np.ndarray:
@@ -99,10 +105,9 @@ def _read_by_pillow(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if image.mode != "RGB":
-                raise DataError(f"{path} is no panoptic PNG: its mode is {image.mode}, not RGB")
-            return np.asarray(image)
-    except DataError:
-        raise
+            mode, pixels = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
+    if mode != "RGB":
+        raise DataError(f"{path} is no panoptic PNG: its mode is {mode}, not RGB")
+    return pixels

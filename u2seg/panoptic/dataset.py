@@ -1,6 +1,6 @@
 """What a panoptic dataset is in memory: categories, photos and their segments; pixels stay on disk.
 
-Shapes: ``H, W`` image pixels.
+Shapes: ``H, W`` image pixels; ``n`` segments of a photo.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from u2seg.errors import DataError
 from u2seg.fields import inside
-from u2seg.panoptic.codes import read_ids
+from u2seg.panoptic.codes import read_ids, segment_areas
 from u2seg.panoptic.photos import LabelledPhoto, Photos
 from u2seg.structures import LabelSpace
 
@@ -125,3 +125,12 @@ class PanopticDataset:
             DataError: the PNG is missing, broken, or of another size than the JSON says.
         """
         return read_ids(self.png_path(photo), (photo.height, photo.width), f"{self.json_file.name} says")
+
+    def read_label(self, photo: LabelledPhoto) -> tuple[np.ndarray, np.ndarray]:
+        """Segment ids int32 (H, W) of ``photo``, and pixels int64 (n,) of each of its segments.
+
+        Raises:
+            DataError: as of `read_ids`, or the PNG holds ids that are not listed.
+        """
+        ids = self.read_ids(photo)
+        return ids, segment_areas(ids, [segment.id for segment in photo.segments], self.png_path(photo))

@@ -1,33 +1,33 @@
 """Masks of things as run-length codes: ``instances.json``, and one mask at a time.
 
-Shapes: ``H, W`` image pixels; ``N`` photos; ``M`` annotations.
+Shapes: ``H, W`` image pixels.
 """
 
 from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from u2seg import fields
 from u2seg.errors import DataError
-from u2seg.panoptic.agreement import StatedMasks, check_numbers
 from u2seg.panoptic.dataset import PanopticDataset
-from u2seg.panoptic.photos import Ids, Texts, refuse_duplicates
+from u2seg.panoptic.photos import Packed, misstated, refuse_duplicates, stated_numbers
+from u2seg.panoptic.reading import warn_of_statements
 from u2seg.panoptic.run_lengths import count_runs, decode_runs, encode_mask, mask_areas
-from u2seg.panoptic.stream import NoJsonError, listed, read_members
+from u2seg.panoptic.stream import listed, read_members
 from u2seg.panoptic.writing import INSTANCES_JSON, PANOPTIC_JSON
 
+FIELDS = ("id", "category_id", "segment_id", "score", "segmentation", "area", "iscrowd")
 ENTRIES_AT_ONCE = 1000
 """Whose run-length codes are read in one pass."""
 
 
 class Instances(Mapping[Any, list[dict[str, Any]]]):
-    """Annotations of ``instances.json`` by image id, in columns of numbers and made dicts when they are asked for.
+    """Annotations of ``instances.json`` by image id, packed, and made dicts when they are asked for.
 
     They have ``id``, ``category_id`` (a thing's), ``segmentation`` (compressed run-length code
     ``{"size": [H, W], "counts": str}`` that covers its photo), ``area`` (its pixels), ``iscrowd``, ``score`` and
@@ -37,27 +37,15 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
     def __init__(self, dataset: PanopticDataset) -> None:
         """None so far, of the photos of ``dataset``."""
         self._place, self._photos = dataset.place, dataset.photos
-        self.ids, self.segment_ids, self._codes = Ids(), Ids(), Texts()
-        self._of_photo, self._categories, self._areas = array("i"), array("i"), array("q")
-        self._scores, self._crowds = array("d"), bytearray()
+        self._entries, self._of_photo = Packed[tuple[Any, ...]](), [array("q") for _ in range(len(dataset.photos))]
+        self.has_segment_ids = True
+        """Whether the file says of every mask which segment shows it."""
 
     def append(self, photo: int, entry: Mapping[str, Any]) -> None:
         """Add an annotation of the photo at place ``photo`` of the dataset."""
-        self._of_photo.append(photo)
-        self.ids.append(entry["id"])
-        self.segment_ids.append(entry["segment_id"])
-        self._codes.append(entry["segmentation"]["counts"])
-        self._categories.append(entry["category_id"])
-        self._areas.append(entry["area"])
-        self._scores.append(entry["score"])
-        self._crowds.append(entry["iscrowd"])
-
-    @cached_property
-    def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Places int64 (M,) of the annotations, photo by photo, and int64 (N + 1,) where among them a photo begins."""
-        of_photo = np.array(self._of_photo, np.int64)
-        counts = np.bincount(of_photo, minlength=len(self._place))
-        return np.argsort(of_photo, kind="stable"), np.append(0, np.cumsum(counts))
+        self._of_photo[photo].append(len(self._entries))
+        self._entries.append(tuple({**entry, "segmentation": entry["segmentation"]["counts"]}.values()))
+        self.has_segment_ids &= entry["segment_id"] is not None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -66,20 +54,10 @@ class Instances(Mapping[Any, list[dict[str, Any]]]):
         return iter(self._place)
 
     def __getitem__(self, image_id: Any) -> list[dict[str, Any]]:
-        photo, (order, starts) = self._place[image_id], self._order
-        places = order[starts[photo] : starts[photo + 1]].tolist()
-        return [
-            {
-                "id": self.ids[place],
-                "category_id": self._categories[place],
-                "segment_id": self.segment_ids[place],
-                "score": self._scores[place],
-                "segmentation": {"size": list(self._photos.size(photo)), "counts": self._codes[place]},
-                "area": self._areas[place],
-                "iscrowd": bool(self._crowds[place]),
-            }
-            for place in places
-        ]
+        photo = self._place[image_id]
+        entries = [dict(zip(FIELDS, self._entries.at(place), strict=True)) for place in self._of_photo[photo]]
+        size = self._photos.size(photo)
+        return [e | {"segmentation": {"size": list(size), "counts": e["segmentation"]}} for e in entries]
 
 
 def read_instances(dataset: PanopticDataset) -> Instances | None:
@@ -91,55 +69,68 @@ def read_instances(dataset: PanopticDataset) -> Instances | None:
     file = dataset.root / INSTANCES_JSON
     if not file.is_file():
         return None
-    instances, fault = None, None
+    instances = None
     try:
         for key, value in read_members(file, ("annotations", "images", "categories")):
             if key in ("images", "categories") and value:
                 check_numbers(key, listed(key, value), dataset)
-            if key == "annotations":
-                try:
-                    instances, fault = _instances(listed(key, value), dataset), None
-                except NoJsonError:
-                    raise
-                except DataError as error:  # said after lists that number otherwise, which may be the cause
-                    fault = error
-        if fault is not None:
-            raise fault
+            elif key == "annotations":
+                instances = _instances(listed(key, value), dataset)
         if instances is None:
             raise DataError("it has no list 'annotations'")
-    except NoJsonError:
-        raise
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     return instances
 
 
-def _instances(entries: Iterator[Any], dataset: PanopticDataset) -> Instances:
+def _instances(entries: Iterator[dict[str, Any]], dataset: PanopticDataset) -> Instances:
     instances, things = Instances(dataset), {category.id for category in dataset.things}
-    numbers, fault, stated = Ids(), None, StatedMasks()
-    numbered = _numbered(entries, numbers)
-    while block := list(itertools.islice(numbered, ENTRIES_AT_ONCE)):
-        try:
-            if fault is None:
-                areas = mask_areas([entry.get("segmentation") for entry in block])
-                pairs = zip(block, areas, strict=True)
-                stated.add(block, [_take(entry, area, instances, dataset, things) for entry, area in pairs])
-        except DataError as error:  # said after ids that are given twice, which may be the cause
-            fault = error
+    numbers, total, wrong = Packed[Any](), 0, 0
+    while block := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
+        areas = mask_areas([entry.get("segmentation") for entry in block])
+        masks = [_take(*pair, instances, dataset, things) for pair in zip(block, areas, strict=True)]
+        total, wrong = total + len(block), wrong + _count_misstated(block, masks)
+        for entry in block:
+            if entry.get("id") is not None:
+                numbers.append(fields.told("an annotation", fields.identity, entry, "id"))
     refuse_duplicates(numbers, "annotation id")
-    if fault is not None:
-        raise fault
-    stated.warn(dataset.root / INSTANCES_JSON)
+    warn_of_statements(dataset.root / INSTANCES_JSON, total, wrong, what="masks")
     return instances
 
 
-def _numbered(entries: Iterator[Any], numbers: Ids) -> Iterator[Mapping[str, Any]]:
-    """``entries``, which must be objects; their ids are added to ``numbers``."""
-    for position, entry in enumerate(entries):
-        fields.told("it", fields.an_object, entry, position, "annotations")
-        if entry.get("id") is not None:
-            numbers.append(fields.told("an annotation", fields.identity, entry, "id"))
-        yield entry
+def _count_misstated(stated: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the entries of a file have ``stated`` another area or box than their ``masks`` have."""
+    from pycocotools import mask as coco
+
+    boxes = coco.toBbox([mask["segmentation"] for mask in masks])
+    areas = np.array([mask["area"] for mask in masks])
+    return int(np.count_nonzero(misstated([stated_numbers(entry) for entry in stated], areas, boxes)))
+
+
+def check_numbers(key: str, entries: Iterable[dict[str, Any]], dataset: PanopticDataset) -> None:
+    """See that ``entries``, the list ``key`` of an ``instances.json``, are numbered as ``dataset`` is.
+
+    A photo ("images") or class ("categories") may have another name there; but not that of one with another id.
+
+    Raises:
+        DataError: an id stands twice, or for another photo or class than in ``dataset``.
+    """
+    read_name: Callable[..., str] = fields.text
+    name_key, numbers, ids = "name", {category.name: category.id for category in dataset.things}, Packed[Any]()
+    stuff = {(category.id, category.name) for category in dataset.stuff}  # may share names with things
+    if key == "images":
+        read_name, name_key, stuff = fields.file_name, "file_name", set()
+        numbers = dict(zip(dataset.photos.file_names, dataset.photos.image_ids, strict=True))
+    for entry in entries:
+        number = fields.told(f"an entry of {key!r}", fields.identity, entry, "id")
+        ids.append(number)
+        if entry.get(name_key) is None:
+            continue
+        name = fields.told(f"id {number!r} of {key!r}", read_name, entry, name_key)
+        if numbers.get(name, number) != number and (number, name) not in stuff:
+            where = f"in {dataset.json_file.name} {numbers[name]!r}"
+            raise DataError(f"{name!r} of {key!r} has the id {number!r}, {where}; both files must number alike")
+    refuse_duplicates(ids, f"of {key!r}, id")
 
 
 def _take(
@@ -173,9 +164,8 @@ def _instance(entry: Mapping[str, Any], area: int | None, size: tuple[int, int],
         area = int(runs[1::2].sum())
         if isinstance(code["counts"], list):
             code = encode_mask(decode_runs(runs, height, width))
-    numbered = {"id": entry.get("id"), "category_id": category, "segment_id": segment}
-    crowd = fields.flag(entry, "iscrowd", False)
-    return {**numbered, "score": score, "segmentation": code, "area": area, "iscrowd": crowd}
+    values = (entry.get("id"), category, segment, score, code, area, fields.flag(entry, "iscrowd", False))
+    return dict(zip(FIELDS, values, strict=True))
 
 
 def instance_entry(mask: np.ndarray, category_id: int, score: float) -> dict[str, Any] | None:

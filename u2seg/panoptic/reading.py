@@ -12,8 +12,8 @@ from u2seg import fields
 from u2seg.errors import DataError, UsageError
 from u2seg.panoptic.codes import LARGEST_ID
 from u2seg.panoptic.dataset import Category, PanopticDataset
-from u2seg.panoptic.photos import Ids, LabelledPhoto, Photos, SegmentInfo, refuse_duplicates
-from u2seg.panoptic.stream import NoJsonError, listed, read_members
+from u2seg.panoptic.photos import LabelledPhoto, Photos, SegmentInfo, refuse_duplicates, stated_numbers
+from u2seg.panoptic.stream import listed, read_members
 from u2seg.panoptic.writing import PANOPTIC_JSON
 from u2seg.structures import category_color
 
@@ -23,7 +23,6 @@ LARGEST_CATEGORY = 2**31 - 1
 LARGEST_SIDE = 2**20
 """Pixels."""
 _OF_IMAGE = ("file_name", "height", "width")
-_ABSENT: Any = object()
 
 
 def read_panoptic(
@@ -51,8 +50,6 @@ def read_panoptic(
         info, categories, photos, left_out = _read(file)
         photo_folder = _folder(image_root, info, "image_root", ("images", ""), file, photos.file_names[:1])
         png_folder = _folder(panoptic_root, info, "panoptic_root", ("panoptic",), file, photos.labels[:1])
-    except NoJsonError:
-        raise
     except DataError as error:
         raise DataError(f"{file} is no COCO panoptic JSON: {error}") from error
     if left_out:
@@ -77,9 +74,9 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
         elif key == "images":
             content[key] = _images(listed(key, value))
         elif key == "annotations":
-            content[key] = listed(key, value)
+            content[key] = annotations = listed(key, value)
             if "images" in content and "categories" in content:
-                content[key] = _photos(value, content["images"], content["categories"])
+                content[key] = _photos(annotations, content["images"], content["categories"])
         if key in ("images", "categories") and "annotations" in content:
             content["annotations"] = None  # of earlier images or categories, if of any
     for key in ("images", "annotations", "categories"):
@@ -97,6 +94,15 @@ def _read(file: Path) -> tuple[Mapping[str, Any], tuple[Category, ...], Photos, 
 def warn_once(message: str) -> None:
     """Log ``message``, which several readers of one file would repeat, once in this process."""
     logger.warning("%s", message)
+
+
+def warn_of_statements(json_file: Path, total: int, misstated: int, empty: int = 0, what: str = "segments") -> None:
+    """Log, once for each file, how many areas and boxes it states wrongly, and of what there is no pixel."""
+    if misstated:
+        of_all = f"{misstated} of {total} {what}"
+        warn_once(f"{json_file}: 'area' or 'bbox' of {of_all} disagrees with the pixels, which count")
+    if empty:
+        warn_once(f"{json_file}: {empty} of {total} {what} have no pixel in the PNG")
 
 
 def _folder(
@@ -137,15 +143,14 @@ def _category(entry: Mapping[str, Any]) -> Category:
     return Category(number, name, supercategory, fields.flag(entry, "isthing"), (red, green, blue))
 
 
-def _images(entries: Iterator[Any]) -> dict[int | str, tuple[Any, ...] | None]:
+def _images(entries: Iterator[dict[str, Any]]) -> dict[int | str, tuple[Any, ...] | None]:
     """File name, height and width of each image, unchecked, by its id."""
     images: dict[int | str, tuple[Any, ...] | None] = {}
     for position, entry in enumerate(entries):
-        fields.told("it", fields.an_object, entry, position, "images")
         key = fields.told(f"entry {position} of 'images'", fields.identity, entry, "id")
         if key in images:
             raise DataError(f"image id {key!r} is given twice")
-        images[key] = tuple(entry.get(name, _ABSENT) for name in _OF_IMAGE)
+        images[key] = tuple(entry.get(name) for name in _OF_IMAGE)
     return images
 
 
@@ -153,33 +158,25 @@ def _photos(
     annotations: Iterator[Any], images: dict[int | str, tuple[Any, ...] | None], categories: Sequence[Category]
 ) -> Photos:
     """Images and annotations, joined by the image's id; what ``images`` says of them is gone afterwards."""
-    isthing, numbers = {category.id: category.isthing for category in categories}, Ids()
-    photos = Photos(_joined(annotations, images, isthing, numbers))
-    for values, what in ((numbers, "annotation id"), (photos.file_names, "the photo"), (photos.labels, "the label")):
-        refuse_duplicates(values, what)
+    photos = Photos(_joined(annotations, images, {category.id: category.isthing for category in categories}))
+    refuse_duplicates(photos.file_names, "the photo")
+    refuse_duplicates(photos.labels, "the label")
     return photos
 
 
 def _joined(
-    annotations: Iterator[Any],
-    images: dict[int | str, tuple[Any, ...] | None],
-    isthing: Mapping[int, bool],
-    numbers: Ids,
+    annotations: Iterator[Any], images: dict[int | str, tuple[Any, ...] | None], isthing: Mapping[int, bool]
 ) -> Iterator[LabelledPhoto]:
     for position, annotation in enumerate(annotations):
-        fields.told("it", fields.an_object, annotation, position, "annotations")
         if "segments_info" not in annotation:
             raise DataError("its annotations have no 'segments_info'")
-        subject = f"entry {position} of 'annotations'"
-        key = fields.told(subject, fields.identity, annotation, "image_id")
+        key = fields.told(f"entry {position} of 'annotations'", fields.identity, annotation, "image_id")
         if key not in images:
             raise DataError(f"the annotation of image id {key!r} has no entry in 'images'")
         image, images[key] = images[key], None
         if image is None:
             raise DataError(f"two annotations of one photo: image id {key!r} is given twice")
-        if annotation.get("id") is not None:
-            numbers.append(fields.told(subject, fields.identity, annotation, "id"))
-        told = {name: value for name, value in zip(_OF_IMAGE, image, strict=True) if value is not _ABSENT}
+        told = {name: value for name, value in zip(_OF_IMAGE, image, strict=True) if value is not None}
         yield _photo(key, told, annotation, isthing)
 
 
@@ -210,17 +207,5 @@ def _segment(entry: Mapping[str, Any], isthing: Mapping[int, bool]) -> SegmentIn
     if "isthing" in entry and fields.flag(entry, "isthing", isthing[category]) != isthing[category]:
         raise DataError(f"and its category {category} disagree on 'isthing'")
     crowd = "iscrowd" in entry and fields.flag(entry, "iscrowd", False)
-    score, area = fields.number(entry, "score", 1.0) if "score" in entry else 1.0, entry.get("area")
-    if isinstance(area, str):  # a redundant field is no reason to refuse a file
-        area = float(area) if area.strip().replace(".", "", 1).isdecimal() else None
-    stated = float(area) if isinstance(area, (int, float)) and abs(area) < 2**53 else None
-    return SegmentInfo(number, category, isthing[category], crowd, score, stated, _box(entry.get("bbox")))
-
-
-def _box(stated: Any) -> tuple[int, ...] | None:
-    """Four whole numbers from 0 out of ``stated``, None where it is something else."""
-    try:
-        box = tuple(int(float(part)) for part in stated)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return box if len(box) == 4 and min(box) >= 0 and max(box) < 2**31 else None
+    score = fields.number(entry, "score", 1.0) if "score" in entry else 1.0
+    return SegmentInfo(number, category, isthing[category], crowd, score, stated_numbers(entry))

@@ -162,6 +162,24 @@ def encode_segments(ids: np.ndarray, segments: Sequence[int]) -> list[dict[str, 
     return _encode(turns[spans < ids.size], len(segments), height, width)
 
 
+def id_runs(ids: np.ndarray, listed: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of one id, row by row, in the map ``ids``, integer (H, W).
+
+    Returns:
+        Which of the ``listed`` ids each run has, int64, -1 for another one; and its pixels, int64.
+    """
+    flat = ids.ravel()
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    return positions(flat[starts], listed), np.diff(starts, append=flat.size)
+
+
+def look_up(ids: np.ndarray, listed: Sequence[int] | np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``values`` (n + 1,), those of any other id first, then of the ``listed``, of each pixel of ``ids`` int (H, W)."""
+    place, lengths = id_runs(ids, listed)
+    pixels: np.ndarray = np.repeat(values[place + 1], lengths).reshape(ids.shape)
+    return pixels
+
+
 def positions(values: np.ndarray, listed: Sequence[int] | np.ndarray) -> np.ndarray:
     """int64, for each of ``values``, integers, its place in ``listed``, distinct integers; -1 if it is not there."""
     known = np.append(np.iinfo(np.int64).min, listed)  # so that there is one to compare with

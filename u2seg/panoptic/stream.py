@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from u2seg.errors import DataError, U2SegError, UsageError
-from u2seg.fields import read_json_object
+from u2seg.fields import an_object, told
 
 PIECE = 2**18
 """Characters that are read at once; more where one entry is longer."""
@@ -20,10 +20,6 @@ _decode = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_REST = 2
 """Characters of a number that may follow a shorter one, as ``e+`` of ``1e+5`` follows ``1``."""
-
-
-class NoJsonError(DataError):
-    """A file holds no JSON object; the text names the file."""
 
 
 def read_members(path: str | Path, lists: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
@@ -36,30 +32,30 @@ def read_members(path: str | Path, lists: Collection[str] = ()) -> Iterator[tupl
 
     Raises:
         UsageError: there is no such file.
-        NoJsonError: it holds no JSON object; what came before the fault has been given by then.
+        DataError: it holds no JSON object; what came before the fault has been given by then.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    with _explained(path), open(path, "rb") as file:
+    with _explained(), open(path, "rb") as file:
         encoding = json.detect_encoding(file.read(4))
         file.seek(0)
         with io.TextIOWrapper(file, encoding, "surrogatepass", newline="") as text:
-            yield from _members(_Pieces(text), path, lists)
+            yield from _members(_Pieces(text), lists)
 
 
-def listed(key: str, value: Any) -> Iterator[Any]:
-    """``value``, that `read_members` gave for ``key``, if it is a list.
+def listed(key: str, value: Any) -> Iterator[dict[str, Any]]:
+    """``value``, that `read_members` gave for ``key``, if it is a list of objects.
 
     Raises:
         DataError: it is none.
     """
     if not isinstance(value, Iterator):
         raise DataError(f"it has no list {key!r}")
-    return value
+    return (told("it", an_object, entry, position, key) for position, entry in enumerate(value))
 
 
-def _members(pieces: _Pieces, path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
+def _members(pieces: _Pieces, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
     pieces.take("{")
     more = not pieces.take_if("}")
     while more:
@@ -68,7 +64,7 @@ def _members(pieces: _Pieces, path: Path, lists: Collection[str]) -> Iterator[tu
             raise ValueError("a key is no text")
         pieces.take(":")
         if key in lists and pieces.take_if("["):
-            entries = _entries(pieces, path)
+            entries = _entries(pieces)
             yield key, entries
             deque(entries, maxlen=0)
         else:
@@ -78,9 +74,9 @@ def _members(pieces: _Pieces, path: Path, lists: Collection[str]) -> Iterator[tu
         raise ValueError("something follows the object")
 
 
-def _entries(pieces: _Pieces, path: Path) -> Iterator[Any]:
+def _entries(pieces: _Pieces) -> Iterator[Any]:
     """Entries of a list whose bracket is taken already."""
-    with _explained(path):
+    with _explained():
         more = not pieces.take_if("]")
         while more:
             yield pieces.value()
@@ -88,18 +84,14 @@ def _entries(pieces: _Pieces, path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Let `read_json_object`, which knows line and column, say what is wrong with ``path``."""
+def _explained() -> Iterator[None]:
+    """Say in one line what is wrong with a file."""
     try:
         yield
     except U2SegError:
         raise
     except (ValueError, OSError, RecursionError) as error:
-        try:
-            read_json_object(path)
-        except DataError as reason:
-            raise NoJsonError(str(reason)) from error
-        raise NoJsonError(f"{path} can't be read as JSON: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"it can't be read as JSON: {' '.join(str(error).split())[:200]}") from error
 
 
 class _Pieces:
@@ -107,11 +99,14 @@ class _Pieces:
 
     def __init__(self, file: io.TextIOBase) -> None:
         self._file, self._text, self._place, self._ended = file, "", 0, False
+        self._before = 0
+        """Characters of the file before ``_text``."""
 
     def _grow(self) -> None:
         """Read on: as much again as is not taken yet, so that a long entry is read in few steps."""
         rest = self._text[self._place :]
         addition = self._file.read(max(PIECE, len(rest)))
+        self._before += self._place
         self._text, self._place, self._ended = rest + addition, 0, not addition
 
     def sign(self) -> str:
@@ -137,7 +132,7 @@ class _Pieces:
         """
         sign = self.sign()
         if not sign or sign not in signs:
-            raise ValueError(f"{sign!r} where one of {signs!r} should be")
+            raise ValueError(f"{sign!r} where one of {signs!r} should be, at character {self._before + self._place}")
         self._place += 1
         return sign
 
@@ -151,9 +146,9 @@ class _Pieces:
         while True:
             try:
                 value, end = _decode(self._text, self._place)
-            except json.JSONDecodeError:
+            except json.JSONDecodeError as error:
                 if self._ended:
-                    raise
+                    raise ValueError(f"{error.msg}, at character {self._before + error.pos}") from error
             else:
                 if self._ended or end + _LONGEST_REST < len(self._text):
                     self._place = end

@@ -24,7 +24,6 @@ from u2seg.fields import inside
 from u2seg.files import file_state, replacing, write_json
 from u2seg.images import enlarge, read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
-from u2seg.panoptic.agreement import read_label
 from u2seg.report.draw import DIMMED, HATCHED, Region, draw_crop, draw_layer, fit
 from u2seg.report.labels import Annotation
 
@@ -132,7 +131,7 @@ class Painter:
 
     def _draw_labels(self, task: Task, photo: np.ndarray | None, record: Record) -> None:
         """Write the layers, and crops where there is a ``photo`` to cut them from."""
-        ids, _ = read_label(self.dataset, task.photo)
+        ids, _ = self.dataset.read_label(task.photo)
         shown = [(annotation, annotation.mask(ids)) for annotation in task.annotations]
         record.masks = [(shape.category_id, shape.score, round(float(mask.mean()), 6)) for shape, mask in shown]
         record.void = round(float((ids == 0).mean()), 6)
@@ -151,7 +150,7 @@ class Painter:
         if self.predictions is not None:
             if task.predicted is None:
                 raise DataError("not in the predictions")
-            ids, _ = read_label(self.predictions, task.predicted)
+            ids, _ = self.predictions.read_label(task.predicted)
             self._draw_layer(self.predictions, ids, segments_of(task.predicted, ids), PREDICTED, record)
 
     def _draw_layer(
