@@ -32,7 +32,7 @@ def u2seg_clusterers() -> Factories:
 
 @hookimpl
 def u2seg_stuff_segmenters() -> Factories:
-    from u2seg.pseudo.stuff.kmeans import KMeansStuff
+    from u2seg.pseudo.stuff import KMeansStuff
     from u2seg.stego.segmenter import StegoStuff
 
     return {"kmeans": KMeansStuff, "stego": StegoStuff}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError, lookup
-from u2seg.pseudo.centres import unit_length
+from u2seg.pseudo.clusters import unit_length
 
 if TYPE_CHECKING:
     from u2seg.structures import MaskSet

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.pseudo.centres import count_distinct, unit_length
+from u2seg.pseudo.clusters import count_distinct, unit_length
 from u2seg.pseudo.intermediate import Intermediate, read_arrays
 
 logger = logging.getLogger(__name__)
