@@ -83,9 +83,9 @@ def test_fill_empty_leaves_good_centres_alone():
 def test_bounds_on_distances_change_no_centre(monkeypatch, trial):
     monkeypatch.setattr(clusters, "TRIAL", trial)
     X = np.random.default_rng(0).normal(size=(600, 12)).astype(np.float32)
-    with_bounds = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    with_bounds = clusters.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
     monkeypatch.setattr(clusters, "MOST_BOUNDS", 0)
-    without = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    without = clusters.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
     assert np.allclose(with_bounds, without, atol=1e-5)
 
 

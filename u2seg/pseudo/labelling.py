@@ -16,7 +16,6 @@ import scipy.linalg  # noqa: F401  a BLAS that is loaded inside `bounded_threads
 from u2seg.files import write_arrays
 from u2seg.images import Photo, batches
 from u2seg.pseudo.embeddings import embed_masks
-from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.intermediate import (
     DamagedFileError,
     MaskRecord,
@@ -58,6 +57,20 @@ def _extract(job: Job, images: Sequence[np.ndarray], things: bool, stuff: bool) 
     roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
     by_role = extract_each([extractors[role] for role in roles], images)
     return [dict(zip(roles, features, strict=True)) for features in zip(*by_role, strict=True)]
+
+
+def extract_each(extractors: Sequence[Any], images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """What each of ``extractors`` gives for ``images`` uint8 (H, W, 3): a list of float32 (D, h, w) for each.
+
+    Those that have the methods of `u2seg.plugins.contracts.SharesPass` may share one pass; else each has its own.
+    """
+    first, *others = extractors
+    if not images or all(other is first for other in others):
+        return [first.extract(images)] * len(extractors)
+    shares = getattr(first, "shares_pass", lambda _: False)
+    if all(shares(other) for other in others):
+        return first.extract_with(images, others)
+    return [extractor.extract(images) for extractor in extractors]
 
 
 def label_photos(job: Job) -> Outcome:
