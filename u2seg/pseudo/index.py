@@ -45,6 +45,7 @@ class ProductIndex:
         self._shards: dict[str, str] = {}
         self.files = Intermediate(root, product, fingerprint, self._shards)
         self._sizes: Counter[str] = Counter()
+        self._fresh: list[str] = []
         for path in sorted(self.files.folder.glob(f"[!.]*{SHARD_ENDING}")):
             try:
                 with undamaged(path):
@@ -94,6 +95,13 @@ class ProductIndex:
         self.loose.difference_update(packed)
         for key in packed:
             self.files.path(key).unlink(missing_ok=True)
+
+    def note(self, keys: Iterable[str]) -> None:
+        """Take note that workers may have left files of ``keys``; those of a full shard are packed."""
+        self._fresh += keys
+        if len(self._fresh) >= SHARD_RECORDS:
+            self.pack(self._fresh)
+            self._fresh = []
 
     def pack_many(self, keys: Iterable[str]) -> None:
         """Pack those of ``keys`` that are files, in order, a full shard at a time; a few that are left over stay."""
