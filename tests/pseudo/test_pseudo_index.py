@@ -60,7 +60,8 @@ def test_packed_records_are_read_where_they_lie(packed, tmp_path):
     for index in (packed, open_index(tmp_path)):
         assert read_all(index) == CONTENT
         job = index.view(KEYS[:2])
-        assert job.read(KEYS[1]) == CONTENT[KEYS[1]]
+        with job.reading(KEYS[1]) as content:
+            assert content == CONTENT[KEYS[1]]
         assert set(job.shards) == set(KEYS[:2])
 
 

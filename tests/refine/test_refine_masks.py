@@ -89,15 +89,6 @@ def test_no_masks():
     assert refine_masks(BilateralRefiner(), IMAGE, MaskSet.empty(5, 5), 0.5).masks.shape == (0, 40, 60)
 
 
-def test_a_broken_refiner_is_named():
-    class Broken:
-        def refine(self, image, scores):
-            return scores
-
-    with pytest.raises(DataError, match="Broken"):
-        refine_masks(Broken(), IMAGE, MaskSet(np.ones((1, 3, 3), bool), np.ones(1, np.float32)), 0.5)
-
-
 def test_refine_many_is_refine():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (40, 60, 3)).astype(np.uint8)

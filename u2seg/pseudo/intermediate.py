@@ -76,23 +76,17 @@ class Intermediate:
         """Whether that record exists."""
         return key in self.shards or self.path(key).exists()
 
-    def read(self, key: str) -> bytes:
-        """The record of the photo with ``key``, as it was written."""
-        if key in self.shards:
-            return read_record(f"{self.folder}/{self.shards[key]}", f"{key}{self.ending}")
-        return self.path(key).read_bytes()
-
     @contextlib.contextmanager
     def reading(self, key: str) -> Iterator[bytes]:
-        """The record of the photo with ``key``; the block makes sense of it.
+        """The record of the photo with ``key``, as it was written; the block makes sense of it.
 
         Raises:
             DamagedFileError: it can't be read, or the block raised.
         """
-        place = f"{self.folder}/{self.shards[key]}/{key}{self.ending}" if key in self.shards else ""
+        shard, name = self.folder / self.shards.get(key, ""), f"{key}{self.ending}"
         try:
-            with undamaged(self.path(key), place):
-                yield self.read(key)
+            with undamaged(self.path(key), f"{shard}/{name}" if key in self.shards else ""):
+                yield _open_shard(str(shard)).read(name) if key in self.shards else self.path(key).read_bytes()
         except DamagedFileError as error:
             raise DamagedFileError(str(error), self.product, key) from error
 
@@ -225,11 +219,6 @@ def list_records(path: Path) -> list[str]:
     _open_shard.cache_clear()
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
-
-
-def read_record(path: str, name: str) -> bytes:
-    """Content of a record, its checksum verified; it raises nearly anything on damage."""
-    return _open_shard(path).read(name)
 
 
 @lru_cache(maxsize=8)

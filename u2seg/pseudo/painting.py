@@ -22,7 +22,7 @@ from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.worker import Job, Outcome
-from u2seg.runtime import bounded_threads
+from u2seg.runtime import bounded_threads, worker_device
 from u2seg.structures import LabelSpace
 
 
@@ -31,7 +31,7 @@ def _fitted_clusterer(recipe: Recipe, root: str, fingerprint: str) -> tuple[Any,
     """The clusterer with what was learnt, and centres of mean features; ``fingerprint`` tells one set from the next."""
     state, _ = read_fitted(Path(root) / "clusters.npz")
     centres = state.pop(MEAN_CENTRES)
-    return recipe.build_clusterer().load_state(state), centres
+    return recipe.build(recipe.clusterer, worker_device(recipe.device)).load_state(state), centres
 
 
 def merge_photos(job: Job) -> Outcome:

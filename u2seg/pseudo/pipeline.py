@@ -57,7 +57,7 @@ class U2SegGenerator(LabelGenerator):
         if self.recipe.reuse:
             state = self._reuse("fit")
         else:
-            segmenter = self.recipe.build_stuff_segmenter("cpu")
+            segmenter = self.recipe.build(self.recipe.stuff, "cpu")
             with bounded_threads(self.recipe.executor.threads):
                 state = segmenter.fit(self._sampled_features(run)).state()
         run.keep_fitted("fit", state, learnt_on("fit", self.recipe, self.weights))
@@ -83,17 +83,18 @@ class U2SegGenerator(LabelGenerator):
         """Learn the clusters of all masks; whether that had to be done."""
         if run.is_fitted("cluster"):
             return False
-        clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
-        with bounded_threads(self.recipe.executor.threads):
-            if self.recipe.reuse:
+        recipe, count = self.recipe, self.recipe.space.num_things
+        clusterer = recipe.build(recipe.clusterer, worker_device(recipe.device))
+        with bounded_threads(recipe.executor.threads):
+            if recipe.reuse:
                 state = self._reuse("cluster")
                 clusterer.load_state({name: array for name, array in state.items() if name != MEAN_CENTRES})
             else:
-                masks, recipe = run.files("masks"), self.recipe
-                sample = sample_masks(masks, list(run.labelled()), count, recipe.cluster_min_score, recipe.seed)
+                keys = list(run.labelled())
+                sample = sample_masks(run.files("masks"), keys, count, recipe.cluster_min_score, recipe.seed)
                 ids = clusterer.fit(sample.vectors).predict(sample.vectors)
                 state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
-        run.keep_fitted("cluster", state, learnt_on("cluster", self.recipe, self.weights))
+        run.keep_fitted("cluster", state, learnt_on("cluster", recipe, self.weights))
         return True
 
     def _reuse(self, product: str) -> dict[str, np.ndarray]:

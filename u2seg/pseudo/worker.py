@@ -23,6 +23,7 @@ from u2seg.errors import DataError, PluginError, UsageError
 from u2seg.images import Photo, read_shrunk
 from u2seg.plugins.guard import at_photo, print_traceback
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
+from u2seg.pseudo.parts import Part
 from u2seg.pseudo.recipe import Recipe
 from u2seg.runtime import worker_device
 
@@ -108,6 +109,10 @@ class Job:
     def device(self) -> str:
         """The torch device of this worker."""
         return worker_device(self.recipe.device)
+
+    def part(self, part: Part) -> Any:
+        """``part``, one of the recipe's, on this worker."""
+        return self.recipe.once(part, self.device)
 
     @property
     def seconds(self) -> float:
