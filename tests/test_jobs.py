@@ -256,5 +256,3 @@ def test_wrong_executors_are_refused():
         make_executor("proces", 1, 1)
     with pytest.raises(UsageError, match="ADDRESS"):
         make_executor("dask", 1, 1)
-    with pytest.raises(UsageError, match="WORKERS"):
-        make_executor("process", -1, 1)

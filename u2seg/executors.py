@@ -202,8 +202,6 @@ def make_executor(name: str, workers: int, threads: int, address: str = "", prel
     Raises:
         UsageError: no such executor, or it can't be had.
     """
-    if workers < 0 or threads < 1:
-        raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
     makers: dict[str, Callable[[], Executor]] = {
         "inline": InlineExecutor,
         "process": lambda: ProcessExecutor(workers or default_workers(threads), preload),

@@ -25,7 +25,6 @@ from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
 from u2seg.pseudo.run import LabelRun
 from u2seg.pseudo.worker import Job, Outcome, read_photos
-from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,8 @@ stuff uint8 (H, W) in [0, S), 255 for none. It travels to worker processes, and 
 
 def label_each(labeller: Labeller, job: Job) -> Outcome:
     """Write the things and stuff of each photo; one that fails is noted, and the others go on."""
-    outcome = Outcome()
 
-    def work(group: Sequence[Photo]) -> None:
+    def work(outcome: Outcome, group: Sequence[Photo]) -> None:
         for photo, pixels in read_photos(group, outcome, job.recipe):
             with outcome.timed("label"):
                 things, clusters, stuff = labeller(pixels.image)
@@ -53,10 +51,7 @@ def label_each(labeller: Labeller, job: Job) -> Outcome:
             write_masks(job.masks.path(key), record)
             write_stuff(job.stuff.path(key), stuff)
 
-    with bounded_threads(job.recipe.executor.threads):
-        for photo in job.photos:
-            outcome.attempt([photo], work)
-    return outcome
+    return job.work_through(work)
 
 
 class LabelGenerator:

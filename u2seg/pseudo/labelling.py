@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  a BLAS that is loaded inside `bounded_threads` would take every core
 
 from u2seg.files import write_arrays
-from u2seg.images import Photo, batches
+from u2seg.images import Photo
 from u2seg.pseudo.embeddings import embed_masks
 from u2seg.pseudo.intermediate import (
     DamagedFileError,
@@ -28,26 +28,22 @@ from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.pseudo.worker import Job, Outcome, Pixels, read_photos
-from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
 
 def keep_features(job: Job) -> Outcome:
     """Write the features of each photo: for fitting the stuff segmenter, and so that no photo needs a second pass."""
-    outcome = Outcome()
 
-    def work(group: Sequence[Photo]) -> None:
+    def work(outcome: Outcome, group: Sequence[Photo]) -> None:
+        if all(job.features.has(job.keys[photo.id]) for photo in group):
+            return
         readable = read_photos(group, outcome, job.recipe)
         with outcome.timed("features"):
             extracted = _extract(job, readable, {*_missing(job, group), "stuff"})
         for (photo, _), features in zip(readable, extracted, strict=True):
             write_arrays(job.features.path(job.keys[photo.id]), features)
 
-    with bounded_threads(job.recipe.executor.threads):
-        for batch in batches(job.photos, job.recipe.executor.batch_size):
-            if not all(job.features.has(job.keys[photo.id]) for photo in batch):
-                outcome.attempt(batch, work)
-    return outcome
+    return job.work_through(work, job.recipe.executor.batch_size)
 
 
 def _missing(job: Job, photos: Sequence[Photo]) -> set[str]:
@@ -80,15 +76,13 @@ def extract_each(extractors: Sequence[Any], images: Sequence[np.ndarray]) -> lis
 
 def label_photos(job: Job) -> Outcome:
     """Make the masks with their vectors, and the stuff map, of each photo: read once, one pass of the network."""
-    outcome = Outcome()
-    with bounded_threads(job.recipe.executor.threads):
-        for batch in batches(job.photos, job.recipe.executor.batch_size):
-            if roles := _missing(job, batch):
-                outcome.attempt(batch, partial(_label, job, outcome, roles))
-    return outcome
+    return job.work_through(partial(_label, job), job.recipe.executor.batch_size)
 
 
-def _label(job: Job, outcome: Outcome, roles: Set[str], photos: Sequence[Photo]) -> None:
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo]) -> None:
+    roles = _missing(job, photos)
+    if not roles:
+        return
     readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
         features = _kept_features(job, readable, roles) or _extract(job, readable, roles)

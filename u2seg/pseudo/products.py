@@ -122,9 +122,8 @@ def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dic
     path = Path(directory).expanduser() / name
     if not path.is_file():
         raise UsageError(f"{key} must be the --output of an earlier run: it holds no {name}")
-    try:  # it is left alone even where it is damaged
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+    try:
+        arrays = load_arrays(path.read_bytes())
     except Exception as error:  # numpy and zipfile raise nearly anything on half a file
         raise UsageError(f"{key}: {name} can't be read ({type(error).__name__})") from error
     if _NOTE not in arrays:

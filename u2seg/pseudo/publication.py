@@ -151,14 +151,9 @@ def forget_publication(root: Path) -> None:
 
 def _in_the_way(gone: Set[str], kept: Set[str]) -> set[str]:
     """Those of the files ``gone`` that are now a folder of one of ``kept``, or lie in a folder that is now a file."""
-    folders = {
-        parent for folder in {PurePosixPath(name).parent for name in kept} for parent in (folder, *folder.parents)
-    }
-    return {
-        name
-        for name in gone
-        if PurePosixPath(name) in folders or any(str(parent) in kept for parent in PurePosixPath(name).parents)
-    }
+    lowest = {PurePosixPath(name).parent for name in kept}
+    folders = {str(parent) for folder in lowest for parent in (folder, *folder.parents)}
+    return {name for name in gone if name in folders or any(str(p) in kept for p in PurePosixPath(name).parents)}
 
 
 def _remove(root: Path, names: Set[str]) -> None:

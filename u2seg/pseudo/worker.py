@@ -14,18 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.images import Photo, read_shrunk
+from u2seg.images import Photo, batches, read_shrunk
 from u2seg.plugins.guard import at_photo, print_traceback
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
 from u2seg.pseudo.parts import Part
 from u2seg.pseudo.recipe import Recipe
-from u2seg.runtime import worker_device
+from u2seg.runtime import bounded_threads, worker_device
 
 
 @dataclass
@@ -113,6 +114,14 @@ class Job:
     def part(self, part: Part) -> Any:
         """``part``, one of the recipe's, on this worker."""
         return self.recipe.once(part, self.device)
+
+    def work_through(self, work: Callable[[Outcome, Sequence[Photo]], None], batch_size: int = 1) -> Outcome:
+        """Call ``work`` on the photos, ``batch_size`` of them at a time; what became of them."""
+        outcome = Outcome()
+        with bounded_threads(self.recipe.executor.threads):
+            for batch in batches(self.photos, batch_size):
+                outcome.attempt(batch, partial(work, outcome))
+        return outcome
 
     @property
     def seconds(self) -> float:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from u2seg.errors import within
+from u2seg.pseudo.refine.resize import resize_scores, shrink_image
 
 FLOOR = 1e-5
 """Smallest probability, so that its logarithm is finite."""
@@ -62,8 +63,6 @@ class DenseEnergy:
 
     def unary(self, scores: np.ndarray, height: int, width: int) -> np.ndarray:
         """Energy -log p float32 (N, C, Y, X) of probabilities ``scores`` float32 (N, C, h, w)."""
-        from u2seg.pseudo.refine.resize import resize_scores
-
         resized = resize_scores(scores.reshape(-1, *scores.shape[2:]), height, width)
         return -np.log(np.clip(resized, FLOOR, 1.0)).reshape(*scores.shape[:2], height, width)
 
@@ -73,8 +72,6 @@ class DenseEnergy:
 
     def refine_many(self, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """`refine` for each of ``many``; what depends on the image alone is built once."""
-        from u2seg.pseudo.refine.resize import resize_scores
-
         remaining = iter(many)
         while chunk := list(itertools.islice(remaining, MOST_TOGETHER)):
             for _, alike in itertools.groupby(chunk, key=np.shape):
@@ -83,8 +80,6 @@ class DenseEnergy:
 
     def _mean_field_of(self, image: np.ndarray) -> MeanFieldFunction:
         """`mean_field` on the working grid of ``image``; the last one is kept, since masks and stuff ask in turn."""
-        from u2seg.pseudo.refine.resize import shrink_image
-
         last, infer = self.__dict__.get("_last", (lambda: None, None))
         if last() is not image:
             height, width = (max(1, round(self.scale * side)) for side in image.shape[:2])
