@@ -169,9 +169,14 @@ class DaskExecutor(Executor):
         self._executor = self._client.get_executor(pure=False)
         self.deaths: tuple[type[BaseException], ...] = (KilledWorker,)
 
-    def on_each_worker(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Address of each worker that is there now to what ``function`` gives on it."""
-        return dict(self._client.run(function, *args))
+    def refuse_strangers(self, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
+        """Raise UsageError if ``describe(*args)`` gives something else on a worker that is there now than here."""
+        local = describe(*args)
+        for worker, remote in self._client.run(describe, *args).items():
+            differing = [key for key in local if remote.get(key) != local[key]]
+            if differing:
+                reasons = "; ".join(f"{key} is {remote.get(key)!r} there and {local[key]!r} here" for key in differing)
+                raise UsageError(f"Dask worker {worker} would make other labels: {reasons}")
 
     @property
     def workers(self) -> int:
@@ -208,15 +213,3 @@ def make_executor(name: str, workers: int, threads: int, address: str = "", prel
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
-
-
-def refuse_strangers(executor: Executor, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
-    """Raise UsageError if ``describe(*args)`` gives something else on a worker of a cluster than here."""
-    if not isinstance(executor, DaskExecutor):
-        return
-    local = describe(*args)
-    for worker, remote in executor.on_each_worker(describe, *args).items():
-        differing = [key for key in local if remote.get(key) != local[key]]
-        if differing:
-            reasons = "; ".join(f"{key} is {remote.get(key)!r} there and {local[key]!r} here" for key in differing)
-            raise UsageError(f"Dask worker {worker} would make other labels: {reasons}")

@@ -3,7 +3,7 @@
 A worker writes a file of its own for each record, ``stages/<product>/<fingerprint>/<first two digits of the
 key>/<key>.<ending>``; the run packs them into *shards* (`u2seg.pseudo.index`), and who reads does not know where a
 record lies. One that exists was made with what its product depends on today, from the photo as it is today. A damaged
-one is dropped, and so made again.
+one is dropped, and so made again: all that read one here raise `DamagedFileError` then.
 
 A shard is a ZIP archive whose central directory is the index. Records are stored as they are, each with its CRC-32. It
 is written once, under a name that no other ever has, and replaced by a new one where records leave it: whoever has it
@@ -137,11 +137,7 @@ def write_masks(path: Path, record: MaskRecord) -> None:
 
 
 def read_masks(files: Intermediate, key: str) -> MaskRecord:
-    """Read what `write_masks` wrote for the photo with ``key``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what `write_masks` wrote for the photo with ``key``."""
     from pycocotools import mask as coco
 
     with files.reading(key) as content:
@@ -164,11 +160,7 @@ def load_arrays(content: bytes, *names: str) -> dict[str, np.ndarray]:
 
 
 def read_arrays(files: Intermediate, key: str, *names: str) -> dict[str, np.ndarray]:
-    """Arrays of the record of the photo with ``key``, all or those ``names``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Arrays of the record of the photo with ``key``, all or those ``names``."""
     with files.reading(key) as content:
         return load_arrays(content, *names)
 
@@ -179,20 +171,12 @@ def write_stuff(path: Path, stuff: np.ndarray) -> None:
 
 
 def read_stuff(files: Intermediate, key: str) -> np.ndarray:
-    """Read what `write_stuff` wrote for the photo with ``key``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what `write_stuff` wrote for the photo with ``key``."""
     return read_arrays(files, key, "stuff")["stuff"]
 
 
 def read_entry(files: Intermediate, key: str) -> dict[str, Any]:
-    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it."""
     with files.reading(key) as content:
         entry: dict[str, Any] = json.loads(check_content(content, key))
         return entry

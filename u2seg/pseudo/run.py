@@ -18,7 +18,7 @@ from typing import Any
 
 import u2seg
 from u2seg.errors import DataError, UsageError
-from u2seg.executors import make_executor, refuse_strangers
+from u2seg.executors import DaskExecutor, make_executor
 from u2seg.files import claim_directory, locked, sweep_parts
 from u2seg.images import Photo, PhotoSet, batches
 from u2seg.jobs import Lost, run_jobs
@@ -104,7 +104,8 @@ class LabelRun(Products):
             logger.info("%s: already done", stage)
             return
         self.refuse_if_all_failed(len(self.inventory.photos))
-        self.ledger.finish(stage, photos, {"seconds": time.perf_counter() - started, **self.outcome.notes()})
+        seconds = round(time.perf_counter() - started, 3)
+        self.ledger.finish(stage, photos, {"seconds": seconds, **self.outcome.notes()})
         self.inventory.save()
 
     def refuse_if_all_failed(self, count: int) -> None:
@@ -180,7 +181,8 @@ class LabelRun(Products):
             settings = self.recipe.executor
             executor = make_executor(settings.name, settings.workers, settings.threads, settings.address, PRELOAD)
             self._executor = self._resources.enter_context(executor)
-            refuse_strangers(executor, self.recipe.identity, "weights" in self._settings["masks"])
+            if isinstance(executor, DaskExecutor):
+                executor.refuse_strangers(self.recipe.identity, "weights" in self._settings["masks"])
         return self._executor
 
     def label(self, function: Callable[[Any], Outcome], make_job: Any = Job, **more: Any) -> bool:
@@ -236,6 +238,5 @@ class LabelRun(Products):
         failures = {name: reason for stage in STAGES for name, reason in notes[stage]["failures"].items()}
         names = {photo.name for photo in self.inventory.photos} - labelled
         skipped = {name: failures.get(name, "not labelled yet") for name in sorted(names)}
-        parts = {stage: {key: notes[stage][key] for key in ("parts", "processor")} for stage in STAGES}
-        timings = {stage: {"seconds": round(notes[stage]["seconds"], 3), **parts[stage]} for stage in STAGES}
+        timings = {stage: {key: notes[stage][key] for key in ("seconds", "parts", "processor")} for stage in STAGES}
         return Summary(**vars(self.publication.counts), skipped=skipped, timings=timings)
