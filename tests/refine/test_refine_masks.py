@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.refine.bilateral import BilateralRefiner
-from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
 from u2seg.pseudo.refine.masks import _likeliest, mask_iou, refine_masks, refine_stuff
 from u2seg.pseudo.refine.resize import Upsample, resize_scores, shrink_image
 from u2seg.structures import MaskSet

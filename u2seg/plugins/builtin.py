@@ -40,8 +40,7 @@ def u2seg_stuff_segmenters() -> Factories:
 
 @hookimpl
 def u2seg_refiners() -> Factories:
-    from u2seg.pseudo.refine.bilateral import BilateralRefiner
-    from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+    from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
     from u2seg.pseudo.refine.resize import Upsample
 
     return {"densecrf": DenseCRFRefiner, "bilateral": BilateralRefiner, "none": Upsample}
