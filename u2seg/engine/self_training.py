@@ -113,10 +113,11 @@ class SelfTrainingGenerator(LabelGenerator):
         return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
 
     def _label(self, run: LabelRun) -> bool:
-        label = self.earlier.label
-        return run.label(
-            label_round, RoundJob, rule=self.rule, labels=lambda photos: {p.id: label(p.id) for p in photos}
-        )
+        def make_job(**fields: Any) -> RoundJob:
+            labels = {photo.id: self.earlier.label(photo.id) for photo in fields["photos"]}
+            return RoundJob(**fields, rule=self.rule, labels=labels)
+
+        return run.label(label_round, make_job)
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         """For each product, all that it depends on: the model is asked once, for masks and stuff together."""

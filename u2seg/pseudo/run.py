@@ -127,22 +127,21 @@ class LabelRun(Products):
             )
 
     def each(
-        self, function: Callable[[Any], Outcome], photos: Sequence[Photo], make_job: Any = Job, **more: Any
+        self, function: Callable[[Any], Outcome], photos: Sequence[Photo], make_job: Callable[..., Job] = Job
     ) -> None:
         """Run ``function`` on ``photos``, cut into jobs, with progress; what becomes of them is added to the stage's.
 
         Args:
             function: takes a job; can travel to another process.
             photos: in order; with batches, whole batches of the run.
-            make_job: `Job`, or a class with more fields.
-            more: further fields of the jobs; a callable is called with the photos of each job.
+            make_job: takes the fields of a `Job`, and may add some of its own.
 
         Raises:
             DamagedFileError: records were damaged; they have been dropped.
             DataError: more photos failed than ``U2SEG.EXECUTOR.MAX_FAILURES`` allows.
         """
         indexes = [self.index(product) for product in REDOABLE[self.stage] if product in PACKED]
-        jobs = self._jobs(photos, make_job, more)
+        jobs = self._jobs(photos, make_job)
         progress = Progress(self.stage, len(photos))
         results = run_jobs(self.executor(), function, jobs, waiting=lambda: progress.advance(0))
         with progress, contextlib.closing(results):
@@ -161,7 +160,7 @@ class LabelRun(Products):
         if self.outcome.damaged:
             raise self.outcome.damaged[0]
 
-    def _jobs(self, photos: Sequence[Photo], make_job: Any, more: Mapping[str, Any]) -> Iterator[Job]:
+    def _jobs(self, photos: Sequence[Photo], make_job: Callable[..., Job]) -> Iterator[Job]:
         """About eight jobs for each worker, of whole batches; each is made when its turn has come."""
         settings = self.recipe.executor
         workers = settings.workers or default_workers(settings.threads)
@@ -170,10 +169,9 @@ class LabelRun(Products):
         indexes, features = {product: self.index(product) for product in PACKED}, self.features()
         for start in range(0, len(photos), size):
             cut = tuple(photos[start : start + size])
-            fields = {key: value(cut) if callable(value) else value for key, value in more.items()}
             keys = {photo.id: self.inventory.keys[photo.id] for photo in cut}
-            fields |= {product: index.view(keys.values()) for product, index in indexes.items()}
-            yield make_job(recipe=self.recipe, photos=cut, keys=keys, features=features, root=self.root, **fields)
+            records = {product: index.view(keys.values()) for product, index in indexes.items()}
+            yield make_job(recipe=self.recipe, photos=cut, keys=keys, features=features, root=self.root, **records)
 
     def executor(self) -> Executor:
         """Who does the work, made when it is first asked for."""
@@ -185,14 +183,14 @@ class LabelRun(Products):
                 executor.refuse_strangers(self.recipe.identity, "weights" in self._settings["masks"])
         return self._executor
 
-    def label(self, function: Callable[[Any], Outcome], make_job: Any = Job, **more: Any) -> bool:
+    def label(self, function: Callable[[Any], Outcome], make_job: Callable[..., Job] = Job) -> bool:
         """Run ``function``, which makes masks and stuff, on the batches that lack some; whether there were any."""
         done = {photo.id for photo in self.labelled().values()}
         groups = batches(self.inventory.photos, self.recipe.executor.batch_size)
         pending = [photo for batch in groups if not all(photo.id in done for photo in batch) for photo in batch]
         if pending:
             self.ledger.commit("masks", "stuff")
-            self.each(function, pending, make_job, **more)
+            self.each(function, pending, make_job)
         return bool(pending)
 
     def merge(self) -> bool:
