@@ -133,7 +133,7 @@ class SelfTrainingGenerator(LabelGenerator):
 
     def _record(self, run: LabelRun) -> dict[str, Any]:
         """For ``run.json``: the round, the model, the labels before it, and how many things came from where."""
-        masks = run.files("masks")
+        masks = run.index("masks")
         totals = sum(
             (read_arrays(masks, key, "tally")["tally"] for key in run.labelled()), np.zeros(len(COUNTS), np.int64)
         )

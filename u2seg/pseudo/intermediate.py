@@ -47,7 +47,7 @@ class DamagedFileError(DataError):
         self.product, self.key = product, key
 
 
-@dataclass(frozen=True)
+@dataclass
 class Intermediate:
     """The records of one product with one fingerprint."""
 
@@ -55,7 +55,7 @@ class Intermediate:
     """The output directory."""
     product: str
     fingerprint: str
-    shards: Mapping[str, str] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
     """Key of each photo whose record is packed to the name of the shard; in a job, of the photos of the job."""
 
     @cached_property

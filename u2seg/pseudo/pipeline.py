@@ -91,7 +91,7 @@ class U2SegGenerator(LabelGenerator):
                 clusterer.load_state({name: array for name, array in state.items() if name != MEAN_CENTRES})
             else:
                 keys = list(run.labelled())
-                sample = sample_masks(run.files("masks"), keys, count, recipe.cluster_min_score, recipe.seed)
+                sample = sample_masks(run.index("masks"), keys, count, recipe.cluster_min_score, recipe.seed)
                 ids = clusterer.fit(sample.vectors).predict(sample.vectors)
                 state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
         run.keep_fitted("cluster", state, learnt_on("cluster", recipe, self.weights))

@@ -39,13 +39,9 @@ class Products:
     def index(self, product: str) -> ProductIndex:
         """Where the records of ``product`` as it is to be now are."""
         fingerprint = self.ledger.fingerprint(product)
-        if product not in self._indexes or self._indexes[product].files.fingerprint != fingerprint:
+        if product not in self._indexes or self._indexes[product].fingerprint != fingerprint:
             self._indexes[product] = ProductIndex(self.root, product, fingerprint)
         return self._indexes[product]
-
-    def files(self, product: str) -> Intermediate:
-        """The records of ``product`` as it is to be now, to read."""
-        return self.index(product).files
 
     def drop(self, damaged: Sequence[DamagedFileError]) -> None:
         """Delete records that were damaged, so that they are made again; other files are deleted by who reads them."""

@@ -74,14 +74,14 @@ class Publication:
         damaged = {key: photo for key, photo in photos.items() if not self._is_whole(merged, photo, key)}
         merged.drop(damaged.keys())
         for key in damaged:
-            merged.files.path(key, ".png").unlink(missing_ok=True)
+            merged.path(key, ".png").unlink(missing_ok=True)
         return damaged
 
     def _is_whole(self, merged: ProductIndex, photo: Photo, key: str) -> bool:
         if not merged.has(key):
             return False
         try:
-            totals, source = Totals.of(read_entry(merged.files, key)), merged.files.path(key, ".png")
+            totals, source = Totals.of(read_entry(merged, key)), merged.path(key, ".png")
             is_whole = self._has_label(photo, totals.png_sha256, source) or file_sha256(source) == totals.png_sha256
         except (DamagedFileError, KeyError, FileNotFoundError):
             return False

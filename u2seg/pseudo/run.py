@@ -224,7 +224,7 @@ class LabelRun(Products):
                 "image_root": str(self.photo_set.root),
                 "caveats": list(caveats),
             }
-            self.publication.publish(merged.files, photos, info, self.recipe.space, content)
+            self.publication.publish(merged, photos, info, self.recipe.space, content)
         summary = self._summary({photo.name for photo in photos.values()})
         write_run(self.root, self.photo_set, summary, {"caveats": list(caveats), **record})
         self.tidy()
