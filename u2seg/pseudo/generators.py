@@ -118,18 +118,21 @@ class LabelGenerator:
         raise DataError(f"intermediate files in {self.output} are damaged again and again; check the disk")
 
     def _perform(self, run: LabelRun, stages: Collection[str]) -> Summary | None:
-        steps = self._steps(run)
+        steps = {"fit": self._fit, "label": self._label, "cluster": self._cluster, "merge": LabelRun.merge}
         for stage in STAGES:
             if stage in stages:
-                run.perform(stage, steps.get(stage, lambda: False))
+                run.perform(stage, steps[stage])
         return run.finish(self.caveats, self._record(run)) if "merge" in stages else None
 
-    def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
-        """Stage to what does it, and says whether there was anything to do; the others have nothing to do."""
-        return {"label": partial(self._label, run), "merge": run.merge}
+    def _fit(self, run: LabelRun) -> bool:
+        """Do what the stage ``fit`` lacks; whether that was anything. As `_label` and `_cluster`."""
+        return False
 
     def _label(self, run: LabelRun) -> bool:
         return run.label(partial(label_each, self.labeller()))
+
+    def _cluster(self, run: LabelRun) -> bool:
+        return False
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         """For each product, the settings that it depends on beside those of the products it is made from."""

@@ -9,7 +9,7 @@ Shapes: ``D, h, w`` features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,6 @@ class U2SegGenerator(LabelGenerator):
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         return dependencies(self.recipe, self.weights)
-
-    def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
-        return {"fit": lambda: self._fit(run), "cluster": lambda: self._cluster(run), **super()._steps(run)}
 
     def _fit(self, run: LabelRun) -> bool:
         """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""

@@ -85,8 +85,8 @@ class LabelRun(Products):
     def __exit__(self, *error: Any) -> None:
         self._resources.__exit__(*error)
 
-    def perform(self, stage: str, work: Callable[[], bool]) -> None:
-        """Do ``stage``, one of `STAGES`; ``work`` does what is missing, and returns whether anything was.
+    def perform(self, stage: str, work: Callable[[LabelRun], bool]) -> None:
+        """Do ``stage``, one of `STAGES`; ``work`` does what this run lacks, and returns whether that was anything.
 
         Raises:
             UsageError: a stage before it is not complete.
@@ -100,7 +100,7 @@ class LabelRun(Products):
                     f"stage {stage} needs {needed}, which is not complete in {self.root}; add it to --stages"
                 )
         self.stage, self.outcome, started = stage, Outcome(), time.perf_counter()
-        if not work() and self.ledger.is_complete(stage, photos):
+        if not work(self) and self.ledger.is_complete(stage, photos):
             logger.info("%s: already done", stage)
             return
         self.refuse_if_all_failed(len(self.inventory.photos))
