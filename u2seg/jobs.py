@@ -67,7 +67,7 @@ def run_jobs(
     that takes its worker down once more is lost, and the others go on. ``waiting`` is called every second or so.
 
     Raises:
-        U2SegError: workers die again and again, or something called `sys.exit`.
+        U2SegError: workers die again and again.
         Exception: whatever ``function`` raised; jobs that have not begun are cancelled.
     """
     remaining, deaths = iter(jobs), 0
@@ -91,7 +91,7 @@ def _run_until_death(
     """Run ``jobs`` until there are no more, or a worker dies: the jobs that were at work then, lost if ``alone``."""
     window = 1 if alone else 2 * getattr(executor, "workers", 4)
     pending: dict[Future, tuple[Photos, float]] = {}
-    suspects, hangs = list[Photos](), False
+    suspects, hangs, died = list[Photos](), False, (BrokenProcessPool, *getattr(executor, "deaths", ()))
     try:
         while True:
             for job in islice(jobs, 0 if suspects else window - len(pending)):
@@ -101,8 +101,9 @@ def _run_until_death(
             done, _ = concurrent.futures.wait(pending, SECONDS_BETWEEN_LOOKS, concurrent.futures.FIRST_COMPLETED)
             for future in done:
                 job, _ = pending.pop(future)
-                result = _result_of(future, executor)
-                if isinstance(result, Lost):
+                try:
+                    result = future.result()
+                except died:
                     suspects.append(job)
                 else:
                     yield job, result
@@ -112,22 +113,10 @@ def _run_until_death(
         for future in pending:
             future.cancel()
     if suspects:
-        ending, part = executor.restart() if isinstance(executor, ProcessExecutor) else ("it died", "")
-        limit = readable_seconds(suspects[0].seconds) if hangs else ""
-        reason = f"takes longer than {limit}" if hangs else f"takes its worker process down ({ending})"
+        lost = _replace_workers(executor, suspects[0], hangs)
         if alone:
-            yield suspects[0], Lost(f"{reason} in {part}" if part else reason)
+            yield suspects[0], lost
     return suspects
-
-
-def _result_of(future: Future, executor: Executor) -> Any:
-    """What ``future``, which is done, gives; `Lost` where its worker died."""
-    try:
-        return future.result()
-    except (BrokenProcessPool, *getattr(executor, "deaths", ())):
-        return Lost("")
-    except SystemExit as error:
-        raise U2SegError(f"something that was at work called sys.exit({error.code!r})") from error
 
 
 def _kill_overdue(executor: Executor, pending: Iterable[tuple[PhotoJob, float]], alone: bool) -> bool:
@@ -138,6 +127,15 @@ def _kill_overdue(executor: Executor, pending: Iterable[tuple[PhotoJob, float]],
         executor.kill()
         return True
     return False
+
+
+def _replace_workers(executor: Executor, job: PhotoJob, hangs: bool) -> Lost:
+    """Start the workers of ``executor`` again if they are this process's own; how one died at ``job`` alone."""
+    ending, part = executor.restart() if isinstance(executor, ProcessExecutor) else ("it died", "")
+    reason = f"takes its worker process down ({ending})"
+    if hangs:
+        reason = f"takes longer than {readable_seconds(job.seconds)}"
+    return Lost(f"{reason} in {part}" if part else reason)
 
 
 def run_in_order(

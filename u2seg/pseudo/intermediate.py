@@ -84,16 +84,13 @@ class Intermediate:
             DamagedFileError: it can't be read, or the block raised.
         """
         shard, name = self.folder / self.shards.get(key, ""), f"{key}{self.ending}"
-        try:
-            with undamaged(self.path(key), f"{shard}/{name}" if key in self.shards else ""):
-                yield _open_shard(str(shard)).read(name) if key in self.shards else self.path(key).read_bytes()
-        except DamagedFileError as error:
-            raise DamagedFileError(str(error), self.product, key) from error
+        with undamaged(self.path(key), f"{shard}/{name}" if key in self.shards else "", self.product, key):
+            yield _open_shard(str(shard)).read(name) if key in self.shards else self.path(key).read_bytes()
 
 
 @contextlib.contextmanager
-def undamaged(path: Path, place: str = "") -> Iterator[None]:
-    """Delete ``path`` where the block can't make sense of it, or of a record at ``place``, which messages name.
+def undamaged(path: Path, place: str = "", product: str = "", key: str = "") -> Iterator[None]:
+    """Delete ``path`` where the block can't make sense of it, or of the record of ``product`` and ``key`` at ``place``.
 
     Raises:
         DamagedFileError: so it was.
@@ -106,7 +103,8 @@ def undamaged(path: Path, place: str = "") -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise  # the disk, not the file
         path.unlink(missing_ok=True)
-        raise DamagedFileError(f"{place or path} was damaged ({type(error).__name__}) and has been dropped") from error
+        told = f"{place or path} was damaged ({type(error).__name__}) and has been dropped"
+        raise DamagedFileError(told, product, key) from error
 
 
 @dataclass(frozen=True)

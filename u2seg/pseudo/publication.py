@@ -53,18 +53,13 @@ class Publication:
     def _is_untouched(self, name: str) -> bool:
         """Whether the file ``name`` is as large and as old as it was."""
         with contextlib.suppress(OSError):
-            return name in self.files and self.files[name][:2] == file_state(self.root / name)
+            return self.files[name][:2] == file_state(self.root / name)
         return False
 
-    def _has_label(self, photo: Photo, sha256: str, source: Path) -> bool:
-        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since.
-
-        Neither has ``source``, the PNG that the stage ``merge`` left, where that is still there.
-        """
+    def _has_label(self, photo: Photo, sha256: str) -> bool:
+        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since."""
         name = f"panoptic/{photo.label}"
-        if self.files.get(name, (0, 0, ""))[2] != sha256 or not self._is_untouched(name):
-            return False
-        return not source.exists() or file_state(source) == self.files[name][:2]
+        return name in self.files and self.files[name][2] == sha256 and self._is_untouched(name)
 
     def drop_damaged(self, merged: ProductIndex, photos: Mapping[str, Photo]) -> dict[str, Photo]:
         """Those of ``photos``, by key, whose label is missing or damaged; what is left of it is deleted.
@@ -81,12 +76,11 @@ class Publication:
         if not merged.has(key):
             return False
         try:
-            totals, source = Totals.of(read_entry(merged, key)), merged.path(key, ".png")
-            is_whole = self._has_label(photo, totals.png_sha256, source) or file_sha256(source) == totals.png_sha256
+            totals = self._totals[key] = Totals.of(read_entry(merged, key))
+            sha256 = totals.png_sha256
+            return self._has_label(photo, sha256) or file_sha256(merged.path(key, ".png")) == sha256
         except (DamagedFileError, KeyError, FileNotFoundError):
             return False
-        self._totals[key] = totals
-        return is_whole
 
     def publish(
         self,
@@ -136,9 +130,9 @@ class Publication:
         """Give the PNGs of ``photos`` their names in the dataset, and count what they come to; the files."""
         files, self.counts = {}, Counts()
         for key, photo in photos.items():
-            sha256, source, name = self._totals[key].png_sha256, merged.path(key, ".png"), f"panoptic/{photo.label}"
-            if not self._has_label(photo, sha256, source):
-                link(source, self.root / name)
+            sha256, name = self._totals[key].png_sha256, f"panoptic/{photo.label}"
+            if not self._has_label(photo, sha256):
+                link(merged.path(key, ".png"), self.root / name)
             files[name] = (*file_state(self.root / name), sha256)
             self.counts.add(self._totals[key])
         return files
