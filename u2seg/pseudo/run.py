@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,6 @@ class LabelRun(Products):
             super().__init__(root, photos)
             self.ledger.begin(settings, redo)
             self._resources = resources.pop_all()
-        self._executor: Executor | None = None
         for product in FITTED_FILES:
             self.is_fitted(product)
         self.publication = Publication(root)
@@ -143,7 +143,7 @@ class LabelRun(Products):
         indexes = [self.index(product) for product in REDOABLE[self.stage] if product in PACKED]
         jobs = self._jobs(photos, make_job)
         progress = Progress(self.stage, len(photos))
-        results = run_jobs(self.executor(), function, jobs, waiting=lambda: progress.advance(0))
+        results = run_jobs(self.executor, function, jobs, waiting=lambda: progress.advance(0))
         with progress, contextlib.closing(results):
             for job, result in results:
                 if isinstance(result, Lost):
@@ -173,15 +173,15 @@ class LabelRun(Products):
             records = {product: index.view(keys.values()) for product, index in indexes.items()}
             yield make_job(recipe=self.recipe, photos=cut, keys=keys, features=features, root=self.root, **records)
 
+    @cached_property
     def executor(self) -> Executor:
         """Who does the work, made when it is first asked for."""
-        if self._executor is None:
-            settings = self.recipe.executor
-            executor = make_executor(settings.name, settings.workers, settings.threads, settings.address, PRELOAD)
-            self._executor = self._resources.enter_context(executor)
-            if isinstance(executor, DaskExecutor):
-                executor.refuse_strangers(self.recipe.identity, "weights" in self._settings["masks"])
-        return self._executor
+        settings = self.recipe.executor
+        executor = make_executor(settings.name, settings.workers, settings.threads, settings.address, PRELOAD)
+        self._resources.enter_context(executor)
+        if isinstance(executor, DaskExecutor):
+            executor.refuse_strangers(self.recipe.identity, "weights" in self._settings["masks"])
+        return executor
 
     def label(self, function: Callable[[Any], Outcome], make_job: Callable[..., Job] = Job) -> bool:
         """Run ``function``, which makes masks and stuff, on the batches that lack some; whether there were any."""
