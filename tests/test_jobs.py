@@ -1,5 +1,6 @@
 """The same results whoever runs the jobs, and workers that die, hang or leave cost only what they were at."""
 
+import math
 import os
 import platform
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from u2seg.errors import U2SegError, UsageError
 from u2seg.executors import InlineExecutor, ProcessExecutor, make_executor
-from u2seg.jobs import Watcher, run_in_order, run_jobs
+from u2seg.jobs import Lost, run_in_order, run_jobs
 from u2seg.runtime import at_work
 
 
@@ -39,7 +40,6 @@ def misbehave(numbers):
         3: lambda: os._exit(7),
         5: lambda: os.kill(os.getpid(), signal.SIGSEGV),
         6: lambda: time.sleep(600),
-        8: lambda: sys.exit(0),
     }
     for number in numbers:
         ends.get(number, lambda: None)()
@@ -54,23 +54,30 @@ def misbehave_at_work(numbers):
         return misbehave(numbers)
 
 
-class Collected(Watcher):
-    """Results and losses by number; a job is a tuple of numbers."""
+class Numbers(tuple):
+    """A job."""
 
-    def __init__(self, seconds=float("inf")):
-        self.results, self.reasons, self.seconds = {}, {}, seconds
+    seconds = math.inf
 
-    def done(self, job, result):
-        self.results.update(zip(job, result, strict=True))
+    def split(self):
+        return [type(self)([number]) for number in self]
 
-    def split(self, job):
-        return [(number,) for number in job]
 
-    def lost(self, job, reason):
-        self.reasons[job[0]] = reason
+class Hasty(Numbers):
+    """One that hangs after three seconds."""
 
-    def limit(self, job):
-        return self.seconds
+    seconds = 3.0
+
+
+def collect(executor, function, jobs, kind=Numbers):
+    """Results, and reasons for losses, by number."""
+    results, reasons = {}, {}
+    for job, result in run_jobs(executor, function, map(kind, jobs)):
+        if isinstance(result, Lost):
+            reasons[job[0]] = result.reason
+        else:
+            results.update(zip(job, result, strict=True))
+    return results, reasons
 
 
 @pytest.mark.parametrize(
@@ -79,45 +86,33 @@ class Collected(Watcher):
     ids=["inline", "threads", "processes"],
 )
 def test_each_job_is_done_once(make):
-    collected = Collected()
     with make() as executor:
-        run_jobs(executor, squares, [(n, n + 1) for n in range(0, 20, 2)], collected)
+        results, reasons = collect(executor, squares, [(n, n + 1) for n in range(0, 20, 2)])
         assert list(run_in_order(executor, square, list(range(20)), window=3)) == [n * n for n in range(20)]
-    assert collected.results == {n: n * n for n in range(20)}
-    assert not collected.reasons
+    assert results == {n: n * n for n in range(20)}
+    assert not reasons
 
 
 def test_an_error_of_a_job_reaches_the_caller():
     with ThreadPoolExecutor(2) as executor, pytest.raises(ValueError, match="job"):
-        run_jobs(executor, fail, [(1,), (2,), (3,)], Collected())
+        collect(executor, fail, [(1,), (2,), (3,)])
 
 
 def test_what_takes_workers_down_is_put_aside_by_name_and_the_rest_is_done():
-    collected = Collected()
     with ProcessExecutor(2) as executor:
-        run_jobs(executor, misbehave, [(0, 1), (2, 3), (4, 5), (7, 9)], collected)
-    assert collected.results == {n: n * n for n in (0, 1, 2, 4, 7, 9)}
-    assert collected.reasons.keys() == {3, 5}
-    assert "exit code 7" in collected.reasons[3]
-    assert "SIGSEGV" in collected.reasons[5]
+        results, reasons = collect(executor, misbehave, [(0, 1), (2, 3), (4, 5), (7, 9)])
+    assert results == {n: n * n for n in (0, 1, 2, 4, 7, 9)}
+    assert reasons.keys() == {3, 5}
+    assert "exit code 7" in reasons[3]
+    assert "SIGSEGV" in reasons[5]
 
 
-def test_what_hangs_is_put_aside(monkeypatch):
+def test_what_a_worker_was_at_when_it_died_or_hung_is_named(monkeypatch):
     monkeypatch.setattr("u2seg.jobs.SECONDS_TO_START", 5.0)
-    collected = Collected(seconds=3.0)
     with ProcessExecutor(1) as executor:
-        run_jobs(executor, misbehave, [(6,), (7,)], collected)
-    assert collected.results == {7: 49}
-    assert collected.reasons == {6: "takes longer than 3 s"}
-
-
-def test_what_a_worker_was_at_is_named(monkeypatch):
-    monkeypatch.setattr("u2seg.jobs.SECONDS_TO_START", 5.0)
-    collected = Collected(seconds=3.0)
-    with ProcessExecutor(1) as executor:
-        run_jobs(executor, misbehave_at_work, [(3,), (6,), (7,)], collected)
-    assert collected.results == {7: 49}
-    assert collected.reasons == {
+        results, reasons = collect(executor, misbehave_at_work, [(3,), (6,), (7,)], Hasty)
+    assert results == {7: 49}
+    assert reasons == {
         3: "takes its worker process down (exit code 7) in part two",
         6: "takes longer than 3 s in part two",
     }
@@ -136,21 +131,19 @@ def test_a_death_on_a_cluster_costs_no_job_that_is_at_work_elsewhere():
         time.sleep(0.3)
         return squares(numbers)
 
-    collected = Collected()
     with Cluster(4) as executor:
-        run_jobs(executor, work, [(n, n + 1) for n in range(0, 20, 2)], collected)
-    assert collected.results == {n: n * n for n in range(20) if n != 3}
-    assert collected.reasons.keys() == {3}
+        results, reasons = collect(executor, work, [(n, n + 1) for n in range(0, 20, 2)])
+    assert results == {n: n * n for n in range(20) if n != 3}
+    assert reasons.keys() == {3}
 
 
-def test_leaving_is_no_success():
-    with ProcessExecutor(1) as executor, pytest.raises(U2SegError, match=r"sys\.exit"):
-        run_jobs(executor, misbehave, [(8,)], Collected())
+def test_a_machine_on_which_every_photo_takes_its_worker_down_is_blamed(monkeypatch):
+    monkeypatch.setattr("u2seg.jobs.MOST_DEATHS", 1)
+    with ProcessExecutor(1) as executor, pytest.raises(U2SegError, match="more than 1 workers died"):
+        collect(executor, die, [(1, 2, 3)])
 
 
-def test_without_a_watcher_a_worker_that_dies_is_said_in_words():
-    with make_executor("process", 1, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
-        run_jobs(executor, die, [1], Watcher())
+def test_a_worker_that_dies_in_a_stream_is_said_in_words():
     with make_executor("process", 1, 1) as executor, pytest.raises(U2SegError, match="a worker process died"):
         list(run_in_order(executor, die, [1], window=2))
 
@@ -257,5 +250,3 @@ def test_wrong_executors_are_refused():
         make_executor("proces", 1, 1)
     with pytest.raises(UsageError, match="ADDRESS"):
         make_executor("dask", 1, 1)
-    with pytest.raises(UsageError, match="WORKERS"):
-        make_executor("process", -1, 1)

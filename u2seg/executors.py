@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,8 @@ LONGEST_NOTE = 200
 
 class InlineExecutor(Executor):
     """Runs each call at once, in this process. A photo that takes its worker down takes the whole run down."""
+
+    workers = 1
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Call ``fn`` now; the future that comes back is done."""
@@ -50,36 +53,37 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int, preload: Sequence[str] = ()) -> None:
         """Start ``workers`` processes once there is work; ``preload`` as of `make_executor`."""
         self.workers, self._preload = workers, preload
-        self._start(workers)
+        self._start()
 
-    def _start(self, workers: int) -> None:
+    def _start(self) -> None:
         context = _context(self._preload)
         ranks = context.Queue()
-        for rank in range(workers):
+        for rank in range(self.workers):
             ranks.put(rank)
         self._at_work = context.RawArray("c", LONGEST_NOTE)
         initargs = (ranks, self._at_work, dict(os.environ))
-        self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=initargs)
+        self._pool = ProcessPoolExecutor(self.workers, context, initializer=_start_worker, initargs=initargs)
         self._processes: set[Any] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """As `concurrent.futures.Executor.submit`."""
+        """As `concurrent.futures.Executor.submit`, but that the future raises what a broken pool does."""
         before = set(multiprocessing.active_children())
-        future = self._pool.submit(fn, *args, **kwargs)
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+        except BrokenProcessPool as error:
+            future = Future()
+            future.set_exception(error)
         self._processes |= set(multiprocessing.active_children()) - before
         return future
 
-    def at_work(self) -> str:
-        """What the only worker was at when it died or was killed, as `u2seg.runtime.at_work` notes it; or ""."""
-        return self._at_work.value.decode(errors="ignore")
-
-    def restart(self, workers: int | None = None) -> str:
-        """Start again with ``workers``, or as many as before; how the old ones ended, in words."""
+    def restart(self) -> tuple[str, str]:
+        """Start again after a worker has died: how it did, in words, and at what if nothing else was at work."""
         self.kill()
         self._pool.shutdown()
-        endings = {_ending(process.exitcode) for process in self._processes}
-        self._start(workers or self.workers)
-        return " and ".join(sorted(endings - {""})) or "it died"
+        endings = {_ending(process.exitcode) for process in self._processes} - {""}
+        part = self._at_work.value.decode(errors="ignore")  # as `u2seg.runtime.at_work` notes it
+        self._start()
+        return " and ".join(sorted(endings)) or "it died", part
 
     def kill(self) -> None:
         """Kill all workers."""
@@ -163,11 +167,16 @@ class DaskExecutor(Executor):
         if not self._client.nthreads():
             logger.warning("the Dask scheduler at %s has no workers yet; waiting for the first", address)
         self._executor = self._client.get_executor(pure=False)
-        self.deaths = (KilledWorker,)
+        self.deaths: tuple[type[BaseException], ...] = (KilledWorker,)
 
-    def on_each_worker(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Address of each worker that is there now to what ``function`` gives on it."""
-        return dict(self._client.run(function, *args))
+    def refuse_strangers(self, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
+        """Raise UsageError if ``describe(*args)`` gives something else on a worker that is there now than here."""
+        local = describe(*args)
+        for worker, remote in self._client.run(describe, *args).items():
+            differing = [key for key in local if remote.get(key) != local[key]]
+            if differing:
+                reasons = "; ".join(f"{key} is {remote.get(key)!r} there and {local[key]!r} here" for key in differing)
+                raise UsageError(f"Dask worker {worker} would make other labels: {reasons}")
 
     @property
     def workers(self) -> int:
@@ -198,23 +207,9 @@ def make_executor(name: str, workers: int, threads: int, address: str = "", prel
     Raises:
         UsageError: no such executor, or it can't be had.
     """
-    if workers < 0 or threads < 1:
-        raise UsageError(f"U2SEG.EXECUTOR.WORKERS must be 0 or more and THREADS 1 or more, not {workers} and {threads}")
     makers: dict[str, Callable[[], Executor]] = {
         "inline": InlineExecutor,
         "process": lambda: ProcessExecutor(workers or default_workers(threads), preload),
         "dask": lambda: DaskExecutor(address),
     }
     return lookup("executor (U2SEG.EXECUTOR.NAME)", name, makers)()
-
-
-def refuse_strangers(executor: Executor, describe: Callable[..., dict[str, Any]], *args: Any) -> None:
-    """Raise UsageError if ``describe(*args)`` gives something else on a worker of a cluster than here."""
-    if not isinstance(executor, DaskExecutor):
-        return
-    local = describe(*args)
-    for worker, remote in executor.on_each_worker(describe, *args).items():
-        differing = [key for key in local if remote.get(key) != local[key]]
-        if differing:
-            reasons = "; ".join(f"{key} is {remote.get(key)!r} there and {local[key]!r} here" for key in differing)
-            raise UsageError(f"Dask worker {worker} would make other labels: {reasons}")

@@ -19,8 +19,7 @@ import time
 import numpy as np
 from tabulate import tabulate
 
-from u2seg.pseudo.centres import unit_length
-from u2seg.pseudo.clusters import KMeans
+from u2seg.pseudo.clusters import KMeans, unit_length
 from u2seg.pseudo.intermediate import read_arrays
 from u2seg.pseudo.learning import sample_masks
 

@@ -62,8 +62,7 @@ def megabytes():
 
 
 def refiner(name):
-    from u2seg.pseudo.refine.bilateral import BilateralRefiner
-    from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+    from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
 
     return BilateralRefiner() if name == "bilateral" else DenseCRFRefiner(iterations=5, scale=0.5)
 

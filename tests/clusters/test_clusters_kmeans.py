@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo import centres, clusters
-from u2seg.pseudo.centres import count_distinct, fill_empty, nearest_centre, unit_length
-from u2seg.pseudo.clusters import KMeans
+from u2seg.pseudo import clusters
+from u2seg.pseudo.clusters import KMeans, count_distinct, fill_empty, nearest_centre, unit_length
 
 
 def embeddings(count=400, dim=16, seed=0):
@@ -82,16 +81,16 @@ def test_fill_empty_leaves_good_centres_alone():
 
 @pytest.mark.parametrize("trial", [20, 10_000])
 def test_bounds_on_distances_change_no_centre(monkeypatch, trial):
-    monkeypatch.setattr(centres, "TRIAL", trial)
+    monkeypatch.setattr(clusters, "TRIAL", trial)
     X = np.random.default_rng(0).normal(size=(600, 12)).astype(np.float32)
-    with_bounds = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
-    monkeypatch.setattr(centres, "MOST_BOUNDS", 0)
-    without = centres.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    with_bounds = clusters.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
+    monkeypatch.setattr(clusters, "MOST_BOUNDS", 0)
+    without = clusters.learn_centres(X, 7, seed=0, n_init=2, max_iter=50)
     assert np.allclose(with_bounds, without, atol=1e-5)
 
 
 def test_nearest_centre_is_the_obvious_one(monkeypatch):
-    monkeypatch.setattr("u2seg.pseudo.centres.CHUNK", 7)
+    monkeypatch.setattr("u2seg.pseudo.clusters.CHUNK", 7)
     X, centres = embeddings(50), embeddings(9, seed=1)
     distances = ((X[:, None].astype(float) - centres[None]) ** 2).sum(axis=-1)
     ids, found = nearest_centre(X, centres)

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import sample_features, sample_image
 from u2seg.pseudo.embeddings import (
     BEST,
@@ -14,7 +13,6 @@ from u2seg.pseudo.embeddings import (
     crop_embeddings,
     crop_image,
     embed_masks,
-    mask_embeddings,
     mean_colour,
     mean_embeddings,
 )
@@ -73,20 +71,12 @@ def test_the_whole_image_has_the_mean():
 
 
 @pytest.mark.parametrize("kind", ["mean", "crop"])
-def test_no_masks_and_empty_masks(kind):
+@pytest.mark.parametrize("extractor", [Colours(), ColoursWithEmbed()])
+def test_no_masks_have_no_vectors(kind, extractor):
     image, features = sample_image(20, 30), sample_features(3, 5, 5)
-    for extractor in (Colours(), ColoursWithEmbed()):
-        vectors = mask_embeddings(kind, extractor, image, features, np.zeros((0, 20, 30), bool), 8)
-        assert vectors.shape == (0, 3)
-        assert vectors.dtype == np.float32
-        with pytest.raises(DataError, match="empty mask"):
-            mask_embeddings(kind, extractor, image, features, np.zeros((1, 20, 30), bool), 8)
-
-
-def test_an_unknown_kind_is_refused():
-    image, features = sample_image(20, 30), sample_features(3, 5, 5)
-    with pytest.raises(UsageError, match="Did you mean 'crop'"):
-        mask_embeddings("crops", Colours(), image, features, np.ones((1, 20, 30), bool), 8)
+    vectors = embed_masks(kind, extractor, image, features, MaskSet.empty(20, 30), 8, min_score=0.0).vectors
+    assert vectors.shape == (0, 3)
+    assert vectors.dtype == np.float32
 
 
 def test_crops_use_embed_where_there_is_one():
@@ -119,7 +109,8 @@ def test_inputs_stay_as_they_were():
     masks = np.ones((1, 20, 30), bool)
     copies = image.copy(), features.copy(), masks.copy()
     for kind in ("mean", "crop"):
-        mask_embeddings(kind, ColoursWithEmbed(), image, features, masks, 8)
+        things = MaskSet(masks, np.ones(1, np.float32))
+        embed_masks(kind, ColoursWithEmbed(), image, features, things, 8, min_score=0.0)
     for before, after in zip(copies, (image, features, masks), strict=True):
         np.testing.assert_array_equal(before, after)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from u2seg.pseudo.features.grids import own_size
+from u2seg.pseudo.features.models import own_size
 
 
 @pytest.mark.parametrize("size", [(1, 1), (480, 640), (640, 480), (20000, 30), (30, 20000), (7, 9)])

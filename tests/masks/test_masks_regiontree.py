@@ -11,7 +11,7 @@ from mask_scenes import patches, scene
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
 from u2seg.pseudo.masks import regiontree
-from u2seg.pseudo.masks.bipartition import components
+from u2seg.pseudo.masks.maskcut import components
 from u2seg.pseudo.masks.regiontree import RegionTree, agreement, distinct, region_masks
 from u2seg.pseudo.masks.scoring import mask_scores, outline, radius, unit_cells
 

@@ -7,7 +7,7 @@ from detectron2.structures import Instances
 from test_modeling_compat import batch, make
 
 from u2seg.modeling.panoptic_fpn import mean_inside_masks, photo_of, refine_detections, refined_stuff
-from u2seg.pseudo.refine.bilateral import BilateralRefiner
+from u2seg.pseudo.refine.densecrf import BilateralRefiner
 
 
 def disc(height, width, radius, row=40, column=60):

@@ -28,7 +28,7 @@ MASKS = """
 STUFF = """
     import numpy as np
     import u2seg
-    from u2seg.pseudo.stuff.kmeans import KMeansStuff
+    from u2seg.pseudo.stuff import KMeansStuff
 
     class Mine(KMeansStuff):
         def segment(self, image, features):

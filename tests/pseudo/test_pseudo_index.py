@@ -25,7 +25,7 @@ def open_index(root):
 def write(index, keys=KEYS):
     """What workers do."""
     for key in keys:
-        write_bytes(index.files.path(key), CONTENT[key])
+        write_bytes(index.path(key), CONTENT[key])
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def packed(tmp_path):
 
 
 def shards(index):
-    return sorted(index.files.folder.glob("*.zip"))
+    return sorted(index.folder.glob("*.zip"))
 
 
 def read_all(index):
@@ -46,7 +46,7 @@ def read_all(index):
     records, damaged = {}, set()
     for key in filter(index.has, KEYS):
         try:
-            with index.files.reading(key) as content:
+            with index.reading(key) as content:
                 records[key] = content
         except DamagedFileError as error:
             damaged.add(error.key)
@@ -56,11 +56,12 @@ def read_all(index):
 
 def test_packed_records_are_read_where_they_lie(packed, tmp_path):
     assert len(shards(packed)) == 1
-    assert not list(packed.files.folder.rglob("*.npz"))
+    assert not list(packed.folder.rglob("*.npz"))
     for index in (packed, open_index(tmp_path)):
         assert read_all(index) == CONTENT
         job = index.view(KEYS[:2])
-        assert job.read(KEYS[1]) == CONTENT[KEYS[1]]
+        with job.reading(KEYS[1]) as content:
+            assert content == CONTENT[KEYS[1]]
         assert set(job.shards) == set(KEYS[:2])
 
 
@@ -171,9 +172,9 @@ def test_a_kill_between_packing_and_deleting_loses_nothing(packed, tmp_path):
 
 
 def test_half_a_shard_is_swept(packed, tmp_path):
-    (packed.files.folder / f".{'0' * 32}.part.zip").write_bytes(b"half")
+    (packed.folder / f".{'0' * 32}.part.zip").write_bytes(b"half")
     packed.sweep(set(KEYS))
-    assert len(list(packed.files.folder.glob("*.zip"))) == len(list(packed.files.folder.iterdir())) - 1
+    assert len(list(packed.folder.glob("*.zip"))) == len(list(packed.folder.iterdir())) - 1
     assert read_all(packed) == CONTENT
 
 

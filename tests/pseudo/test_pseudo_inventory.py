@@ -5,7 +5,7 @@ import os
 import pytest
 
 from u2seg.images import find_photos
-from u2seg.pseudo.inventory import save_inventory, take_inventory
+from u2seg.pseudo.inventory import take_inventory
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the system notes no time of change beside that of writing")
@@ -14,7 +14,7 @@ def test_a_photo_of_the_same_size_and_time_of_writing_is_noticed(tmp_path):
     photo.parent.mkdir()
     photo.write_bytes(b"one")
     first = take_inventory(find_photos(str(photo.parent)), tmp_path / "table")
-    save_inventory(tmp_path / "table", first)
+    first.save()
     times = photo.stat().st_atime_ns, photo.stat().st_mtime_ns
     photo.write_bytes(b"two")
     os.utime(photo, ns=times)

@@ -13,8 +13,8 @@ def test_every_blas_is_loaded_before_threads_are_bounded():
         from u2seg.runtime import bounded_threads
 
         with bounded_threads(1):
-            import u2seg.pseudo.masks.maskcut, u2seg.pseudo.masks.regiontree, u2seg.pseudo.masks.triangle
-            import u2seg.pseudo.refine.bilateral, u2seg.pseudo.refine.lattice, u2seg.pseudo.stuff.patches
+            import u2seg.pseudo.masks.maskcut, u2seg.pseudo.masks.regiontree, u2seg.pseudo.masks.ncut
+            import u2seg.pseudo.refine.densecrf, u2seg.pseudo.refine.lattice, u2seg.pseudo.stuff
             print({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]

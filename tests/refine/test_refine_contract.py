@@ -3,8 +3,7 @@
 import pytest
 
 from u2seg.plugins import checks
-from u2seg.pseudo.refine.bilateral import BilateralRefiner
-from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
 from u2seg.pseudo.refine.resize import Upsample
 
 

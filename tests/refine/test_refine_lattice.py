@@ -6,9 +6,7 @@ import torch
 
 from u2seg.errors import UsageError
 from u2seg.pseudo.refine import lattice
-from u2seg.pseudo.refine.bilateral import BilateralRefiner, MeanField, positions
-from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
-from u2seg.pseudo.refine.energy import DenseEnergy
+from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner, DenseEnergy, MeanField, positions
 from u2seg.pseudo.refine.resize import resize_scores
 
 

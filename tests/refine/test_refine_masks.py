@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.refine.bilateral import BilateralRefiner
-from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
 from u2seg.pseudo.refine.masks import _likeliest, mask_iou, refine_masks, refine_stuff
 from u2seg.pseudo.refine.resize import Upsample, resize_scores, shrink_image
 from u2seg.structures import MaskSet
@@ -87,15 +86,6 @@ def test_what_becomes_empty_is_dropped():
 
 def test_no_masks():
     assert refine_masks(BilateralRefiner(), IMAGE, MaskSet.empty(5, 5), 0.5).masks.shape == (0, 40, 60)
-
-
-def test_a_broken_refiner_is_named():
-    class Broken:
-        def refine(self, image, scores):
-            return scores
-
-    with pytest.raises(DataError, match="Broken"):
-        refine_masks(Broken(), IMAGE, MaskSet(np.ones((1, 3, 3), bool), np.ones(1, np.float32)), 0.5)
 
 
 def test_refine_many_is_refine():

@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins import checks
-from u2seg.pseudo.stuff.kmeans import KMeansStuff
+from u2seg.pseudo.stuff import KMeansStuff
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 

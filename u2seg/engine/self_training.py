@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ COUNTS = ("predicted", "kept", "replaced")
 class SelfTrainingGenerator(LabelGenerator):
     """A model trained on earlier labels (U2SEG.SELF_TRAINING.{LABELS,MODEL}); its confident predictions join them."""
 
-    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
+    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path) -> None:
         """Check settings, labels and model.
 
         The arguments are those of `LabelGenerator`.
@@ -50,7 +49,7 @@ class SelfTrainingGenerator(LabelGenerator):
         """
         if importlib.util.find_spec("detectron2") is None:
             raise UsageError("SelfTrainingGenerator needs Detectron2, which is not installed; see README.md")
-        super().__init__(cfg, photos, output, executor)
+        super().__init__(cfg, photos, output)
         self.earlier = EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS)
         if self.output.expanduser().resolve() == self.earlier.dataset.root.resolve():
             raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
@@ -114,10 +113,11 @@ class SelfTrainingGenerator(LabelGenerator):
         return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
 
     def _label(self, run: LabelRun) -> bool:
-        label = self.earlier.label
-        return run.label(
-            label_round, RoundJob, rule=self.rule, labels=lambda photos: {p.id: label(p.id) for p in photos}
-        )
+        def make_job(**fields: Any) -> RoundJob:
+            labels = {photo.id: self.earlier.label(photo.id) for photo in fields["photos"]}
+            return RoundJob(**fields, rule=self.rule, labels=labels)
+
+        return run.label(label_round, make_job)
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         """For each product, all that it depends on: the model is asked once, for masks and stuff together."""
@@ -133,9 +133,10 @@ class SelfTrainingGenerator(LabelGenerator):
 
     def _record(self, run: LabelRun) -> dict[str, Any]:
         """For ``run.json``: the round, the model, the labels before it, and how many things came from where."""
-        masks = run.files("masks")
-        keys = [run.inventory.keys[photo.id] for photo in run.labelled()]
-        totals = sum((read_arrays(masks, key, "tally")["tally"] for key in keys), np.zeros(len(COUNTS), np.int64))
+        masks = run.index("masks")
+        totals = sum(
+            (read_arrays(masks, key, "tally")["tally"] for key in run.labelled()), np.zeros(len(COUNTS), np.int64)
+        )
         counts = dict(zip(COUNTS, totals.tolist(), strict=True))
         logger.info("things: %(predicted)d predicted, %(kept)d kept, %(replaced)d replaced", counts)
         return {

@@ -20,7 +20,7 @@ from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
 from u2seg.plugins.api import Refiner
 from u2seg.pseudo.parts import Part
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
-from u2seg.pseudo.stuff.patches import drop_small
+from u2seg.pseudo.stuff import drop_small
 from u2seg.structures import MaskSet
 
 STUFF_STRIDE = 4

@@ -21,8 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.features import models, weights
-from u2seg.pseudo.features.network import Request, projection, run
-from u2seg.pseudo.features.precision import autocast, to_precision
+from u2seg.pseudo.features.network import Request, autocast, projection, run, to_precision
 from u2seg.pseudo.features.vit import ViTFeatures
 
 logger = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class Trunk(Backbone):
             network: see the class.
             stride: pixels of the image that a cell stands for.
             frozen: whether the network stays as it is.
-            precision: of a frozen network's products, resolved (`u2seg.pseudo.features.precision`).
+            precision: of a frozen network's products, resolved (`u2seg.pseudo.features.network`).
             device: that it will run on.
             pixel_mean: what Detectron2 took from the image's channels, 0..255.
             pixel_std: what it divided by then.

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from u2seg.errors import UsageError, lookup
 from u2seg.modeling.trunk import FEATURE, Trunk, ViTBlocks
 from u2seg.plugins.guard import unguarded
-from u2seg.pseudo.features.precision import resolve_precision
+from u2seg.pseudo.features.network import resolve_precision
 from u2seg.pseudo.features.vit import ViTFeatures
 from u2seg.pseudo.parts import Part
 

@@ -32,7 +32,7 @@ def u2seg_clusterers() -> Factories:
 
 @hookimpl
 def u2seg_stuff_segmenters() -> Factories:
-    from u2seg.pseudo.stuff.kmeans import KMeansStuff
+    from u2seg.pseudo.stuff import KMeansStuff
     from u2seg.stego.segmenter import StegoStuff
 
     return {"kmeans": KMeansStuff, "stego": StegoStuff}
@@ -40,8 +40,7 @@ def u2seg_stuff_segmenters() -> Factories:
 
 @hookimpl
 def u2seg_refiners() -> Factories:
-    from u2seg.pseudo.refine.bilateral import BilateralRefiner
-    from u2seg.pseudo.refine.densecrf import DenseCRFRefiner
+    from u2seg.pseudo.refine.densecrf import BilateralRefiner, DenseCRFRefiner
     from u2seg.pseudo.refine.resize import Upsample
 
     return {"densecrf": DenseCRFRefiner, "bilateral": BilateralRefiner, "none": Upsample}

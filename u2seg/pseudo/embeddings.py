@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from u2seg.errors import DataError, lookup
-from u2seg.pseudo.centres import unit_length
+from u2seg.pseudo.clusters import unit_length
 
 if TYPE_CHECKING:
     from u2seg.structures import MaskSet
 
-KINDS = ("crop", "mean")
 MARGIN = 0.1
 """Added on each side of a mask's box, share of the box's longer side."""
 BEST = 3
@@ -50,14 +48,25 @@ def embed_masks(
 ) -> MaskVectors:
     """Vectors of those of ``masks`` bool (N, H, W) that clusters are learnt from, and of the `BEST`.
 
-    Arguments and errors as of `mask_embeddings` and `choose_apart`.
+    Args:
+        kind: "crop": the embedding of the image cut to the mask (`crop_embeddings`), as the paper; "mean": features
+            inside the mask (`mean_embeddings`).
+        extractor: the `FeatureExtractor` that made ``features``.
+        image: uint8 (H, W, 3).
+        features: float32 (D, h, w) of ``image``.
+        masks: of ``image``.
+        crop_size: s.
+        min_score: as of `choose_apart`.
+        max_overlap: as of `choose_apart`.
     """
     if embeds_all(kind, min_score, max_overlap):
         chosen, means = np.arange(len(masks)), np.zeros((len(masks), 0), np.float32)
     else:
         chosen, means = choose_apart(masks, min_score, max_overlap), mean_embeddings(features, masks.masks)
-    vectors = mask_embeddings(kind, extractor, image, features, masks.masks[chosen], crop_size)
-    return MaskVectors(vectors, chosen, means)
+    apart = masks.masks[chosen]
+    if kind == "mean":
+        return MaskVectors(mean_embeddings(features, apart), chosen, means)
+    return MaskVectors(crop_embeddings(extractor, image, apart, crop_size), chosen, means)
 
 
 def embeds_all(kind: str, min_score: float, max_overlap: float) -> bool:
@@ -97,30 +106,6 @@ def cluster_ids(masks: MaskVectors, clusterer: Any, centres: np.ndarray) -> np.n
     ids = (masks.means @ centres.T).argmax(axis=1)
     ids[masks.embedded] = clusterer.predict(masks.vectors)
     return ids
-
-
-def mask_embeddings(
-    kind: str, extractor: Any, image: np.ndarray, features: np.ndarray, masks: np.ndarray, crop_size: int = 224
-) -> np.ndarray:
-    """Embeddings of the masks of one image, float32 (N, E) or (N, D), rows of length 1.
-
-    Args:
-        kind: "crop": the embedding of the image cut to the mask (`crop_embeddings`), as the paper; "mean": features
-            inside the mask (`mean_embeddings`).
-        extractor: the `FeatureExtractor` that made ``features``.
-        image: uint8 (H, W, 3).
-        features: float32 (D, h, w) of ``image``.
-        masks: bool (N, H, W), none empty.
-        crop_size: s.
-
-    Raises:
-        UsageError: there is no such kind.
-        DataError: a mask is empty.
-    """
-    lookup("mask embedding", kind, dict.fromkeys(KINDS))
-    if not masks.any(axis=(1, 2)).all():
-        raise DataError("an empty mask has no embedding")
-    return mean_embeddings(features, masks) if kind == "mean" else crop_embeddings(extractor, image, masks, crop_size)
 
 
 def mean_embeddings(features: np.ndarray, masks: np.ndarray) -> np.ndarray:

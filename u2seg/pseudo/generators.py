@@ -6,8 +6,8 @@ Shapes: ``H, W`` pixels at which a photo is labelled; ``N`` things; ``K`` thing 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,20 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from u2seg.config import plain
-from u2seg.errors import UsageError
+from u2seg.errors import DataError, UsageError
 from u2seg.images import Photo, PhotoSet, find_photos
-from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
+from u2seg.pseudo.intermediate import DamagedFileError, MaskRecord, write_masks, write_stuff
 from u2seg.pseudo.ledger import STAGES
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.record import Summary
 from u2seg.pseudo.run import LabelRun
 from u2seg.pseudo.worker import Job, Outcome, read_photos
-from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
+logger = logging.getLogger(__name__)
+
+MOST_REPAIRS = 20
+"""Times that damaged intermediate files are made again before the disk is blamed."""
 PSEUDO_LABEL_GENERATORS = Registry("PSEUDO_LABEL_GENERATORS")
 """Subclasses of `LabelGenerator`, by the name in ``U2SEG.GENERATOR``."""
 
@@ -39,9 +42,8 @@ stuff uint8 (H, W) in [0, S), 255 for none. It travels to worker processes, and 
 
 def label_each(labeller: Labeller, job: Job) -> Outcome:
     """Write the things and stuff of each photo; one that fails is noted, and the others go on."""
-    outcome = Outcome()
 
-    def work(group: Sequence[Photo]) -> None:
+    def work(outcome: Outcome, group: Sequence[Photo]) -> None:
         for photo, pixels in read_photos(group, outcome, job.recipe):
             with outcome.timed("label"):
                 things, clusters, stuff = labeller(pixels.image)
@@ -49,10 +51,7 @@ def label_each(labeller: Labeller, job: Job) -> Outcome:
             write_masks(job.masks.path(key), record)
             write_stuff(job.stuff.path(key), stuff)
 
-    with bounded_threads(job.recipe.executor.threads):
-        for photo in job.photos:
-            outcome.attempt([photo], work)
-    return outcome
+    return job.work_through(work)
 
 
 class LabelGenerator:
@@ -64,20 +63,19 @@ class LabelGenerator:
     caveats: Sequence[str] = ()
     """What must be said against calling the labels unsupervised."""
 
-    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
+    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path) -> None:
         """Check everything that can be checked before work begins.
 
         Args:
             cfg: holds the ``U2SEG`` tree.
             photos: what to label, from `find_photos`.
             output: directory of the dataset.
-            executor: any `concurrent.futures.Executor`; by default the one that ``U2SEG.EXECUTOR`` names.
 
         Raises:
             U2SegError: a setting can't be taken.
         """
         self.cfg, self.recipe = cfg, Recipe.from_config(cfg)
-        self.photos, self.output, self.executor = photos, Path(output), executor
+        self.photos, self.output = photos, Path(output)
 
     @classmethod
     def find_photos(cls, cfg: CfgNode, images: str | None, root: str | None) -> PhotoSet:
@@ -107,21 +105,34 @@ class LabelGenerator:
 
         Raises:
             UsageError: the directory was made with other settings, or a stage lacks the one before it.
+            DataError: a stage failed on every photo or on too many, or files are damaged again and again.
         """
-        with LabelRun(self.output, self.photos, self.recipe, self._dependencies(), redo, self.executor) as run:
-            steps = self._steps(run)
-            for stage in STAGES:
-                if stage in stages:
-                    run.perform(stage, steps.get(stage, lambda: False))
-            return run.finish(self.caveats, self._record(run)) if "merge" in stages else None
+        with LabelRun(self.output, self.photos, self.recipe, self._dependencies(), redo) as run:
+            for _ in range(MOST_REPAIRS):
+                try:
+                    return self._perform(run, stages)
+                except DamagedFileError as error:
+                    logger.warning("%s; it is made again", error)
+                    run.drop([error])
+                    stages = [*stages, "label"] if error.product in ("masks", "stuff") else stages
+        raise DataError(f"intermediate files in {self.output} are damaged again and again; check the disk")
 
-    def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
-        """Stage to what does it, and says whether there was anything to do; the others have nothing to do."""
-        label = partial(self._label, run)
-        return {"label": label, "merge": partial(run.merge, repair=label)}
+    def _perform(self, run: LabelRun, stages: Collection[str]) -> Summary | None:
+        steps = {"fit": self._fit, "label": self._label, "cluster": self._cluster, "merge": LabelRun.merge}
+        for stage in STAGES:
+            if stage in stages:
+                run.perform(stage, steps[stage])
+        return run.finish(self.caveats, self._record(run)) if "merge" in stages else None
+
+    def _fit(self, run: LabelRun) -> bool:
+        """Do what the stage ``fit`` lacks; whether that was anything. As `_label` and `_cluster`."""
+        return False
 
     def _label(self, run: LabelRun) -> bool:
         return run.label(partial(label_each, self.labeller()))
+
+    def _cluster(self, run: LabelRun) -> bool:
+        return False
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         """For each product, the settings that it depends on beside those of the products it is made from."""

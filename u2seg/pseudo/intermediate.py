@@ -3,7 +3,7 @@
 A worker writes a file of its own for each record, ``stages/<product>/<fingerprint>/<first two digits of the
 key>/<key>.<ending>``; the run packs them into *shards* (`u2seg.pseudo.index`), and who reads does not know where a
 record lies. One that exists was made with what its product depends on today, from the photo as it is today. A damaged
-one is dropped, and so made again.
+one is dropped, and so made again: all that read one here raise `DamagedFileError` then.
 
 A shard is a ZIP archive whose central directory is the index. Records are stored as they are, each with its CRC-32. It
 is written once, under a name that no other ever has, and replaced by a new one where records leave it: whoever has it
@@ -47,7 +47,7 @@ class DamagedFileError(DataError):
         self.product, self.key = product, key
 
 
-@dataclass(frozen=True)
+@dataclass
 class Intermediate:
     """The records of one product with one fingerprint."""
 
@@ -55,7 +55,7 @@ class Intermediate:
     """The output directory."""
     product: str
     fingerprint: str
-    shards: Mapping[str, str] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
     """Key of each photo whose record is packed to the name of the shard; in a job, of the photos of the job."""
 
     @cached_property
@@ -76,30 +76,21 @@ class Intermediate:
         """Whether that record exists."""
         return key in self.shards or self.path(key).exists()
 
-    def read(self, key: str) -> bytes:
-        """The record of the photo with ``key``, as it was written."""
-        if key in self.shards:
-            return read_record(f"{self.folder}/{self.shards[key]}", f"{key}{self.ending}")
-        return self.path(key).read_bytes()
-
     @contextlib.contextmanager
     def reading(self, key: str) -> Iterator[bytes]:
-        """The record of the photo with ``key``; the block makes sense of it.
+        """The record of the photo with ``key``, as it was written; the block makes sense of it.
 
         Raises:
             DamagedFileError: it can't be read, or the block raised.
         """
-        place = f"{self.folder}/{self.shards[key]}/{key}{self.ending}" if key in self.shards else ""
-        try:
-            with undamaged(self.path(key), place):
-                yield self.read(key)
-        except DamagedFileError as error:
-            raise DamagedFileError(str(error), self.product, key) from error
+        shard, name = self.folder / self.shards.get(key, ""), f"{key}{self.ending}"
+        with undamaged(self.path(key), f"{shard}/{name}" if key in self.shards else "", self.product, key):
+            yield _open_shard(str(shard)).read(name) if key in self.shards else self.path(key).read_bytes()
 
 
 @contextlib.contextmanager
-def undamaged(path: Path, place: str = "") -> Iterator[None]:
-    """Delete ``path`` where the block can't make sense of it, or of a record at ``place``, which messages name.
+def undamaged(path: Path, place: str = "", product: str = "", key: str = "") -> Iterator[None]:
+    """Delete ``path`` where the block can't make sense of it, or of the record of ``product`` and ``key`` at ``place``.
 
     Raises:
         DamagedFileError: so it was.
@@ -112,7 +103,8 @@ def undamaged(path: Path, place: str = "") -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise  # the disk, not the file
         path.unlink(missing_ok=True)
-        raise DamagedFileError(f"{place or path} was damaged ({type(error).__name__}) and has been dropped") from error
+        told = f"{place or path} was damaged ({type(error).__name__}) and has been dropped"
+        raise DamagedFileError(told, product, key) from error
 
 
 @dataclass(frozen=True)
@@ -143,11 +135,7 @@ def write_masks(path: Path, record: MaskRecord) -> None:
 
 
 def read_masks(files: Intermediate, key: str) -> MaskRecord:
-    """Read what `write_masks` wrote for the photo with ``key``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what `write_masks` wrote for the photo with ``key``."""
     from pycocotools import mask as coco
 
     with files.reading(key) as content:
@@ -170,11 +158,7 @@ def load_arrays(content: bytes, *names: str) -> dict[str, np.ndarray]:
 
 
 def read_arrays(files: Intermediate, key: str, *names: str) -> dict[str, np.ndarray]:
-    """Arrays of the record of the photo with ``key``, all or those ``names``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Arrays of the record of the photo with ``key``, all or those ``names``."""
     with files.reading(key) as content:
         return load_arrays(content, *names)
 
@@ -185,20 +169,12 @@ def write_stuff(path: Path, stuff: np.ndarray) -> None:
 
 
 def read_stuff(files: Intermediate, key: str) -> np.ndarray:
-    """Read what `write_stuff` wrote for the photo with ``key``.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what `write_stuff` wrote for the photo with ``key``."""
     return read_arrays(files, key, "stuff")["stuff"]
 
 
 def read_entry(files: Intermediate, key: str) -> dict[str, Any]:
-    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it.
-
-    Raises:
-        DamagedFileError: it is damaged.
-    """
+    """Read what the dataset's JSON files will say of one photo, as `u2seg.pseudo.painting.merge_photos` has left it."""
     with files.reading(key) as content:
         entry: dict[str, Any] = json.loads(check_content(content, key))
         return entry
@@ -225,11 +201,6 @@ def list_records(path: Path) -> list[str]:
     _open_shard.cache_clear()
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
-
-
-def read_record(path: str, name: str) -> bytes:
-    """Content of a record, its checksum verified; it raises nearly anything on damage."""
-    return _open_shard(path).read(name)
 
 
 @lru_cache(maxsize=8)

@@ -29,10 +29,16 @@ class Inventory:
     keys: Mapping[int, str]
     """Photo id to 16 hexadecimal digits that change with its name or its content."""
     table: Mapping[str, Any]
-    """By name: id, size in bytes, time of change in ns, sha256 of the content; for the next run."""
-
-    is_new: bool = True
+    """By name: id, size in bytes, time of change in ns, sha256 of the content."""
+    file: Path
+    """Where the table is kept for the next run."""
+    is_new: bool
     """Whether the table differs from that of the last run."""
+
+    def save(self) -> None:
+        """Keep the table for the next run, if it is another one."""
+        if self.is_new:
+            write_checked(self.file, dict(self.table))
 
     @cached_property
     def digest(self) -> str:
@@ -57,13 +63,7 @@ def take_inventory(photos: PhotoSet, file: Path, keep_ids: bool = True) -> Inven
     for photo in numbered:
         text = f"{photo.name}\n{entries[photo.name][2]}"
         keys[photo.id] = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
-    return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table, table != before)
-
-
-def save_inventory(file: Path, inventory: Inventory) -> None:
-    """Keep the table for the next run, if it is another one."""
-    if inventory.is_new:
-        write_checked(file, dict(inventory.table))
+    return Inventory(tuple(sorted(numbered, key=lambda photo: photo.id)), keys, table, file, table != before)
 
 
 def _examine(photo: Photo, before: Any) -> tuple[int, int, str]:

@@ -5,7 +5,7 @@ Shapes: ``H, W`` pixels at which a photo is labelled; ``D, h, w`` features; ``N`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import numpy as np
 import scipy.linalg  # noqa: F401  a BLAS that is loaded inside `bounded_threads` would take every core
 
 from u2seg.files import write_arrays
-from u2seg.images import Photo, batches
+from u2seg.images import Photo
 from u2seg.pseudo.embeddings import embed_masks
-from u2seg.pseudo.features.shared import extract_each
 from u2seg.pseudo.intermediate import (
     DamagedFileError,
     MaskRecord,
@@ -29,67 +28,76 @@ from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
 from u2seg.pseudo.worker import Job, Outcome, Pixels, read_photos
-from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 
 
 def keep_features(job: Job) -> Outcome:
     """Write the features of each photo: for fitting the stuff segmenter, and so that no photo needs a second pass."""
-    outcome = Outcome()
 
-    def work(group: Sequence[Photo]) -> None:
+    def work(outcome: Outcome, group: Sequence[Photo]) -> None:
+        if all(job.features.has(job.keys[photo.id]) for photo in group):
+            return
         readable = read_photos(group, outcome, job.recipe)
-        things = any(not job.masks.has(job.keys[photo.id]) for photo in group)
         with outcome.timed("features"):
-            extracted = _extract(job, [pixels.image for _, pixels in readable], things, True)
+            extracted = _extract(job, readable, {*_missing(job, group), "stuff"})
         for (photo, _), features in zip(readable, extracted, strict=True):
             write_arrays(job.features.path(job.keys[photo.id]), features)
 
-    with bounded_threads(job.recipe.executor.threads):
-        for batch in batches(job.photos, job.recipe.executor.batch_size):
-            if not all(job.features.has(job.keys[photo.id]) for photo in batch):
-                outcome.attempt(batch, work)
-    return outcome
+    return job.work_through(work, job.recipe.executor.batch_size)
 
 
-def _extract(job: Job, images: Sequence[np.ndarray], things: bool, stuff: bool) -> list[dict[str, np.ndarray]]:
-    """``things`` and ``stuff`` features float32 (D, h, w) of each image, by one pass of the network if it can be."""
-    extractors = dict(zip(("things", "stuff"), job.recipe.extractors(job.device), strict=True))
-    roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
-    by_role = extract_each([extractors[role] for role in roles], images)
-    return [dict(zip(roles, features, strict=True)) for features in zip(*by_role, strict=True)]
+def _missing(job: Job, photos: Sequence[Photo]) -> set[str]:
+    """Of "things" and "stuff" what one of ``photos`` lacks."""
+    files = {"things": job.masks, "stuff": job.stuff}
+    return {role for role in files if not all(files[role].has(job.keys[photo.id]) for photo in photos)}
+
+
+def _extract(job: Job, readable: Sequence[tuple[Photo, Pixels]], roles: Set[str]) -> list[dict[str, np.ndarray]]:
+    """Features float32 (D, h, w) for ``roles`` of each photo, by one pass of the network if it can be."""
+    names = [role for role in ("things", "stuff") if role in roles]
+    extractors = [job.part(job.recipe.extractors[role]) for role in names]
+    by_role = extract_each(extractors, [pixels.image for _, pixels in readable])
+    return [dict(zip(names, features, strict=True)) for features in zip(*by_role, strict=True)]
+
+
+def extract_each(extractors: Sequence[Any], images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """What each of ``extractors`` gives for ``images`` uint8 (H, W, 3): a list of float32 (D, h, w) for each.
+
+    Those that have the methods of `u2seg.plugins.contracts.SharesPass` may share one pass; else each has its own.
+    """
+    first, *others = extractors
+    if not images or all(other is first for other in others):
+        return [first.extract(images)] * len(extractors)
+    shares = getattr(first, "shares_pass", lambda _: False)
+    if all(shares(other) for other in others):
+        return first.extract_with(images, others)
+    return [extractor.extract(images) for extractor in extractors]
 
 
 def label_photos(job: Job) -> Outcome:
     """Make the masks with their vectors, and the stuff map, of each photo: read once, one pass of the network."""
-    outcome = Outcome()
-    with bounded_threads(job.recipe.executor.threads):
-        for batch in batches(job.photos, job.recipe.executor.batch_size):
-            things = any(not job.masks.has(job.keys[photo.id]) for photo in batch)
-            stuff = any(not job.stuff.has(job.keys[photo.id]) for photo in batch)
-            if things or stuff:
-                outcome.attempt(batch, partial(_label, job, outcome, things=things, stuff=stuff))
-    return outcome
+    return job.work_through(partial(_label, job), job.recipe.executor.batch_size)
 
 
-def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool, stuff: bool) -> None:
+def _label(job: Job, outcome: Outcome, photos: Sequence[Photo]) -> None:
+    roles = _missing(job, photos)
+    if not roles:
+        return
     readable = read_photos(photos, outcome, job.recipe)
     with outcome.timed("features"):
-        features = _kept_features(job, readable, things, stuff)
-        if features is None:
-            features = _extract(job, [pixels.image for _, pixels in readable], things, stuff)
+        features = _kept_features(job, readable, roles) or _extract(job, readable, roles)
     masks: list[MaskSet] = []
-    if things:
+    if "things" in roles:
         with outcome.timed("masks"):
             masks = _generate(job, [pixels.image for _, pixels in readable], [f["things"] for f in features])
     for index, (photo, pixels) in enumerate(readable):
         key = job.keys[photo.id]
 
         def finish(group: Sequence[Photo], index: int = index, pixels: Pixels = pixels, key: str = key) -> None:
-            if things:
+            if "things" in roles:
                 record = _refine_and_embed(job, outcome, pixels, features[index]["things"], masks[index])
                 write_masks(job.masks.path(key), record)
-            if stuff:
+            if "stuff" in roles:
                 write_stuff(job.stuff.path(key), _segment(job, outcome, pixels, features[index]["stuff"]))
             job.features.path(key).unlink(missing_ok=True)
 
@@ -97,27 +105,25 @@ def _label(job: Job, outcome: Outcome, photos: Sequence[Photo], *, things: bool,
 
 
 def _kept_features(
-    job: Job, readable: Sequence[tuple[Photo, Pixels]], things: bool, stuff: bool
+    job: Job, readable: Sequence[tuple[Photo, Pixels]], roles: Set[str]
 ) -> list[dict[str, np.ndarray]] | None:
     """What `keep_features` has left of all of these photos, or None where something is missing."""
-    roles = [role for role, needed in (("things", things), ("stuff", stuff)) if needed]
     try:
         kept = [read_arrays(job.features, job.keys[photo.id]) for photo, _ in readable]
     except DamagedFileError:
         return None
-    return kept if all(role in features for features in kept for role in roles) else None
+    return kept if all(roles <= features.keys() for features in kept) else None
 
 
 def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) -> list[MaskSet]:
-    generator = job.recipe.mask_generator(job.device)
+    generator = job.part(job.recipe.masks)
     if len(images) > 1 and hasattr(generator, "generate_batch"):
         return generator.generate_batch(images, features)
     return [generator.generate(image, feature) for image, feature in zip(images, features, strict=True)]
 
 
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
-    recipe = job.recipe
-    extractor, _ = recipe.extractors(job.device)
+    recipe, extractor = job.recipe, job.part(job.recipe.features)
     views = [(whole_box(pixels.image), coarse)]
     if recipe.crops:
         views = _add_crops(job, outcome, pixels.image, views)
@@ -135,8 +141,7 @@ def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View])
     boxes = corner_boxes(height, width, job.recipe.crops)
     crops = [np.ascontiguousarray(box.of(image)) for box in boxes]
     with outcome.timed("features of crops"):
-        extractor, _ = job.recipe.extractors(job.device)
-        features = extractor.extract(crops)
+        features = job.part(job.recipe.features).extract(crops)
     with outcome.timed("masks of crops"):
         masks = _generate(job, crops, features)
         views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
@@ -146,8 +151,7 @@ def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View])
 
 def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
     """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view; of crops, no groups."""
-    refiner, _ = job.recipe.refiners(job.device)
-    masks, scores = [], []
+    refiner, masks, scores = job.part(job.recipe.refine), [], []
     for box, coarse in views:
         view = np.ascontiguousarray(box.of(image))
         refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou, job.recipe.keep_rough)
@@ -164,11 +168,11 @@ def _segment(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray) -
         segmenter = _fitted_segmenter(job.recipe, job.device, str(job.root), job.stuff.fingerprint)
         classes = segmenter.segment(pixels.image, features)
     with outcome.timed("refine stuff"):
-        return refine_stuff(job.recipe.refiners(job.device)[1], pixels.image, classes)
+        return refine_stuff(job.part(job.recipe.stuff_refine), pixels.image, classes)
 
 
 @lru_cache(maxsize=1)
 def _fitted_segmenter(recipe: Recipe, device: str, root: str, fingerprint: str) -> Any:
     """The segmenter with what was fitted; ``fingerprint`` tells what one fit has learnt from the next."""
     state, _ = read_fitted(Path(root) / "stuff.npz")
-    return recipe.build_stuff_segmenter(device).load_state(state)
+    return recipe.build(recipe.stuff, device).load_state(state)

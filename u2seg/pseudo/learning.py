@@ -13,15 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from u2seg.errors import DataError
-from u2seg.pseudo.centres import count_distinct, unit_length
+from u2seg.pseudo.clusters import count_distinct, unit_length
 from u2seg.pseudo.intermediate import Intermediate, read_arrays
 
 logger = logging.getLogger(__name__)
 
 MOST_PER_CLUSTER = 1000
 """Vectors a cluster that are learnt from at most: 0.9 GB for K = 300 and 768 channels, however many masks there are."""
-
-
 MEAN_CENTRES = "mean_centres"
 """Entry of ``clusters.npz`` beside the clusterer's state: `mean_centres`."""
 
@@ -66,13 +64,8 @@ def sample_masks(masks: Intermediate, keys: Sequence[str], count: int, min_score
     sample = _read(masks, keys, photo, _draw(np.flatnonzero(sure), count * MOST_PER_CLUSTER, seed))
     if sure.all() or count_distinct(sample.vectors, count) >= count:
         return sample
-    logger.warning(
-        "clusters: learnt from all %d masks, since only %d reach U2SEG.CLUSTERS.MIN_SCORE %g, too few for %d clusters",
-        len(sure),
-        sure.sum(),
-        min_score,
-        count,
-    )
+    few = "only %d reach U2SEG.CLUSTERS.MIN_SCORE %g, too few for %d clusters"
+    logger.warning(f"clusters: learnt from all %d masks, since {few}", len(sure), sure.sum(), min_score, count)
     return _read(masks, keys, photo, _draw(np.arange(len(scores)), count * MOST_PER_CLUSTER, seed))
 
 

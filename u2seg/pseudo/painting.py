@@ -22,7 +22,7 @@ from u2seg.pseudo.merge import merge_segments
 from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.worker import Job, Outcome
-from u2seg.runtime import bounded_threads
+from u2seg.runtime import worker_device
 from u2seg.structures import LabelSpace
 
 
@@ -31,34 +31,30 @@ def _fitted_clusterer(recipe: Recipe, root: str, fingerprint: str) -> tuple[Any,
     """The clusterer with what was learnt, and centres of mean features; ``fingerprint`` tells one set from the next."""
     state, _ = read_fitted(Path(root) / "clusters.npz")
     centres = state.pop(MEAN_CENTRES)
-    return recipe.build_clusterer().load_state(state), centres
+    return recipe.build(recipe.clusterer, worker_device(recipe.device)).load_state(state), centres
 
 
 def merge_photos(job: Job) -> Outcome:
     """Merge things and stuff of each photo into a panoptic PNG and its entry for the dataset's JSON files."""
-    outcome = Outcome()
 
-    def work(group: Sequence[Photo]) -> None:
-        (photo,) = group
-        key = job.keys[photo.id]
-        try:
-            record, stuff = read_masks(job.masks, key), read_stuff(job.stuff, key)
-        except DamagedFileError as error:
-            outcome.damaged.append(error)
-            return
-        clusters = record.extra.get("clusters", np.zeros(0, np.int64))
-        if record.vectors is not None:
-            learnt = _fitted_clusterer(job.recipe, str(job.root), job.merge.fingerprint)
-            clusters = cluster_ids(record.vectors, *learnt)
-        ids, entry = merge_photo(job.recipe, record, clusters, stuff)
-        png = job.merge.path(key, ".png")
-        write_png(png, encode_ids(ids))
-        write_checked(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
+    def work(outcome: Outcome, group: Sequence[Photo]) -> None:
+        key = job.keys[group[0].id]
+        with outcome.timed("merge"):
+            try:
+                record, stuff = read_masks(job.masks, key), read_stuff(job.stuff, key)
+            except DamagedFileError as error:
+                outcome.damaged.append(error)
+                return
+            clusters = record.extra.get("clusters", np.zeros(0, np.int64))
+            if record.vectors is not None:
+                learnt = _fitted_clusterer(job.recipe, str(job.root), job.merge.fingerprint)
+                clusters = cluster_ids(record.vectors, *learnt)
+            ids, entry = merge_photo(job.recipe, record, clusters, stuff)
+            png = job.merge.path(key, ".png")
+            write_png(png, encode_ids(ids))
+            write_checked(job.merge.path(key), {**entry, "png_sha256": file_sha256(png)})
 
-    with bounded_threads(job.recipe.executor.threads), outcome.timed("merge"):
-        for photo in job.photos:
-            outcome.attempt([photo], work)
-    return outcome
+    return job.work_through(work)
 
 
 def merge_photo(

@@ -9,9 +9,7 @@ Shapes: ``D, h, w`` features.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from u2seg.errors import UsageError
 from u2seg.images import PhotoSet
 from u2seg.pseudo.embeddings import embeds_all
 from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
-from u2seg.pseudo.intermediate import DamagedFileError, read_arrays
+from u2seg.pseudo.intermediate import read_arrays
 from u2seg.pseudo.labelling import keep_features, label_photos
-from u2seg.pseudo.learning import MEAN_CENTRES, Sample, mean_centres, sample_masks
+from u2seg.pseudo.learning import MEAN_CENTRES, mean_centres, sample_masks
 from u2seg.pseudo.ledger import FITTED_FILES
 from u2seg.pseudo.parts import Part
 from u2seg.pseudo.products import reuse_fitted
@@ -32,16 +30,14 @@ from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.run import LabelRun
 from u2seg.runtime import bounded_threads, worker_device
 
-logger = logging.getLogger(__name__)
-
 
 @PSEUDO_LABEL_GENERATORS.register()
 class U2SegGenerator(LabelGenerator):
     """The recipe of U2Seg: masks, clusters, stuff, merge; every part by its name in the config."""
 
-    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path, executor: Executor | None = None) -> None:
+    def __init__(self, cfg: CfgNode, photos: PhotoSet, output: str | Path) -> None:
         """As `LabelGenerator`; also raises PluginError, where a part that is asked for may be in a broken plugin."""
-        super().__init__(cfg, photos, output, executor)
+        super().__init__(cfg, photos, output)
         self.weights = self.recipe.check(worker_device(self.recipe.device))
         self.caveats = sorted({str(entry["caveat"]) for entry in self.weights.values() if entry.get("caveat")})
         if self.recipe.reuse:
@@ -51,9 +47,6 @@ class U2SegGenerator(LabelGenerator):
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         return dependencies(self.recipe, self.weights)
 
-    def _steps(self, run: LabelRun) -> dict[str, Callable[[], bool]]:
-        return {"fit": lambda: self._fit(run), "cluster": lambda: self._cluster(run), **super()._steps(run)}
-
     def _fit(self, run: LabelRun) -> bool:
         """Fit the stuff segmenter on a sample of the photos; whether that had to be done."""
         if run.is_fitted("fit"):
@@ -61,7 +54,7 @@ class U2SegGenerator(LabelGenerator):
         if self.recipe.reuse:
             state = self._reuse("fit")
         else:
-            segmenter = self.recipe.build_stuff_segmenter("cpu")
+            segmenter = self.recipe.build(self.recipe.stuff, "cpu")
             with bounded_threads(self.recipe.executor.threads):
                 state = segmenter.fit(self._sampled_features(run)).state()
         run.keep_fitted("fit", state, learnt_on("fit", self.recipe, self.weights))
@@ -72,8 +65,8 @@ class U2SegGenerator(LabelGenerator):
         photos = run.inventory.photos
         order = np.random.default_rng(self.recipe.seed).permutation(len(photos))
         sample = [photos[index] for index in sorted(order[: self.recipe.fit_images])]
-        run.each("fit", keep_features, sample)
-        run.refuse_if_all_failed("fit", len(sample))
+        run.each(keep_features, sample)
+        run.refuse_if_all_failed(len(sample))
         features = run.features()
         for photo in sample:
             key = run.inventory.keys[photo.id]
@@ -87,34 +80,19 @@ class U2SegGenerator(LabelGenerator):
         """Learn the clusters of all masks; whether that had to be done."""
         if run.is_fitted("cluster"):
             return False
-        clusterer, count = self.recipe.build_clusterer(), self.recipe.space.num_things
-        with bounded_threads(self.recipe.executor.threads):
-            if self.recipe.reuse:
+        recipe, count = self.recipe, self.recipe.space.num_things
+        clusterer = recipe.build(recipe.clusterer, worker_device(recipe.device))
+        with bounded_threads(recipe.executor.threads):
+            if recipe.reuse:
                 state = self._reuse("cluster")
                 clusterer.load_state({name: array for name, array in state.items() if name != MEAN_CENTRES})
             else:
-                sample = self._sample(run)
+                keys = list(run.labelled())
+                sample = sample_masks(run.index("masks"), keys, count, recipe.cluster_min_score, recipe.seed)
                 ids = clusterer.fit(sample.vectors).predict(sample.vectors)
                 state = {**clusterer.state(), MEAN_CENTRES: mean_centres(sample.means, ids, count)}
-        run.keep_fitted("cluster", state, learnt_on("cluster", self.recipe, self.weights))
+        run.keep_fitted("cluster", state, learnt_on("cluster", recipe, self.weights))
         return True
-
-    def _sample(self, run: LabelRun) -> Sample:
-        """Masks to learn clusters from; damaged files are made again first."""
-        masks, keys = run.files("masks"), run.inventory.keys
-        while True:
-            try:
-                return sample_masks(
-                    masks,
-                    [keys[photo.id] for photo in run.labelled()],
-                    self.recipe.space.num_things,
-                    self.recipe.cluster_min_score,
-                    self.recipe.seed,
-                )
-            except DamagedFileError as error:
-                logger.warning("%s", error)
-                run.drop([error])
-                self._label(run)
 
     def _reuse(self, product: str) -> dict[str, np.ndarray]:
         """What an earlier run has learnt, if it was learnt on the features of this one."""

@@ -20,7 +20,7 @@ from u2seg.files import file_sha256, write_arrays
 from u2seg.images import Photo, PhotoSet
 from u2seg.pseudo.index import PACKED, ProductIndex
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate, load_arrays, undamaged
-from u2seg.pseudo.inventory import save_inventory, take_inventory
+from u2seg.pseudo.inventory import take_inventory
 from u2seg.pseudo.ledger import FITTED_FILES, Ledger, shorten, tree_changes
 
 _NOTE = "learnt_on"
@@ -32,25 +32,16 @@ class Products:
     def __init__(self, root: Path, photos: PhotoSet) -> None:
         """Read what is in ``root``, which this process has locked; ``ledger.begin`` comes before anything else."""
         self.root, self.photo_set = root, photos
-        self._table = root / "stages" / "photos.json"
-        self.inventory = take_inventory(photos, self._table, keep_ids=not photos.numbered)
+        self.inventory = take_inventory(photos, root / "stages" / "photos.json", keep_ids=not photos.numbered)
         self.ledger = Ledger(root)
         self._indexes: dict[str, ProductIndex] = {}
-
-    def save_inventory(self) -> None:
-        """Keep the table of photos for the next run."""
-        save_inventory(self._table, self.inventory)
 
     def index(self, product: str) -> ProductIndex:
         """Where the records of ``product`` as it is to be now are."""
         fingerprint = self.ledger.fingerprint(product)
-        if product not in self._indexes or self._indexes[product].files.fingerprint != fingerprint:
+        if product not in self._indexes or self._indexes[product].fingerprint != fingerprint:
             self._indexes[product] = ProductIndex(self.root, product, fingerprint)
         return self._indexes[product]
-
-    def files(self, product: str) -> Intermediate:
-        """The records of ``product`` as it is to be now, to read."""
-        return self.index(product).files
 
     def drop(self, damaged: Sequence[DamagedFileError]) -> None:
         """Delete records that were damaged, so that they are made again; other files are deleted by who reads them."""
@@ -65,7 +56,7 @@ class Products:
         for product in PACKED:
             self.index(product).pack_many(keys)
             self.index(product).sweep(set(keys))
-        self.save_inventory()
+        self.inventory.save()
 
     def is_fitted(self, product: str) -> bool:
         """Whether what ``product``, "fit" or "cluster", has learnt is there and current."""
@@ -90,19 +81,19 @@ class Products:
         """Features that were extracted for fitting and are kept until their photo is labelled."""
         return Intermediate(self.root, "features", self.ledger.fingerprint("fit"))
 
-    def labelled(self) -> list[Photo]:
-        """Photos whose masks and stuff have been made, in order."""
+    def labelled(self) -> dict[str, Photo]:
+        """Photos whose masks and stuff have been made, by their keys, in order."""
         masks, stuff, keys = self.index("masks"), self.index("stuff"), self.inventory.keys
-        return [photo for photo in self.inventory.photos if masks.has(keys[photo.id]) and stuff.has(keys[photo.id])]
+        by_key = {keys[photo.id]: photo for photo in self.inventory.photos}
+        return {key: photo for key, photo in by_key.items() if masks.has(key) and stuff.has(key)}
 
-    def content(self, photos: Sequence[Photo]) -> str:
-        """Hash of all that the dataset of ``photos`` depends on; caveats follow from the fingerprint."""
+    def content(self, photos: Mapping[str, Photo]) -> str:
+        """Hash of all that the dataset of ``photos``, by key, depends on; caveats follow from the fingerprint."""
         digest = hashlib.sha256()
         for line in (u2seg.__version__, str(self.photo_set.root), self.ledger.fingerprint("merge")):
             digest.update(f"{line}\n".encode(errors="surrogateescape"))
-        for photo in photos:
-            line = f"{photo.id} {self.inventory.keys[photo.id]} {photo.label}\n"
-            digest.update(line.encode(errors="surrogateescape"))
+        for key, photo in photos.items():
+            digest.update(f"{photo.id} {key} {photo.label}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -127,9 +118,8 @@ def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dic
     path = Path(directory).expanduser() / name
     if not path.is_file():
         raise UsageError(f"{key} must be the --output of an earlier run: it holds no {name}")
-    try:  # it is left alone even where it is damaged
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+    try:
+        arrays = load_arrays(path.read_bytes())
     except Exception as error:  # numpy and zipfile raise nearly anything on half a file
         raise UsageError(f"{key}: {name} can't be read ({type(error).__name__})") from error
     if _NOTE not in arrays:

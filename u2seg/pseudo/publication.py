@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import u2seg
 from u2seg.errors import DataError
 from u2seg.fields import inside
 from u2seg.files import file_sha256, file_state, read_checked, replacing, sweep_parts, write_checked
@@ -26,94 +25,117 @@ from u2seg.pseudo.record import CHECKSUMS, Counts, Totals, read_checksums, write
 from u2seg.structures import LabelSpace
 
 FILE = Path("stages") / "published.json"
+FileState = tuple[int, int, str]
 
 
-@dataclass
 class Publication:
-    """What the finished dataset in ``root`` was made from, and its files as they were then."""
+    """The finished dataset in one directory: what it was made from, and its files as they were then."""
 
-    root: Path
-    content: str = ""
-    """Hash of all that its files depend on."""
-    counts: Counts = field(default_factory=Counts)
-    files: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    """Name below ``root``: size in bytes, time of change in ns, sha256."""
-    _untouched: bool | None = field(default=None, repr=False)
-    """Whether no file has changed since, once that was looked at."""
-
-    @classmethod
-    def read(cls, root: Path) -> Publication:
-        """What the last run in ``root`` has noted; nothing where that is missing or damaged."""
+    def __init__(self, root: Path) -> None:
+        """Read what the last run in ``root`` has noted; nothing where that is missing or damaged."""
         noted = read_checked(root / FILE)
-        if not noted:
-            return cls(root)
-        files = {name: tuple(entry) for name, entry in noted["files"].items()}
-        return cls(root, noted["content"], Counts(**noted["counts"]), files)
-
-    def save(self) -> None:
-        """Note it for the next run."""
-        write_checked(self.root / FILE, {"content": self.content, "counts": vars(self.counts), "files": self.files})
+        self.root = root
+        self.content: str = noted.get("content", "")
+        """Hash of all that its files depend on."""
+        self.counts = Counts(**noted.get("counts", {}))
+        self.files: dict[str, FileState] = {name: tuple(entry) for name, entry in noted.get("files", {}).items()}
+        """Name below the directory: size in bytes, time of change in ns, sha256."""
+        self._totals: dict[str, Totals] = {}
 
     def is_current(self, content: str) -> bool:
         """Whether the dataset was made from ``content`` and no file of it has changed since."""
-        if self.content != content:
-            return False
-        if self._untouched is None:
-            self._untouched = all(map(self.is_untouched, self.files))
-        return self._untouched
+        return self.content == content and self._are_untouched
 
-    def is_untouched(self, name: str) -> bool:
+    @cached_property
+    def _are_untouched(self) -> bool:
+        return all(map(self._is_untouched, self.files))
+
+    def _is_untouched(self, name: str) -> bool:
         """Whether the file ``name`` is as large and as old as it was."""
         with contextlib.suppress(OSError):
-            return name in self.files and self.files[name][:2] == file_state(self.root / name)
+            return self.files[name][:2] == file_state(self.root / name)
         return False
 
-    def has_label(self, photo: Photo, sha256: str, source: Path) -> bool:
-        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since.
-
-        Neither has ``source``, the PNG that the stage ``merge`` left, where that is still there.
-        """
+    def _has_label(self, photo: Photo, sha256: str) -> bool:
+        """Whether the label of ``photo`` with this ``sha256`` was published and has not changed since."""
         name = f"panoptic/{photo.label}"
-        if self.files.get(name, (0, 0, ""))[2] != sha256 or not self.is_untouched(name):
+        return name in self.files and self.files[name][2] == sha256 and self._is_untouched(name)
+
+    def drop_damaged(self, merged: ProductIndex, photos: Mapping[str, Photo]) -> dict[str, Photo]:
+        """Those of ``photos``, by key, whose label is missing or damaged; what is left of it is deleted.
+
+        PNGs that have not changed since they were published need not be read. What the others come to is noted.
+        """
+        damaged = {key: photo for key, photo in photos.items() if not self._is_whole(merged, photo, key)}
+        merged.drop(damaged.keys())
+        for key in damaged:
+            merged.path(key, ".png").unlink(missing_ok=True)
+        return damaged
+
+    def _is_whole(self, merged: ProductIndex, photo: Photo, key: str) -> bool:
+        if not merged.has(key):
             return False
-        return not source.exists() or file_state(source) == self.files[name][:2]
+        try:
+            totals = self._totals[key] = Totals.of(read_entry(merged, key))
+            sha256 = totals.png_sha256
+            return self._has_label(photo, sha256) or file_sha256(merged.path(key, ".png")) == sha256
+        except (DamagedFileError, KeyError, FileNotFoundError):
+            return False
 
+    def publish(
+        self,
+        merged: Intermediate,
+        photos: Mapping[str, Photo],
+        info: Mapping[str, Any],
+        space: LabelSpace,
+        content: str,
+    ) -> None:
+        """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
 
-def drop_damaged(
-    publication: Publication,
-    merged: ProductIndex,
-    photos: Sequence[Photo],
-    keys: Mapping[int, str],
-    totals: MutableMapping[str, Totals],
-) -> list[Photo]:
-    """Those of ``photos`` whose label is missing or damaged; what is left of it is deleted.
+        PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs
+        left half written. ``photos``, by key, have a label that `drop_damaged` has looked at, so each record is read
+        once more, for the JSON files; ``content`` is a hash of all that is published.
 
-    PNGs that have not changed since ``publication`` need not be read; ``keys`` are those of the photos by id. What the
-    others come to is noted in ``totals``, by key.
-    """
-    damaged = []
-    for photo in photos:
-        whole = _read_whole(publication, merged, photo, keys[photo.id])
-        if whole is None:
-            damaged.append(photo)
-        else:
-            totals[keys[photo.id]] = whole
-    merged.drop({keys[photo.id] for photo in damaged})
-    for photo in damaged:
-        merged.files.path(keys[photo.id], ".png").unlink(missing_ok=True)
-    return damaged
+        Raises:
+            DamagedFileError: a record is damaged.
+        """
+        root = self.root
+        before = self.files.keys() or read_checksums(root).keys()
+        kept = {f"panoptic/{photo.label}" for photo in photos.values()} | {PANOPTIC_JSON, INSTANCES_JSON, CHECKSUMS}
+        _remove(root, _in_the_way(before - kept, kept))
+        files = self._publish_labels(merged, photos)
 
+        def images() -> Iterator[dict[str, Any]]:
+            for key, photo in photos.items():
+                size = self._totals[key]
+                yield {"id": photo.id, "file_name": photo.name, "height": size.height, "width": size.width}
 
-def _read_whole(publication: Publication, merged: ProductIndex, photo: Photo, key: str) -> Totals | None:
-    """What the label of ``photo`` comes to, if it is there as it was made."""
-    if not merged.has(key):
-        return None
-    try:
-        totals, source = Totals.of(read_entry(merged.files, key)), merged.files.path(key, ".png")
-        has_label = publication.has_label(photo, totals.png_sha256, source)
-        return totals if has_label or file_sha256(source) == totals.png_sha256 else None
-    except (DamagedFileError, KeyError, FileNotFoundError):
-        return None
+        def entries() -> Iterator[Entry]:
+            for (key, photo), image in zip(photos.items(), images(), strict=True):
+                entry = read_entry(merged, key)
+                yield Entry(image, photo.label, entry["segments"], entry["instances"])
+
+        write_dataset(root, info, space.categories(), entries, images=images)
+        for name in (PANOPTIC_JSON, INSTANCES_JSON):
+            files[name] = (*file_state(root / name), file_sha256(root / name))
+        write_checksums(root, {name: sha256 for name, (_, _, sha256) in files.items()})
+        files[CHECKSUMS] = (*file_state(root / CHECKSUMS), "")
+        _remove(root, before - kept)
+        for folder in {os.path.dirname(name) for name in files}:
+            sweep_parts(root / folder)
+        self.content, self.files = content, files
+        write_checked(root / FILE, {"content": content, "counts": vars(self.counts), "files": files})
+
+    def _publish_labels(self, merged: Intermediate, photos: Mapping[str, Photo]) -> dict[str, FileState]:
+        """Give the PNGs of ``photos`` their names in the dataset, and count what they come to; the files."""
+        files, self.counts = {}, Counts()
+        for key, photo in photos.items():
+            sha256, name = self._totals[key].png_sha256, f"panoptic/{photo.label}"
+            if not self._has_label(photo, sha256):
+                link(merged.path(key, ".png"), self.root / name)
+            files[name] = (*file_state(self.root / name), sha256)
+            self.counts.add(self._totals[key])
+        return files
 
 
 def forget_publication(root: Path) -> None:
@@ -121,63 +143,11 @@ def forget_publication(root: Path) -> None:
     (root / FILE).unlink(missing_ok=True)
 
 
-def publish(
-    publication: Publication,
-    merged: Intermediate,
-    photos: Sequence[Photo],
-    keys: Mapping[int, str],
-    totals: Mapping[str, Totals],
-    info: Mapping[str, Any],
-    space: LabelSpace,
-    content: str,
-) -> Publication:
-    """Write the dataset: its PNGs, its JSON files, its checksums, and the note for the next run.
-
-    PNGs of photos that are gone are removed, out of those that an earlier run has published, and what killed runs left
-    half written. ``photos`` are those that have a label, in order, with what `drop_damaged` has noted in ``totals``, so
-    that each record is read once more, for the JSON files; ``content`` is a hash of all that is published.
-
-    Raises:
-        DamagedFileError: a record is damaged.
-    """
-    root, new = publication.root, Publication(publication.root, content)
-    before = publication.files.keys() or read_checksums(root).keys()
-    kept = {f"panoptic/{photo.label}" for photo in photos} | {PANOPTIC_JSON, INSTANCES_JSON, CHECKSUMS}
-    _remove(root, _in_the_way(before - kept, kept))
-    _publish_labels(publication, new, merged, photos, keys, totals)
-
-    def images() -> Iterator[dict[str, Any]]:
-        for photo in photos:
-            size = totals[keys[photo.id]]
-            yield {"id": photo.id, "file_name": photo.name, "height": size.height, "width": size.width}
-
-    def entries() -> Iterator[Entry]:
-        for photo, image in zip(photos, images(), strict=True):
-            entry = read_entry(merged, keys[photo.id])
-            yield Entry(image, photo.label, entry["segments"], entry["instances"])
-
-    write_dataset(root, info, space.categories(), entries, images=images)
-    for name in (PANOPTIC_JSON, INSTANCES_JSON):
-        new.files[name] = (*file_state(root / name), file_sha256(root / name))
-    write_checksums(root, {name: sha256 for name, (_, _, sha256) in new.files.items()})
-    new.files[CHECKSUMS] = (*file_state(root / CHECKSUMS), "")
-    _remove(root, before - kept)
-    for folder in {os.path.dirname(name) for name in new.files}:
-        sweep_parts(root / folder)
-    new.save()
-    return new
-
-
 def _in_the_way(gone: Set[str], kept: Set[str]) -> set[str]:
     """Those of the files ``gone`` that are now a folder of one of ``kept``, or lie in a folder that is now a file."""
-    folders = {
-        parent for folder in {PurePosixPath(name).parent for name in kept} for parent in (folder, *folder.parents)
-    }
-    return {
-        name
-        for name in gone
-        if PurePosixPath(name) in folders or any(str(parent) in kept for parent in PurePosixPath(name).parents)
-    }
+    lowest = {PurePosixPath(name).parent for name in kept}
+    folders = {str(parent) for folder in lowest for parent in (folder, *folder.parents)}
+    return {name for name in gone if name in folders or any(str(p) in kept for p in PurePosixPath(name).parents)}
 
 
 def _remove(root: Path, names: Set[str]) -> None:
@@ -189,24 +159,6 @@ def _remove(root: Path, names: Set[str]) -> None:
             os.removedirs(path.parent)
 
 
-def _publish_labels(
-    publication: Publication,
-    new: Publication,
-    merged: Intermediate,
-    photos: Sequence[Photo],
-    keys: Mapping[int, str],
-    totals: Mapping[str, Totals],
-) -> None:
-    """Give the PNGs of ``photos`` their names in the dataset, and note in ``new`` what they are and come to."""
-    for photo in photos:
-        label = totals[keys[photo.id]]
-        new.counts.add(label)
-        source, name = merged.path(keys[photo.id], ".png"), f"panoptic/{photo.label}"
-        if not publication.has_label(photo, label.png_sha256, source):
-            link(source, new.root / name)
-        new.files[name] = (*file_state(new.root / name), label.png_sha256)
-
-
 def link(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``, or a copy of it where the file system has no links."""
     if target.exists() and os.path.samefile(source, target):
@@ -216,12 +168,3 @@ def link(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copy2(source, temporary)  # with its time of change, as a link has it
-
-
-def describe(photo_root: Path, caveats: Sequence[str]) -> dict[str, Any]:
-    """``info`` of the JSON files."""
-    return {
-        "description": f"pseudo labels made by u2seg {u2seg.__version__}; no human looked at them",
-        "image_root": str(photo_root),
-        "caveats": list(caveats),
-    }

@@ -128,28 +128,18 @@ class Recipe:
         }
         return {name: values[name] for name in PARTS[kind].context}
 
-    def _once(self, part: Part, device: str) -> Any:
+    def build(self, part: Part, device: str) -> Any:
+        """``part``, one of this recipe's, made anew."""
+        return part.build(**self.context(part.kind, device))
+
+    def once(self, part: Part, device: str) -> Any:
+        """``part``, one of this recipe's: the same object on every call in this process."""
         return build_once(part, **self.context(part.kind, device))
 
-    def extractors(self, device: str) -> tuple[Any, Any]:
-        """The feature extractors of things and of stuff; the same objects on every call."""
-        return self._once(self.features, device), self._once(self.stuff_features, device)
-
-    def mask_generator(self, device: str) -> Any:
-        """The mask generator; the same object on every call."""
-        return self._once(self.masks, device)
-
-    def refiners(self, device: str) -> tuple[Any, Any]:
-        """The refiners of things and of stuff; the same objects on every call."""
-        return self._once(self.refine, device), self._once(self.stuff_refine, device)
-
-    def build_clusterer(self) -> Any:
-        """A fresh clusterer for K clusters."""
-        return self.clusterer.build(**self.context("clusterer", worker_device(self.device)))
-
-    def build_stuff_segmenter(self, device: str) -> Any:
-        """A fresh stuff segmenter for S classes."""
-        return self.stuff.build(**self.context("stuff segmenter", device))
+    @property
+    def extractors(self) -> dict[str, Part]:
+        """The feature extractors of ``things`` and ``stuff``, which may be the same."""
+        return {"things": self.features, "stuff": self.stuff_features}
 
     def check(self, device: str) -> dict[str, dict[str, Any]]:
         """Build every part once and fetch its weights, so that a mistake shows before hours of work.
@@ -162,15 +152,13 @@ class Recipe:
             UsageError: a part refuses its arguments.
             PluginError: a part that is asked for may be in a broken plugin.
         """
-        self.mask_generator(device)
-        self.refiners(device)
-        self.build_clusterer()
-        segmenter = self.build_stuff_segmenter("cpu")
+        for part in (self.masks, self.refine, self.stuff_refine):
+            self.once(part, device)
+        self.build(self.clusterer, device)
+        segmenter = self.build(self.stuff, "cpu")
         weights = {}
-        for role, part, extractor in zip(
-            ("things", "stuff"), (self.features, self.stuff_features), self.extractors(device), strict=True
-        ):
-            prepare = getattr(extractor, "prepare", None)
+        for role, part in self.extractors.items():
+            prepare = getattr(self.once(part, device), "prepare", None)
             weights[role] = dict(prepare()) if prepare else {"name": part.name}
         if hasattr(segmenter, "info"):
             weights["stuff"]["segmenter"] = dict(segmenter.info)
@@ -192,8 +180,8 @@ class Recipe:
     def identity(self, with_weights: bool) -> dict[str, Any]:
         """What must be the same on every machine that works on a run: versions, plugins and, if asked for, weights."""
         same: dict[str, Any] = {"u2seg": u2seg.__version__, "plugins": installed_plugins().distributions}
-        for role, extractor in zip(("things", "stuff"), self.extractors("cpu"), strict=True) if with_weights else ():
-            info = getattr(extractor, "info", {})
+        for role, part in self.extractors.items() if with_weights else ():
+            info = getattr(self.once(part, "cpu"), "info", {})
             same[f"weights of {role}"] = {key: info.get(key) for key in ("weights_sha256", "precision")}
         return same
 
@@ -210,11 +198,13 @@ def check_plugin(name: str, cfg: CfgNode, real_features: bool) -> Iterator[str]:
     recipe = Recipe.from_config(cfg)
     device = worker_device(recipe.device)
     for offer in installed_plugins().named(name):
-        things, stuff = recipe.extractors(device) if real_features else (None, None)
-        context = nodes(recipe.context(offer.kind, device))
-        if not real_features and "features" in context:
+        context, extractor = nodes(recipe.context(offer.kind, device)), None
+        if real_features:
+            seen = recipe.stuff_features if offer.kind == "stuff segmenter" else recipe.features
+            extractor = recipe.once(seen, device)
+        elif "features" in context:
             context["features"] = None
-        check_offer(offer, _arguments(offer, cfg), context, stuff if offer.kind == "stuff segmenter" else things)
+        check_offer(offer, _arguments(offer, cfg), context, extractor)
         yield f"{offer.title} keeps its contract"
 
 

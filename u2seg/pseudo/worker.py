@@ -1,7 +1,6 @@
 """What a worker process is given, and what comes back: photos to take through a stage, and what became of them.
 
-Jobs and outcomes travel between processes; what is made of a photo stays on disk. What a stage leaves for the record is
-collected from its jobs as they come back.
+Jobs and outcomes travel between processes; what is made of a photo stays on disk.
 
 Shapes: ``H, W`` pixels at which a photo is labelled (its own size, or smaller: ``U2SEG.INPUT.MAX_PIXELS``).
 """
@@ -15,29 +14,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from u2seg.errors import DataError, PluginError, UsageError
-from u2seg.images import Photo, read_shrunk
-from u2seg.jobs import Watcher
+from u2seg.images import Photo, batches, read_shrunk
 from u2seg.plugins.guard import at_photo, print_traceback
-from u2seg.pseudo import index
 from u2seg.pseudo.intermediate import DamagedFileError, Intermediate
+from u2seg.pseudo.parts import Part
 from u2seg.pseudo.recipe import Recipe
-from u2seg.runtime import Progress, worker_device
-
-FEW_FAILURES = 10
-"""Photos that may fail whatever share of the set they are."""
+from u2seg.runtime import bounded_threads, worker_device
 
 
 @dataclass
 class Outcome:
-    """What became of the photos of a job."""
+    """What became of photos: those of one job, or of all jobs of a stage so far."""
 
-    failures: dict[int, str] = field(default_factory=dict)
-    """Photo id to the reason why nothing was made of it."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Name of a photo that nothing was made of to the reason."""
     damaged: list[DamagedFileError] = field(default_factory=list)
     """Records that were damaged and have to be made again."""
     seconds: Counter[str] = field(default_factory=Counter)
@@ -72,9 +69,26 @@ class Outcome:
                     self.attempt([photo], work)
                 return
             print_traceback(photos[0].name)
-            self.failures[photos[0].id] = (
-                str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-            )
+            reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+            self.failures[photos[0].name] = reason
+
+    def add(self, other: Outcome) -> None:
+        """Count ``other``, of further photos, in."""
+        self.failures |= other.failures
+        self.damaged += other.damaged
+        self.seconds.update(other.seconds)
+        self.processor.update(other.processor)
+
+    def reasons(self) -> str:
+        """The most frequent reasons for failure and how many photos each has cost."""
+        reasons = Counter(self.failures.values()).most_common(3)
+        return "; ".join(f"{reason} ({count})" for reason, count in reasons)
+
+    def notes(self) -> dict[str, Any]:
+        """For the record."""
+        sums = {"parts": self.seconds, "processor": self.processor}
+        rounded = {key: {part: round(value, 3) for part, value in by_part.items()} for key, by_part in sums.items()}
+        return {**rounded, "failures": self.failures}
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,27 @@ class Job:
     def device(self) -> str:
         """The torch device of this worker."""
         return worker_device(self.recipe.device)
+
+    def part(self, part: Part) -> Any:
+        """``part``, one of the recipe's, on this worker."""
+        return self.recipe.once(part, self.device)
+
+    def work_through(self, work: Callable[[Outcome, Sequence[Photo]], None], batch_size: int = 1) -> Outcome:
+        """Call ``work`` on the photos, ``batch_size`` of them at a time; what became of them."""
+        outcome = Outcome()
+        with bounded_threads(self.recipe.executor.threads):
+            for batch in batches(self.photos, batch_size):
+                outcome.attempt(batch, partial(work, outcome))
+        return outcome
+
+    @property
+    def seconds(self) -> float:
+        """After which it counts as hanging."""
+        return self.recipe.executor.photo_seconds * len(self.photos)
+
+    def split(self) -> list[Job]:
+        """A job for each photo."""
+        return [replace(self, photos=(photo,)) for photo in self.photos]
 
 
 @dataclass(frozen=True)
@@ -132,82 +167,3 @@ def read_photos(photos: Sequence[Photo], outcome: Outcome, recipe: Recipe) -> li
         for photo in photos:
             outcome.attempt([photo], read)
     return readable
-
-
-@dataclass
-class StageNotes:
-    """What a stage leaves for the record."""
-
-    seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
-    """Wall seconds of work by part, of all workers."""
-    processor: dict[str, float] = field(default_factory=dict)
-    """Processor seconds by part."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Name of a photo that nothing was made of to the reason."""
-
-    def reasons(self) -> str:
-        """The most frequent reasons for failure and how many photos each has cost."""
-        reasons = Counter(self.failures.values()).most_common(3)
-        return "; ".join(f"{reason} ({count})" for reason, count in reasons)
-
-
-class StageWatcher(Watcher[Job, Outcome]):
-    """Notes what the jobs of one stage come to, and ends the stage where too many photos fail."""
-
-    def __init__(
-        self,
-        stage: str,
-        notes: StageNotes,
-        progress: Progress,
-        most_failures: float,
-        indexes: Sequence[index.ProductIndex] = (),
-    ) -> None:
-        """Watch ``stage``; a share ``most_failures`` of its photos may fail, or `FEW_FAILURES`.
-
-        What jobs that have come back leave in ``indexes`` is packed, a full shard at a time.
-        """
-        self.stage, self.notes, self.progress, self.indexes = stage, notes, progress, indexes
-        self._keys: list[str] = []
-        self.most_failures = max(FEW_FAILURES, most_failures * progress.total)
-        self.damaged: list[DamagedFileError] = []
-
-    def done(self, job: Job, outcome: Outcome) -> None:
-        """Add up seconds and failures."""
-        self.damaged += outcome.damaged
-        for sums, seconds in ((self.notes.parts, outcome.seconds), (self.notes.processor, outcome.processor)):
-            sums.update({part: round(sums.get(part, 0.0) + value, 3) for part, value in seconds.items()})
-        self._fail(job, outcome.failures)
-        self._keys += [job.keys[photo.id] for photo in job.photos]
-        if len(self._keys) >= index.SHARD_RECORDS:
-            for of_product in self.indexes:
-                of_product.pack(self._keys)
-            self._keys = []
-        self.progress.advance(len(job.photos))
-
-    def split(self, job: Job) -> list[Job]:
-        """A job for each photo."""
-        return [replace(job, photos=(photo,)) for photo in job.photos]
-
-    def lost(self, job: Job, reason: str) -> None:
-        """Put the photo aside by name."""
-        self._fail(job, {photo.id: reason for photo in job.photos})
-        self.progress.advance(len(job.photos))
-
-    def limit(self, job: Job) -> float:
-        """``U2SEG.EXECUTOR.PHOTO_SECONDS`` for each photo."""
-        return job.recipe.executor.photo_seconds * len(job.photos)
-
-    def waiting(self) -> None:
-        """Show that the run is alive."""
-        self.progress.advance(0)
-
-    def _fail(self, job: Job, failures: dict[int, str]) -> None:
-        self.notes.failures.update({photo.name: failures[photo.id] for photo in job.photos if photo.id in failures})
-        count = len(self.notes.failures)
-        if failures and count > self.most_failures:
-            raise DataError(
-                f"stage {self.stage} was stopped: {count} of {self.progress.total} photos failed: "
-                f"{self.notes.reasons()}. What is done stays. Mend the cause and run the same command again, or set "
-                "U2SEG.EXECUTOR.MAX_FAILURES, the share that may fail, higher"
-            )

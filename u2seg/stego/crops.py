@@ -31,7 +31,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.files import in_words, replacing, write_arrays
 from u2seg.images import PhotoSet, find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
-from u2seg.pseudo.centres import unit_length
+from u2seg.pseudo.clusters import unit_length
 from u2seg.pseudo.parts import Part, build_once
 from u2seg.runtime import Progress
 

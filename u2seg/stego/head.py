@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from u2seg.errors import DataError, UsageError
-from u2seg.pseudo.centres import fill_empty, learn_centres
+from u2seg.pseudo.clusters import fill_empty, learn_centres
 from u2seg.weights_file import read_weights, write_weights
 
 FORMAT = "u2seg-stuff-1"

@@ -101,7 +101,7 @@ class CodeStuff:
         """
         import torch
 
-        from u2seg.pseudo.stuff.patches import drop_small, smooth
+        from u2seg.pseudo.stuff import drop_small, smooth
 
         codes = self._tensor(self.codes(image, features))
         with torch.inference_mode():

@@ -6,7 +6,6 @@ Shapes: ``n`` crops; ``D`` channels of a feature; ``C`` channels of a code; ``S`
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def score_checkpoint(cfg: CfgNode, path: Path, method: str, name: str) -> dict[s
     arguments = {**part_args({"NAME": method, "ARGS": cfg.U2SEG.STUFF.ARGS}), "checkpoint": str(path)}
     stuff = Part.from_config("stuff segmenter", {"NAME": method, "ARGS": {method: arguments}})
     scores = score_segmenter(
-        replace(recipe, stuff=stuff).build_stuff_segmenter(device),
+        recipe.build(stuff, device),
         build_once(recipe.stuff_features, device=device),
         recipe.stuff_refine.build(),
         read_panoptic(metadata.panoptic_json, metadata.panoptic_root, metadata.image_root),

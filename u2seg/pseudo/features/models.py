@@ -1,4 +1,4 @@
-"""Short names of the usual backbones, and which timm networks this package can run.
+"""Short names of the usual backbones, which timm networks this package can run, and what they are given.
 
 Shapes: ``H, W`` image pixels; ``h, w`` patches; ``p`` pixels per side of a patch.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from u2seg.errors import UsageError
+
+Grid = tuple[int, int]
+"""Patches, (h, w)."""
 
 
 def _known() -> dict[str, str]:
@@ -87,7 +92,7 @@ def normalisation(name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
 
 
-def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: str) -> np.ndarray:
+def network_input(image: np.ndarray, grid: Grid, patch: int, name: str) -> np.ndarray:
     """Input float32 (3, h * p, w * p) of timm's ``name`` from ``image`` uint8 (H, W, 3), on a ``grid`` (h, w)."""
     from PIL import Image
 
@@ -99,3 +104,25 @@ def network_input(image: np.ndarray, grid: tuple[int, int], patch: int, name: st
     pixels -= mean
     pixels /= deviation
     return pixels
+
+
+def own_size(size: tuple[int, int], patch: int, most: Grid) -> Grid:
+    """The grid of ``size`` (H, W) pixels itself, or the largest one in its shape with no more patches than ``most``."""
+    grid, patches = (whole(size[0] / patch), whole(size[1] / patch)), most[0] * most[1]
+    if grid[0] * grid[1] <= patches:
+        return grid
+    height = min(max(int(math.sqrt(patches * size[0] / size[1])), 1), patches)
+    return height, min(max(int(math.sqrt(patches * size[1] / size[0])), 1), patches // height)
+
+
+def whole(patches: float) -> int:
+    """``patches`` rounded, at least 1."""
+    return max(int(patches + 0.5), 1)
+
+
+def check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """``size`` as (height, width) pixels; UsageError unless it is a number of pixels or two of them."""
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UsageError(f"size is a number of pixels or [height, width], not {size!r}")
+    return sides

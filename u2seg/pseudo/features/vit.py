@@ -7,7 +7,6 @@ Shapes: ``H, W`` image pixels; ``h, w`` patches of the network's input; ``D`` ch
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from u2seg.errors import UsageError, lookup
-from u2seg.pseudo.features.grids import Grid, check_size, own_size, whole
+from u2seg.pseudo.features import models, network
+from u2seg.pseudo.features.models import Grid
+from u2seg.pseudo.features.network import Request
+from u2seg.pseudo.features.weights import Weights, check_weights, load, locate
+from u2seg.runtime import worker_device
 
 if TYPE_CHECKING:
     import torch
-
-    from u2seg.pseudo.features.network import Request
-    from u2seg.pseudo.features.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class ViTFeatures:
         embed_layer: block whose output `embed` returns, with the final norm if it is the last.
         batch_size: images in one pass; 0 is 1 photo or 8 crops on a CPU, where more gain nothing, and 8 elsewhere.
         precision: "float32", "bfloat16", "float16", or "auto": what the device multiplies fastest, see
-            `u2seg.pseudo.features.precision`.
+            `u2seg.pseudo.features.network`.
         device: a torch device, or "auto": a GPU where there is one.
 
     Raises:
@@ -78,26 +78,19 @@ class ViTFeatures:
         precision: str = "auto",
         device: str = "cpu",
     ) -> None:
-        from u2seg.pseudo.features.models import KNOWN, timm_name
-        from u2seg.pseudo.features.network import FACETS
-        from u2seg.pseudo.features.precision import PRECISIONS
-        from u2seg.pseudo.features.weights import check_weights
-
-        lookup("facet", facet, dict.fromkeys(FACETS))
-        lookup("precision", precision, dict.fromkeys(PRECISIONS))
+        lookup("facet", facet, dict.fromkeys(network.FACETS))
+        lookup("precision", precision, dict.fromkeys(network.PRECISIONS))
         lookup("embed", embed, dict.fromkeys(EMBEDS))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
         for name, number in (("layer", layer), ("embed_layer", embed_layer), ("batch_size", batch_size)):
             if isinstance(number, bool) or not isinstance(number, int) or (name == "batch_size" and number < 0):
                 raise UsageError(f"{name} is a whole number, not {number!r}")
-        if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", device):
-            raise UsageError(f"device {device!r}: there are auto, cpu, cuda, cuda:N, mps and xpu")
         self.model = model
-        self.timm_name = timm_name(model)
-        self.weights = weights or f"timm://{model if model in KNOWN else self.timm_name}"
+        self.timm_name = models.timm_name(model)
+        self.weights = weights or f"timm://{model if model in models.KNOWN else self.timm_name}"
         check_weights(self.weights, self.timm_name)
-        self.size = check_size(size)
+        self.size = models.check_size(size)
         self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
         self.embed_kind, self.embed_layer = embed, embed_layer
         self.batch_size, self.precision, self.device = batch_size, precision, device
@@ -105,10 +98,9 @@ class ViTFeatures:
     @property
     def dim(self) -> int:
         """D, channels of a feature."""
-        from u2seg.pseudo.features.network import projection
-
-        skeleton = self._skeleton
-        return skeleton.embed_dim if self.facet == "block" else len(projection(skeleton.blocks[0], self.facet)[0])
+        if self.facet == "block":
+            return self._skeleton.embed_dim
+        return len(network.projection(self._skeleton.blocks[0], self.facet)[0])
 
     @property
     def stride(self) -> int:
@@ -178,7 +170,7 @@ class ViTFeatures:
         shrunk to that many, in its own shape.
         """
         vectors = np.empty((len(images), self._skeleton.embed_dim), np.float32)
-        grids = [own_size(image.shape[:2], self.stride, self._grid()) for image in images]
+        grids = [models.own_size(image.shape[:2], self.stride, self._grid()) for image in images]
         for indices, [(patches, prefix)] in self._passes(images, grids, [self._embed_request()], CROPS_IN_A_PASS):
             chosen = prefix[:, 0] if self.embed_kind == "cls" else patches.mean((2, 3))
             vectors[indices] = chosen.float().cpu().numpy()
@@ -193,33 +185,25 @@ class ViTFeatures:
         """
         import torch
 
-        from u2seg.pseudo.features.models import network_input
-        from u2seg.pseudo.features.network import run
-        from u2seg.pseudo.features.precision import autocast
-
         device = next(self._network.parameters()).device
         batch = self.batch_size or (on_cpu if device.type == "cpu" else 8)
         for grid in sorted(set(grids)):
             members = [index for index, other in enumerate(grids) if other == grid]
             for start in range(0, len(members), batch):
                 indices = members[start : start + batch]
-                inputs = [network_input(images[index], grid, self.stride, self.timm_name) for index in indices]
-                with torch.inference_mode(), autocast(device, self._precision):
-                    outputs = run(self._network, torch.from_numpy(np.stack(inputs)).to(device), requests)
+                inputs = [models.network_input(images[index], grid, self.stride, self.timm_name) for index in indices]
+                with torch.inference_mode(), network.autocast(device, self._precision):
+                    outputs = network.run(self._network, torch.from_numpy(np.stack(inputs)).to(device), requests)
                 yield indices, outputs
 
     def _grid(self) -> Grid:
         """Patches of ``size``, rounded."""
-        return whole(self.size[0] / self.stride), whole(self.size[1] / self.stride)
+        return models.whole(self.size[0] / self.stride), models.whole(self.size[1] / self.stride)
 
     def _request(self) -> Request:
-        from u2seg.pseudo.features.network import Request
-
         return Request(self._block(self.layer), self.facet, self.remove_key_bias)
 
     def _embed_request(self) -> Request:
-        from u2seg.pseudo.features.network import Request
-
         if self.embed_kind == "cls" and self._skeleton.cls_token is None:
             raise UsageError(f"embed 'cls': {self.model} has no class token; use embed 'mean'")
         return Request(self._block(self.embed_layer), "block")
@@ -233,42 +217,24 @@ class ViTFeatures:
 
     @property
     def _skeleton(self) -> Any:
-        from u2seg.pseudo.features.models import skeleton
-
-        return skeleton(self.timm_name)
+        return models.skeleton(self.timm_name)
 
     @cached_property
     def _located(self) -> Weights:
-        from u2seg.pseudo.features.weights import locate
-
         return locate(self.weights)
-
-    @cached_property
-    def _device(self) -> str:
-        """The torch device of this process."""
-        import torch
-
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
     @cached_property
     def _precision(self) -> str:
         """``precision`` on this process's device."""
-        from u2seg.pseudo.features.precision import resolve_precision
-
-        return resolve_precision(self.precision, self._device)
+        return network.resolve_precision(self.precision, worker_device(self.device))
 
     @cached_property
     def _network(self) -> Any:
         """The network on its device, loaded the first time that it is needed in this process."""
-        from u2seg.pseudo.features.precision import to_precision
-        from u2seg.pseudo.features.weights import load
-
         if not self._located.path.is_file():  # it was located on another machine
             del self._located
-        network = load(self.timm_name, self._located)
-        return to_precision(network, self._precision, self._device).to(self._device)
+        device, loaded = worker_device(self.device), load(self.timm_name, self._located)
+        return network.to_precision(loaded, self._precision, device).to(device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "_device")}
+        return {name: value for name, value in self.__dict__.items() if name != "_network"}

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 TIMM = "timm://"
 SCHEMES = (TIMM, "file://")
+MOST_OF_REASON = 200
+"""Characters of another library's message that are shown."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def _from_hub(uri: str) -> Path:
             if not offline and not is_absent:
                 break  # there is no connection: asking for the next file would wait as long again
     raise UsageError(
-        f"weights {uri!r} can't be had from the hub ({reason[:200]}). Copy their file here from a machine that reaches "
-        "it, and give its path as weights (for instance /path/to/model.safetensors, or DINO's own .pth)"
+        f"weights {uri!r} can't be had from the hub ({reason[:MOST_OF_REASON]}). Copy their file here from a machine "
+        "that reaches it, and give its path as weights (for instance /path/to/model.safetensors, or DINO's own .pth)"
     )
 
 
@@ -115,34 +117,24 @@ def read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-_NO_LAYOUT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
-"""What renaming raises of tensors, or names, that are none of a vision transformer's."""
-
-
 def load(name: str, weights: Weights) -> nn.Module:
     """timm's network ``name`` with ``weights`` in it, at the position table's own size.
 
     Raises:
-        DataError: they do not fit; the message says which tensors, and what network they are of.
+        DataError: they do not fit; the message says what network they are of.
     """
     skeleton = models.skeleton(name)
     content = read(weights.path)
     try:
         state = to_timm(content, skeleton.state_dict().keys())
-    except _NO_LAYOUT as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:  # no transformer's tensors
         raise DataError(f"weights {weights.uri!r} are in no layout that is known ({type(error).__name__})") from error
     model = models.build(name, **_table_size(skeleton, state))
-    expected = model.state_dict()
-    shared = expected.keys() & state.keys()
-    differences = {
-        "missing": expected.keys() - state.keys(),
-        "unexpected": state.keys() - expected.keys(),
-        "of another shape": {key for key in shared if expected[key].shape != state[key].shape},
-    }
-    if any(differences.values()):
-        parts = [f"{len(keys)} {what} ({_few(sorted(keys))})" for what, keys in differences.items() if keys]
-        raise DataError(f"weights {weights.uri!r} do not fit model {name!r}: {'; '.join(parts)}{_description(state)}")
-    model.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    try:
+        model.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:MOST_OF_REASON]
+        raise DataError(f"weights {weights.uri!r} do not fit model {name!r}: {reason}{_description(state)}") from error
     return model
 
 
@@ -165,7 +157,3 @@ def _description(state: State) -> str:
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     registers = f", {state['reg_token'].shape[1]} registers" if "reg_token" in state else ""
     return f"; they are of a ViT of {depth} blocks, {len(patches)} channels, patches of {patches.shape[-1]}{registers}"
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,31 +1,29 @@
 """MaskCut: the things of a photo by repeated normalised cuts of its feature graph; TokenCut is its first round.
 
-Shapes: ``h, w`` feature grid; ``D`` channels; ``N`` masks; ``b`` photos of one grid size.
+Shapes: ``h, w`` feature grid; ``D`` channels; ``N`` masks.
 
-Sources: Wang et al., "Cut and learn" (CutLER, CVPR 2023), section 3.2; Wang et al., "TokenCut" (CVPR 2022), section 3.
-What the papers leave open, and what is decided here, stands in ``docs/research/masks.md``.
+Sources: Wang et al., "Cut and learn" (CutLER, CVPR 2023), section 3.2, whose corner rule turns a foreground over that
+holds most corners of the image; Wang et al., "TokenCut" (CVPR 2022), section 3. What the papers leave open, and what is
+decided here, stands in ``docs/research/masks.md``.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from u2seg.errors import DataError, UsageError, within
+from u2seg.errors import DataError, within
+from u2seg.pseudo.masks.scoring import mask_scores
+from u2seg.runtime import worker_device
 from u2seg.structures import MaskSet
-
-if TYPE_CHECKING:
-    import torch
 
 NO_STRUCTURE = 1e-2
 """A cut whose affinity 1 - lambda is not above this would split a graph in which all nodes are joined alike."""
 
-BATCH_BYTES = 2 << 30
-"""Graphs that share one matrix product on a GPU take at most this much memory."""
+TIE = 1e-3
+"""Nodes within this share of the peak count as tied with it; the first of them is the seed."""
 
 _THREAD = threading.local()
 
@@ -80,92 +78,53 @@ class MaskCut:
         Raises:
             DataError: features are not a finite (D, h, w).
         """
-        return self.generate_batch([image], [features])[0]
+        masks = self.cut(features)
+        return MaskSet(masks, mask_scores(masks, features))
 
-    def generate_batch(self, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> list[MaskSet]:
-        """`generate` of many photos; on a GPU those of one grid size share their matrix products."""
-        import torch
-
-        from u2seg.pseudo.masks.scoring import mask_scores
-
-        device = _pick_device(self.device)
-        results: dict[int, MaskSet] = {}
-        for indices in _alike(features, 1 if device.type == "cpu" else None):
-            stack = torch.from_numpy(np.stack([features[index] for index in indices])).to(device)
-            for index, masks in zip(indices, self._cut(stack), strict=True):
-                results[index] = MaskSet(masks, mask_scores(masks, features[index]))
-        return [results[index] for index in range(len(features))]
-
-    def _cut(self, features: torch.Tensor) -> list[np.ndarray]:
-        """Masks bool (N, h, w) of each photo of ``features`` (b, D, h, w)."""
+    def cut(self, features: np.ndarray) -> np.ndarray:
+        """The masks alone, bool (N, h, w), as of `generate`."""
         import torch
 
         from u2seg.pseudo.masks.ncut import cosine_graph, normalized_cut, unit_features
 
-        height, width = features.shape[2:]
-        graph = cosine_graph(unit_features(features), self.tau, _workspace(height * width))
-        searches = [_Search(height, width) for _ in features]
-        for _ in range(self.num_masks):
-            # A photo whose search is over is cut along with the others, whole, and the cut ignored.
-            active = np.stack([(search.active | search.is_over).ravel() for search in searches])
+        check_features(features)
+        height, width = features.shape[1:]
+        nodes = torch.from_numpy(np.array(features, order="C")).to(worker_device(self.device))
+        graph = cosine_graph(unit_features(nodes), self.tau, _workspace(height * width))
+        active, masks = np.ones((height, width), bool), list[np.ndarray]()
+        for _ in range(self.num_masks if active.size > 1 else 0):
             cut = normalized_cut(
                 graph,
-                torch.from_numpy(active).to(features.device, torch.float32),
+                active.ravel(),
                 eps=self.eps,
                 keep_painted=self.keep_painted,
                 tolerance=self.tolerance,
                 max_steps=self.max_steps,
             )
-            for search, vector, affinity in zip(searches, cut.vector.cpu().numpy(), cut.affinity, strict=True):
-                if not search.is_over:
-                    self._paint(search, vector, affinity)
-            if all(search.is_over for search in searches):
+            if cut.affinity <= NO_STRUCTURE:  # the vector is noise
                 break
-        return [np.array(search.masks, bool).reshape(-1, height, width) for search in searches]
+            parts = self._parts(cut.vector.reshape(height, width), active, is_first=not masks)
+            if not parts:  # the graph, and so the next cut, would be the same
+                break
+            active &= ~np.any(parts, axis=0)
+            masks += parts
+            if active.sum() < 2:
+                break
+        return np.array(masks, bool).reshape(-1, height, width)
 
-    def _paint(self, search: _Search, vector: np.ndarray, affinity: float) -> None:
-        """Turn the eigenvector float32 (h * w,) of one round into masks, and paint them."""
-        from u2seg.pseudo.masks.bipartition import components, foreground, seed_component
-
-        masks: list[np.ndarray] = []
-        if affinity > NO_STRUCTURE:  # else the vector is noise
-            side, seed = foreground(vector.reshape(search.active.shape), search.active, self.max_corners)
-            main = seed_component(side, seed)
-            if not search.masks or main.mean() > self.min_area:
-                masks.append(main)
-            if self.split_components:
-                masks += components(side & ~main, self.min_component * side.size)
-        for mask in masks:
-            search.active &= ~mask
-        search.masks += masks
-        # After an empty round the graph, and so the next cut, would be the same.
-        search.is_over = not masks or search.active.sum() < 2
-
-
-class _Search:
-    """The rounds of one photo: the cells that no mask has painted, the masks so far, and whether more may come."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.active = np.ones((height, width), bool)
-        self.masks: list[np.ndarray] = []
-        self.is_over = height * width < 2
+    def _parts(self, vector: np.ndarray, active: np.ndarray, is_first: bool) -> list[np.ndarray]:
+        """The masks bool (h, w) of one round, which has the eigenvector ``vector`` float64 (h, w)."""
+        side, seed = foreground(vector, active, self.max_corners)
+        main = seed_component(side, seed)
+        parts = [main] if is_first or main.mean() > self.min_area else []
+        if self.split_components:
+            parts += components(side & ~main, self.min_component * side.size)
+        return parts
 
 
 def tokencut(*, tau: float = 0.2, eps: float = 1e-5, device: str = "cpu") -> MaskCut:
     """TokenCut: one mask, the side and the component of the peak of |x|, wherever the corners lie (paper: tau 0.2)."""
     return MaskCut(tau=tau, eps=eps, num_masks=1, max_corners=4, device=device)
-
-
-def _pick_device(name: str) -> torch.device:
-    """The torch device called ``name``; "auto" is a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r}: {error}") from error
 
 
 def check_features(features: np.ndarray) -> None:
@@ -181,14 +140,51 @@ def _workspace(nodes: int) -> np.ndarray:
     return _THREAD.edges
 
 
-def _alike(features: Sequence[np.ndarray], most: int | None) -> list[list[int]]:
-    """Indices of photos in groups of one feature shape, at most ``most`` to a group, or as many as memory holds."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, array in enumerate(features):
-        check_features(array)
-        groups.setdefault(array.shape, []).append(index)
-    chunks = []
-    for shape, indices in groups.items():
-        size = most or max(1, BATCH_BYTES // (4 * (shape[1] * shape[2]) ** 2))
-        chunks += [indices[start : start + size] for start in range(0, len(indices), size)]
-    return chunks
+def foreground(vector: np.ndarray, active: np.ndarray, max_corners: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The side of the cut that holds the thing, and its seed.
+
+    The eigenvector is cut at its mean over active nodes. The side of the peak of |x| is the foreground, unless it
+    holds more than ``max_corners`` image corners: then it is the other side, seeded at that side's own peak. Painted
+    nodes belong to neither side. Nothing here depends on the eigenvector's arbitrary sign.
+
+    Args:
+        vector: float32 (h, w), eigenvector x.
+        active: bool (h, w), nodes that no earlier mask has painted; at least one.
+        max_corners: most of the 4 image corners that a thing may hold.
+
+    Returns:
+        bool (h, w), and the seed's row and column.
+    """
+    above = (vector > vector[active].mean()) & active
+    seed = _peak(np.abs(vector), active)
+    side = above if above[seed] else active & ~above
+    corners = side[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if corners.sum() <= max_corners or not (active & ~side).any():
+        return side, seed
+    other = active & ~side
+    return other, _peak(vector if above[np.nonzero(other)].any() else -vector, other)
+
+
+def _peak(values: np.ndarray, allowed: np.ndarray) -> tuple[int, int]:
+    """First place of ``allowed`` whose value is within `TIE` of the largest there."""
+    top = values[allowed].max()
+    index = int(np.flatnonzero((values >= top - TIE * abs(top)) & allowed)[0])
+    return divmod(index, values.shape[1])
+
+
+def seed_component(side: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+    """The part of ``side`` bool (h, w) that is joined to ``seed`` through shared edges of cells."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(side)
+    return labels == labels[seed]
+
+
+def components(side: np.ndarray, min_cells: float) -> list[np.ndarray]:
+    """Connected parts of ``side`` bool (h, w) of at least ``min_cells`` cells, largest first."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(side)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind="stable")
+    return [labels == index + 1 for index in order if areas[index] >= max(min_cells, 1)]

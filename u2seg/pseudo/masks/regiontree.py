@@ -20,6 +20,7 @@ import numpy as np
 
 from u2seg.errors import UsageError, within
 from u2seg.pseudo.masks.maskcut import MaskCut, check_features
+from u2seg.pseudo.masks.scoring import mask_scores, unit_cells
 from u2seg.structures import MaskSet
 
 CUT_ROUNDS = 8
@@ -74,13 +75,11 @@ class RegionTree:
         Raises:
             DataError: features are not a finite (D, h, w).
         """
-        from u2seg.pseudo.masks.scoring import mask_scores, unit_cells
-
         check_features(features)
         height, width = features.shape[1:]
         if height * width < 2:
             return MaskSet.empty(height, width)
-        cuts = [cut.generate(image, features).masks for cut in self.cuts]
+        cuts = [cut.cut(features) for cut in self.cuts]
         masks = np.concatenate([region_masks(unit_cells(features), height, width), *cuts])
         area = masks.mean(axis=(1, 2))
         masks = masks[(area >= self.min_area) & (area <= self.max_area)]

@@ -26,9 +26,6 @@ def refine_masks(
     The refiner gets two channels for a mask, `CONFIDENCE` inside and one minus it outside. A mask is dropped where
     nothing is left of it, or where it has become another: IoU of the refined mask with the interpolated one below
     ``min_iou`` (MaskCut, CutLER, CVPR 2023, section 3.2). With ``keep_rough`` it stays, as it was interpolated.
-
-    Raises:
-        DataError: the refiner broke its contract.
     """
     inside = np.where(coarse.masks, np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE))
     channels = (np.stack([1 - probability, probability]) for probability in inside)
@@ -63,7 +60,7 @@ def refine_stuff(refiner: Refiner, image: np.ndarray, coarse: np.ndarray) -> np.
     so the cost depends on what is in the photo and not on S.
 
     Raises:
-        DataError: ``coarse`` is neither, or the refiner broke its contract.
+        DataError: ``coarse`` is neither.
     """
     height, width = image.shape[:2]
     if coarse.dtype == np.uint8 and coarse.shape == (height, width):
@@ -93,13 +90,11 @@ def _likeliest(scores: np.ndarray) -> np.ndarray:
 
 
 def _refine_each(refiner: Refiner, image: np.ndarray, many: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Refined scores float32 (C, H, W) of each of ``many``, one at a time, checked.
+    """Refined scores float32 (C, H, W) of each of ``many``, one at a time.
 
     A refiner may have ``refine_many(image, many) -> Iterator``, to share what depends on the image alone.
     """
-    refine_many = getattr(refiner, "refine_many", None)
-    for refined in refine_many(image, many) if refine_many else (refiner.refine(image, scores) for scores in many):
-        if refined.ndim != 3 or len(refined) < 2 or refined.shape[1:] != image.shape[:2]:
-            expected = f"(C, {image.shape[0]}, {image.shape[1]})"
-            raise DataError(f"refiner {type(refiner).__name__} returned {refined.shape}, not {expected}")
-        yield refined
+    if hasattr(refiner, "refine_many"):
+        yield from refiner.refine_many(image, many)
+    else:
+        yield from (refiner.refine(image, scores) for scores in many)

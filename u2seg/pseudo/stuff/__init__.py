@@ -1,1 +1,0 @@
-"""Stuff: amorphous regions labelled over the whole set."""
