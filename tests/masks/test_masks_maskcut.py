@@ -10,7 +10,7 @@ from mask_scenes import patches, scene
 
 from u2seg.errors import DataError, UsageError
 from u2seg.plugins.checks import check_mask_generator, check_picklable
-from u2seg.pseudo.masks import ncut
+from u2seg.pseudo.masks import maskcut
 from u2seg.pseudo.masks.maskcut import MaskCut, components, foreground, seed_component, tokencut
 from u2seg.pseudo.masks.scoring import contrast, inner_outline, mask_scores
 
@@ -79,12 +79,29 @@ def test_a_flipped_photo_gives_flipped_masks(seed, axes):
     assert np.array_equal(np.flip(one, axes), other)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_dense_graph_of_a_gpu_gives_the_same_masks(seed, monkeypatch):
-    features, cutter = scene(seed, 14, 16, noise=0.1 + 0.2 * seed), MaskCut(tau=0.4, num_masks=6)
-    masks = cutter.generate(None, features).masks
-    monkeypatch.setattr(ncut, "cosine_graph", lambda units, tau, workspace: ncut.DenseGraph(units, tau))
-    assert np.array_equal(cutter.generate(None, features).masks, masks)
+def test_neighbours_in_a_batch_do_not_matter():
+    features = [scene(seed, 14 + seed % 2, 16) for seed in range(4)]
+    batch = MaskCut().generate_batch([None] * 4, features)
+    for found, grid in zip(batch, features, strict=True):
+        assert np.array_equal(found.masks, MaskCut().generate(None, grid).masks)
+
+
+def test_the_shared_products_of_a_gpu_give_the_same_masks(monkeypatch):
+    features = [scene(seed, 14, 16, noise=0.1 + 0.2 * seed) for seed in range(5)] + [np.ones((24, 14, 16), np.float32)]
+    cutter = MaskCut(tau=0.4, num_masks=6)
+    one_by_one = cutter.generate_batch([None] * 6, features)
+    monkeypatch.setattr(maskcut, "alike", lambda features, one_by_one: [[0, 2], [1, 3, 4, 5]])
+    batch = cutter.generate_batch([None] * 6, features)
+    assert len({len(found) for found in batch}) > 1, "some photos are over before others, or this shows nothing"
+    for found, single in zip(batch, one_by_one, strict=True):
+        assert np.array_equal(found.masks, single.masks)
+
+
+def test_photos_of_one_size_share_as_much_memory_as_there_is(monkeypatch):
+    features = [np.zeros((2, 3, 4 + place % 2), np.float32) for place in range(6)]
+    assert list(maskcut.alike(features, one_by_one=False)) == [[0, 2, 4], [1, 3, 5]]
+    monkeypatch.setattr(maskcut, "BATCH_BYTES", 2 * 4 * 12**2)
+    assert list(maskcut.alike(features, one_by_one=False)) == [[0, 2], [4], [1], [3], [5]]
 
 
 def test_features_without_structure_give_no_mask():

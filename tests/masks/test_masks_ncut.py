@@ -10,11 +10,15 @@ from u2seg.pseudo.masks import ncut
 
 
 def units_of(features):
-    return ncut.unit_features(torch.from_numpy(features))
+    return ncut.unit_features(torch.from_numpy(features[None]))
 
 
 def graph_of(features, tau):
-    return ncut.cosine_graph(units_of(features), tau)
+    return ncut.cosine_graphs(units_of(features), tau)
+
+
+def cut_of(graph, active, **options):
+    return ncut.run_searches([ncut.normalized_cut(active, **options)], graph.matvec)[0]
 
 
 def exact(features, active, tau, eps, keep_painted):
@@ -38,7 +42,7 @@ def exact(features, active, tau, eps, keep_painted):
 def test_the_eigenpair_is_the_exact_one(seed, tau, keep_painted):
     features = scene(seed)
     active = np.random.default_rng(seed).random(features[0].size) > 0.2
-    cut = ncut.normalized_cut(graph_of(features, tau), active, keep_painted=keep_painted, tolerance=1e-8)
+    cut = cut_of(graph_of(features, tau), active, keep_painted=keep_painted, tolerance=1e-8)
     x, affinity = exact(features, active, tau, 1e-5, keep_painted)
     assert cut.affinity == pytest.approx(affinity, abs=1e-5)
     assert abs(x @ cut.vector) / np.linalg.norm(cut.vector) == pytest.approx(1, abs=1e-5)
@@ -46,33 +50,33 @@ def test_the_eigenpair_is_the_exact_one(seed, tau, keep_painted):
 
 def test_triangle_and_dense_graph_are_the_same():
     units = units_of(scene(0))
-    dense = ncut.DenseGraph(units, 0.3)
-    x = np.random.default_rng(0).standard_normal(units.shape[1], np.float32)
-    used = np.full((units.shape[1],) * 2, np.nan, np.float32, order="F")  # memory that holds anything
+    dense = ncut.DenseGraphs(units, 0.3)
+    x = np.random.default_rng(0).standard_normal((1, units.shape[2]), np.float32)
+    used = np.full((units.shape[2],) * 2, np.nan, np.float32, order="F")  # memory that holds anything
     for workspace in (None, used):
-        triangle = ncut.TriangleGraph(units.numpy(), 0.3, workspace)
+        triangle = ncut.TriangleGraph(units[0].numpy(), 0.3, workspace)
         assert np.allclose(triangle.matvec(x), dense.matvec(x), atol=1e-4)
     assert np.shares_memory(triangle.edges, used)
 
 
 def test_painted_nodes_leave_the_graph():
     units = units_of(scene(3))
-    active = np.ones(units.shape[1], bool)
+    active = np.ones(units.shape[2], bool)
     active[:100] = False
-    whole = ncut.normalized_cut(ncut.cosine_graph(units, 0.3), active)
-    rest = ncut.normalized_cut(ncut.cosine_graph(units[:, 100:].contiguous(), 0.3), active[100:])
+    whole = cut_of(ncut.cosine_graphs(units, 0.3), active)
+    rest = cut_of(ncut.cosine_graphs(units[:, :, 100:].contiguous(), 0.3), active[100:])
     assert (whole.vector[:100] == 0).all()
     assert abs(whole.vector[100:] @ rest.vector) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_loose_tolerance_takes_fewer_steps_and_says_so():
     graph, active = graph_of(scene(1), 0.3), np.ones(480, bool)
-    tight, loose = (ncut.normalized_cut(graph, active, tolerance=t) for t in (1e-8, 1e-1))
+    tight, loose = (cut_of(graph, active, tolerance=t) for t in (1e-8, 1e-1))
     assert loose.steps < tight.steps
     assert tight.residual < 1e-8 < loose.residual < 1e-1
 
 
 def test_max_steps_is_kept():
-    cut = ncut.normalized_cut(graph_of(scene(1), 0.6), np.ones(480, bool), max_steps=3, tolerance=0)
+    cut = cut_of(graph_of(scene(1), 0.6), np.ones(480, bool), max_steps=3, tolerance=0)
     assert cut.steps == 3
     assert np.isfinite(cut.vector).all()

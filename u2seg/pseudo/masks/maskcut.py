@@ -1,6 +1,6 @@
 """MaskCut: the things of a photo by repeated normalised cuts of its feature graph; TokenCut is its first round.
 
-Shapes: ``h, w`` feature grid; ``D`` channels; ``N`` masks.
+Shapes: ``b`` photos; ``h, w`` feature grid; ``D`` channels; ``N`` masks.
 
 Sources: Wang et al., "Cut and learn" (CutLER, CVPR 2023), section 3.2, whose corner rule turns a foreground over that
 holds most corners of the image; Wang et al., "TokenCut" (CVPR 2022), section 3. What the papers leave open, and what is
@@ -10,7 +10,10 @@ decided here, stands in ``docs/research/masks.md``.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +22,17 @@ from u2seg.pseudo.masks.scoring import mask_scores
 from u2seg.runtime import worker_device
 from u2seg.structures import MaskSet
 
+if TYPE_CHECKING:
+    from u2seg.pseudo.masks.ncut import Search
+
 NO_STRUCTURE = 1e-2
 """A cut whose affinity 1 - lambda is not above this would split a graph in which all nodes are joined alike."""
 
 TIE = 1e-3
 """Nodes within this share of the peak count as tied with it; the first of them is the seed."""
+
+BATCH_BYTES = 2 << 30
+"""Graphs that share their products on a GPU take at most this much memory."""
 
 _THREAD = threading.local()
 
@@ -78,23 +87,35 @@ class MaskCut:
         Raises:
             DataError: features are not a finite (D, h, w).
         """
-        masks = self.cut(features)
-        return MaskSet(masks, mask_scores(masks, features))
+        return self.generate_batch([image], [features])[0]
 
-    def cut(self, features: np.ndarray) -> np.ndarray:
-        """The masks alone, bool (N, h, w), as of `generate`."""
+    def generate_batch(self, images: Sequence[np.ndarray], features: Sequence[np.ndarray]) -> list[MaskSet]:
+        """`generate` of b photos; on a GPU those of one grid size share their products."""
+        pairs = zip(self.cut(features), features, strict=True)
+        return [MaskSet(masks, mask_scores(masks, grid)) for masks, grid in pairs]
+
+    def cut(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The masks alone, bool (N, h, w), of each of b photos, as of `generate`."""
         import torch
 
-        from u2seg.pseudo.masks.ncut import cosine_graph, normalized_cut, unit_features
+        from u2seg.pseudo.masks.ncut import cosine_graphs, run_searches, unit_features
 
-        check_features(features)
-        height, width = features.shape[1:]
-        nodes = torch.from_numpy(np.array(features, order="C")).to(worker_device(self.device))
-        graph = cosine_graph(unit_features(nodes), self.tau, _workspace(height * width))
+        device, masks = worker_device(self.device), dict[int, np.ndarray]()
+        for places in alike(features, one_by_one=device == "cpu"):
+            nodes = torch.from_numpy(np.stack([features[place] for place in places])).to(device)
+            height, width = nodes.shape[2:]
+            graphs = cosine_graphs(unit_features(nodes), self.tau, _workspace(height * width))
+            searches = [self._search(height, width) for _ in places]
+            masks.update(zip(places, run_searches(searches, graphs.matvec), strict=True))
+        return [masks[place] for place in range(len(features))]
+
+    def _search(self, height: int, width: int) -> Search[np.ndarray]:
+        """The rounds of one photo, which return its masks bool (N, h, w)."""
+        from u2seg.pseudo.masks.ncut import normalized_cut
+
         active, masks = np.ones((height, width), bool), list[np.ndarray]()
         for _ in range(self.num_masks if active.size > 1 else 0):
-            cut = normalized_cut(
-                graph,
+            cut = yield from normalized_cut(
                 active.ravel(),
                 eps=self.eps,
                 keep_painted=self.keep_painted,
@@ -131,6 +152,21 @@ def check_features(features: np.ndarray) -> None:
     """Raise DataError unless ``features`` are a finite (D, h, w)."""
     if features.ndim != 3 or not np.isfinite(features).all():
         raise DataError(f"features are not a finite (D, h, w) but {features.dtype} {features.shape}")
+
+
+def alike(features: Sequence[np.ndarray], one_by_one: bool) -> Iterator[list[int]]:
+    """Places of ``features`` (D, h, w) of one shape: all that memory holds, or ``one_by_one``.
+
+    Raises:
+        DataError: features are not a finite (D, h, w).
+    """
+    places_by_shape = defaultdict(list)
+    for place, grid in enumerate(features):
+        check_features(grid)
+        places_by_shape[grid.shape].append(place)
+    for (_, height, width), places in places_by_shape.items():
+        size = 1 if one_by_one else max(1, BATCH_BYTES // (4 * (height * width) ** 2))
+        yield from (places[start : start + size] for start in range(0, len(places), size))
 
 
 def _workspace(nodes: int) -> np.ndarray:

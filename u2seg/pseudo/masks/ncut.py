@@ -1,6 +1,7 @@
 """The second eigenvector of a thresholded cosine graph, without ever forming its Laplacian.
 
-Shapes: ``h, w`` feature grid; ``n`` nodes, its cells; ``D`` feature channels; ``k`` Lanczos steps so far.
+Shapes: ``b`` graphs of one size; ``h, w`` feature grid; ``n`` nodes, its cells; ``D`` feature channels; ``k`` Lanczos
+steps so far.
 
 A graph has W_ij = 1 where the cosine of nodes i and j exceeds tau and neither is painted, else eps. With B = [cosine >
 tau] and ``active`` = 1 - painted, W x = eps * sum(x) + (1 - eps) * active * (B (active * x)), so W is never stored and
@@ -8,7 +9,8 @@ painting costs nothing. (D - W) x = lambda D x turns into the symmetric M = D^-1
 x = D^-1/2 v, whose first eigenvector sqrt(d) is known: deflate it and the wanted one is the largest.
 
 A product B x of 1,156 nodes takes 0.05 ms on a CPU, so what else a step does is numpy's: calls of torch, however little
-they compute, would take longer than the product.
+they compute, would take longer than the product. A cut is a generator that asks for its products, so that cuts of many
+graphs can share them, as a GPU wants it.
 
 Sources: Shi and Malik, "Normalized cuts and image segmentation" (2000), eq. 11 and 12; Wang et al., "TokenCut" (CVPR
 2022), eq. 3; Golub and Van Loan, "Matrix computations", section 10.3 (Lanczos with full reorthogonalisation).
@@ -16,7 +18,8 @@ Sources: Shi and Malik, "Normalized cuts and image segmentation" (2000), eq. 11 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,20 +38,26 @@ _SMALL = 24
 """Tridiagonal matrices up to this size are solved whole, which numpy begins sooner than scipy."""
 
 
-class DenseGraph:
-    """Edges B of one graph on any device; vectors come and go."""
+Result = TypeVar("Result")
+Search = Generator[np.ndarray, np.ndarray, Result]
+"""Yields vectors x float32 (n,), is sent B x for each, float32 (n,), and returns what it was for."""
+
+
+class DenseGraphs:
+    """Edges B of b graphs on any device; vectors come and go."""
 
     def __init__(self, units: Tensor, tau: float) -> None:
-        """Join nodes of unit features ``units`` float32 (D, n) where their cosine exceeds ``tau``."""
-        self.edges = (units.T @ units).gt_(tau)
+        """Join nodes of unit features ``units`` float32 (b, D, n) where their cosine exceeds ``tau``."""
+        self.edges = torch.bmm(units.transpose(1, 2), units).gt_(tau)
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
-        """B x, float32 (n,), of ``x`` float32 (n,)."""
-        return (self.edges @ torch.from_numpy(x).to(self.edges.device)).cpu().numpy()
+        """B x, float32 (b, n), of ``x`` float32 (b, n)."""
+        vectors = torch.from_numpy(x).to(self.edges.device)
+        return torch.bmm(self.edges, vectors.unsqueeze(2)).squeeze(2).cpu().numpy()
 
 
 class TriangleGraph:
-    """The same on a CPU: only one triangle is computed and read, which halves work and traffic."""
+    """The same for one graph on a CPU: only one triangle is computed and read, which halves work and traffic."""
 
     def __init__(self, units: np.ndarray, tau: float, workspace: np.ndarray | None = None) -> None:
         """Join nodes of unit features ``units`` float32 (D, n) where their cosine exceeds ``tau``.
@@ -61,8 +70,8 @@ class TriangleGraph:
         np.greater(self.edges.T, tau, out=self.edges.T)
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
-        """B x, float32 (n,), of ``x`` float32 (n,)."""
-        return blas.ssymv(1.0, self.edges, x)
+        """B x, float32 (1, n), of ``x`` float32 (1, n)."""
+        return blas.ssymv(1.0, self.edges, x[0])[None]
 
 
 class Cut(NamedTuple):
@@ -79,30 +88,51 @@ class Cut(NamedTuple):
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """Nodes of unit length float32 (D, n) from ``features`` (D, h, w); a node of zeros stays so."""
-    nodes = features.to(torch.float32).flatten(1)
+    """Nodes of unit length float32 (b, D, n) from ``features`` (b, D, h, w); a node of zeros stays so."""
+    nodes = features.to(torch.float32).flatten(2)
     # Four times as quick as torch's own `normalize` along this dimension.
-    return nodes * nodes.square().sum(dim=0, keepdim=True).clamp_min(1e-24).rsqrt()
+    return nodes * nodes.square().sum(dim=1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
-def cosine_graph(units: Tensor, tau: float, workspace: np.ndarray | None = None) -> DenseGraph | TriangleGraph:
-    """The graph of unit features ``units`` float32 (D, n): the triangle on a CPU, which may use ``workspace``."""
-    return TriangleGraph(units.numpy(), tau, workspace) if units.is_cpu else DenseGraph(units, tau)
+def cosine_graphs(units: Tensor, tau: float, workspace: np.ndarray | None = None) -> DenseGraphs | TriangleGraph:
+    """Graphs of unit features ``units`` float32 (b, D, n): for one on a CPU the triangle, in ``workspace`` if given."""
+    if units.is_cpu and len(units) == 1:
+        return TriangleGraph(units[0].numpy(), tau, workspace)
+    return DenseGraphs(units, tau)
+
+
+def run_searches(searches: Sequence[Search[Result]], matvec: Callable[[np.ndarray], np.ndarray]) -> list[Result]:
+    """Results of b ``searches``, one in each graph of ``matvec``, which gets the vectors of all at once.
+
+    What a search asks for depends on it alone, so neighbours only matter as far as the device rounds otherwise for
+    them. The vector of one that is over stays as it was.
+    """
+    vectors: list[Any] = [None] * len(searches)
+    products: Any = [None] * len(searches)
+    results: dict[int, Result] = {}
+    while len(results) < len(searches):
+        for place, search in enumerate(searches):
+            if place not in results:
+                try:
+                    vectors[place] = search.send(products[place])
+                except StopIteration as end:
+                    results[place] = end.value
+        if len(results) < len(searches):
+            products = matvec(np.stack(vectors))
+    return [results[place] for place in range(len(searches))]
 
 
 def normalized_cut(
-    graph: DenseGraph | TriangleGraph,
     active: np.ndarray,
     *,
     eps: float = 1e-5,
     keep_painted: bool = False,
     tolerance: float = 1e-5,
     max_steps: int = 200,
-) -> Cut:
+) -> Search[Cut]:
     """Solve (D - W) x = lambda D x for the second smallest lambda.
 
     Args:
-        graph: edges B.
         active: bool (n,), nodes in play, two or more; the others are painted.
         eps: weight of every pair that no edge joins.
         keep_painted: painted nodes stay in the graph, tied to all others by eps, as the paper words it; else they
@@ -112,7 +142,7 @@ def normalized_cut(
     """
     active = active.astype(np.float64)
     nodes = np.ones_like(active) if keep_painted else active
-    degree = eps * nodes.sum() + (1 - eps) * graph.matvec(active.astype(np.float32)).astype(np.float64) * active
+    degree = eps * nodes.sum() + (1 - eps) * (yield active.astype(np.float32)).astype(np.float64) * active
     root, inverse = nodes * np.sqrt(degree), nodes / np.sqrt(degree)
     inside = active * inverse
     max_steps = min(max_steps, int(nodes.sum()) - 1)
@@ -122,7 +152,7 @@ def normalized_cut(
     current, _ = _orthogonal(_start(len(root)) * (root > 0), basis[:1])
     for step in range(1, max_steps + 1):
         basis[step] = current
-        joined = graph.matvec((inside * current).astype(np.float32))
+        joined = yield (inside * current).astype(np.float32)
         image = (eps * inverse.dot(current)) * inverse + (1 - eps) * (inside * joined)
         diagonal[step - 1] = image.dot(current)
         current, below[step - 1] = _orthogonal(image, basis[: step + 1])

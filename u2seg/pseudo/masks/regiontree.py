@@ -79,7 +79,7 @@ class RegionTree:
         height, width = features.shape[1:]
         if height * width < 2:
             return MaskSet.empty(height, width)
-        cuts = [cut.cut(features) for cut in self.cuts]
+        cuts = [cut.cut([features])[0] for cut in self.cuts]
         masks = np.concatenate([region_masks(unit_cells(features), height, width), *cuts])
         area = masks.mean(axis=(1, 2))
         masks = masks[(area >= self.min_area) & (area <= self.max_area)]
