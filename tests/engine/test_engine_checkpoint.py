@@ -130,14 +130,6 @@ def test_damaged_files(tmp_path, content, name):
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_checkpoint(tmp_path):
-    U2SegCheckpointer(make_model(), str(tmp_path)).save("a")
-    whole = (tmp_path / "a.pth").read_bytes()
-    (tmp_path / "a.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged"):
-        U2SegCheckpointer(make_model()).load(str(tmp_path / "a.pth"))
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_checkpoint_cut_off_anywhere_is_damaged_in_one_line(tmp_path, zipped):
     file = tmp_path / "a.pth"
@@ -156,12 +148,6 @@ def test_a_checkpoint_cut_off_anywhere_is_damaged_in_one_line(tmp_path, zipped):
 def test_a_file_that_can_not_be_opened_is_not_called_damaged(tmp_path):
     with pytest.raises(UsageError, match=r"can't be read: Is a directory"):
         read_checkpoint(tmp_path)
-
-
-def test_refused_code_is_named_and_nobody_is_told_to_run_it(tmp_path):
-    torch.save({"model": {"x": Evil()}}, tmp_path / "a.pth")
-    with pytest.raises(DataError, match=r"it asks for \S*mkdir, which is no tensor$"):
-        read_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("key", ["MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"])
