@@ -107,17 +107,11 @@ class Evil:
         return os.mkdir, ("u2seg-was-here",)
 
 
-@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
-def test_code_in_a_file_is_refused(tmp_path, name, monkeypatch):
+def test_code_in_a_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    import pathlib
-
-    save = (
-        torch.save if name == "a.pth" else lambda content, path: pathlib.Path(path).write_bytes(pickle.dumps(content))
-    )
-    save({"model": {"x": Evil()}}, tmp_path / name)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"x": Evil()}}))
     with pytest.raises(DataError, match="damaged or no checkpoint"):
-        read_checkpoint(tmp_path / name)
+        read_checkpoint(tmp_path / "a.pkl")
     assert not (tmp_path / "u2seg-was-here").exists()
 
 

@@ -66,7 +66,6 @@ class TerminalFilter(logging.Filter):
         self._next_line = 0.0  # seconds, as of the records
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether ``record`` is shown."""
         if record.name.endswith(LOSSES):
             if record.created < self._next_line:
                 return False
@@ -94,7 +93,6 @@ class RegularLines(HookBase):
             self._watcher.join()
 
     def before_step(self) -> None:
-        """Note when the iteration begins."""
         self._step_began_at = time.monotonic()
 
     def _watch(self) -> None:

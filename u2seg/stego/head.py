@@ -39,7 +39,6 @@ class CodeHead(nn.Module):
         self.mlp = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, code_dim, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes of ``features``."""
         kept = self.dropout(features)
         return self.linear(kept) + self.mlp(kept)
 
