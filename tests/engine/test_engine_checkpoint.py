@@ -107,17 +107,11 @@ class Evil:
         return os.mkdir, ("u2seg-was-here",)
 
 
-@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
-def test_code_in_a_file_is_refused(tmp_path, name, monkeypatch):
+def test_code_in_a_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    import pathlib
-
-    save = (
-        torch.save if name == "a.pth" else lambda content, path: pathlib.Path(path).write_bytes(pickle.dumps(content))
-    )
-    save({"model": {"x": Evil()}}, tmp_path / name)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"x": Evil()}}))
     with pytest.raises(DataError, match="damaged or no checkpoint"):
-        read_checkpoint(tmp_path / name)
+        read_checkpoint(tmp_path / "a.pkl")
     assert not (tmp_path / "u2seg-was-here").exists()
 
 
@@ -128,14 +122,6 @@ def test_damaged_files(tmp_path, content, name):
     with pytest.raises(DataError, match=rf"weights .*{name} are damaged or no checkpoint") as caught:
         read_checkpoint(tmp_path / name)
     assert "\n" not in str(caught.value)
-
-
-def test_truncated_checkpoint(tmp_path):
-    U2SegCheckpointer(make_model(), str(tmp_path)).save("a")
-    whole = (tmp_path / "a.pth").read_bytes()
-    (tmp_path / "a.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged"):
-        U2SegCheckpointer(make_model()).load(str(tmp_path / "a.pth"))
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -156,12 +142,6 @@ def test_a_checkpoint_cut_off_anywhere_is_damaged_in_one_line(tmp_path, zipped):
 def test_a_file_that_can_not_be_opened_is_not_called_damaged(tmp_path):
     with pytest.raises(UsageError, match=r"can't be read: Is a directory"):
         read_checkpoint(tmp_path)
-
-
-def test_refused_code_is_named_and_nobody_is_told_to_run_it(tmp_path):
-    torch.save({"model": {"x": Evil()}}, tmp_path / "a.pth")
-    with pytest.raises(DataError, match=r"it asks for \S*mkdir, which is no tensor$"):
-        read_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("key", ["MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"])

@@ -81,7 +81,7 @@ def test_losses_show_at_a_readers_pace_and_pages_go_to_the_log_alone():
     ]
     assert shown(record("detectron2.engine.defaults", "one line", 0.0))
     assert not shown(record("detectron2.engine.defaults", "Model:\nof many", 0.0))
-    assert not shown(record("u2seg.engine.console", "config", 0.0, at_length=True))
+    assert not shown(record("u2seg.engine.console", "config\nof many", 0.0))
     assert shown(record("u2seg.anything", "a\nb", 0.0))
 
 

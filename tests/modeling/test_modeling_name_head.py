@@ -7,9 +7,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from test_modeling_compat import batch, make
 
-from u2seg.engine.name_fitting import fit_names
 from u2seg.errors import UsageError
-from u2seg.modeling.name_head import CELLS, RIDGE, NameHead
+from u2seg.modeling.name_head import CELLS, RIDGE, NameHead, fit_names
 
 SIDE, STRIDE = 32, 16  # cells and pixels of a cell
 
@@ -17,13 +16,17 @@ SIDE, STRIDE = 32, 16  # cells and pixels of a cell
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    made = NameHead(ShapeSpec(8, stride=STRIDE), 3)
+    made = NameHead("vit", ShapeSpec(8, stride=STRIDE), 3)
     torch.nn.init.normal_(made.scores.weight)
     return made
 
 
 def detections(boxes, masks):
     return Instances((SIDE * STRIDE,) * 2, pred_boxes=Boxes(boxes), pred_masks=masks[:, None])
+
+
+def score(head, features, boxes, masks):
+    return head.scores(head.vectors({"vit": features}, [Boxes(boxes)], masks))
 
 
 def scene(generator):
@@ -39,14 +42,14 @@ def test_scores_are_of_the_mean_inside_the_mask(head):
     features, boxes, mask = scene(torch.Generator().manual_seed(1))
     norm = torch.nn.functional.layer_norm
     expected = head.scores(norm(norm(features[0, :, 0, 0], (8,)), (8,)))
-    assert torch.allclose(head(features, [Boxes(boxes)], mask)[0], expected, atol=1e-4)
-    assert not torch.allclose(head(features, [Boxes(boxes)], 1 - mask)[0], expected, atol=0.1)
+    assert torch.allclose(score(head, features, boxes, mask)[0], expected, atol=1e-4)
+    assert not torch.allclose(score(head, features, boxes, 1 - mask)[0], expected, atol=0.1)
 
 
 def test_without_a_mask_the_box_counts(head):
     features, boxes, mask = scene(torch.Generator().manual_seed(1))
     empty, whole = torch.zeros_like(mask), torch.ones_like(mask)
-    assert torch.allclose(head(features, [Boxes(boxes)], empty), head(features, [Boxes(boxes)], whole), atol=1e-4)
+    assert torch.allclose(score(head, features, boxes, empty), score(head, features, boxes, whole), atol=1e-4)
 
 
 def test_detections_of_each_image_get_their_names(head):
@@ -54,17 +57,17 @@ def test_detections_of_each_image_get_their_names(head):
     boxes = torch.rand(5, 4) * 100 + torch.tensor([0.0, 0.0, 200.0, 200.0])
     masks = torch.rand(5, 28, 28)
     of_images = [detections(boxes[:2], masks[:2]), detections(boxes[2:], masks[2:])]
-    head.rename(features, of_images)
+    head.rename({"vit": features}, of_images)
     for image, found in enumerate(of_images):
-        scores = head(features[image : image + 1], [found.pred_boxes], found.pred_masks[:, 0])
+        scores = score(head, features[image : image + 1], found.pred_boxes.tensor, found.pred_masks[:, 0])
         assert torch.equal(found.pred_classes, scores.argmax(1))
     nothing = detections(boxes[:0], masks[:0])
-    head.rename(features[:1], [nothing])
+    head.rename({"vit": features[:1]}, [nothing])
     assert nothing.pred_classes.shape == (0,)
 
 
 def test_names_are_learnt():
-    head = NameHead(ShapeSpec(8, stride=STRIDE), 3)
+    head = NameHead("vit", ShapeSpec(8, stride=STRIDE), 3)
     generator = torch.Generator().manual_seed(2)
     prototypes = torch.randn(3, 8, generator=generator)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
@@ -75,7 +78,7 @@ def test_names_are_learnt():
         features = prototypes[step % 3][None, :, None, None] + torch.randn(1, 8, SIDE, SIDE, generator=generator) / 4
         regions = Instances((SIDE * STRIDE,) * 2, gt_boxes=Boxes([[64, 64, 256, 256]]))
         regions.gt_masks, regions.gt_classes = BitMasks(pixels), torch.tensor([step % 3])
-        loss = head.losses(features, [regions])["loss_name"]
+        loss = head.losses({"vit": features}, [regions])["loss_name"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,7 +90,7 @@ def test_names_are_learnt():
 def test_an_image_without_things_has_no_loss(head):
     regions = Instances((SIDE * STRIDE,) * 2, gt_boxes=Boxes(torch.zeros(0, 4)))
     regions.gt_masks, regions.gt_classes = BitMasks(torch.zeros(0, 512, 512)), torch.zeros(0, dtype=torch.long)
-    loss = head.losses(torch.randn(1, 8, SIDE, SIDE), [regions])["loss_name"]
+    loss = head.losses({"vit": torch.randn(1, 8, SIDE, SIDE)}, [regions])["loss_name"]
     loss.backward()
     assert loss.item() == 0
 
@@ -116,7 +119,7 @@ def test_an_output_that_the_backbone_lacks_is_refused():
 
 def test_a_fit_is_the_least_of_its_loss_and_learns_what_steps_did_not():
     torch.manual_seed(3)
-    head = NameHead(ShapeSpec(8, stride=STRIDE), 3)
+    head = NameHead("vit", ShapeSpec(8, stride=STRIDE), 3)
     classes = torch.arange(60) % 3
     vectors = torch.nn.functional.layer_norm(torch.randn(3, 8)[classes] + torch.randn(60, 8) / 4, (8,))
     assert head.fit(vectors, classes) > 0.95

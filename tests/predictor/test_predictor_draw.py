@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from predictor_model import make_photo
 
-from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, save_picture
+from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction
 from u2seg.errors import UsageError
 from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace, category_color
@@ -73,5 +73,5 @@ def test_pictures_are_saved_whole_by_their_ending(drawn, tmp_path):
     with pytest.raises(UsageError, match=r"no picture can be written as '\.txt'"):
         drawn.save(tmp_path / "d.txt")
     with pytest.raises(UsageError, match="can't be written: what should be its folder is a file"):
-        save_picture(drawn.draw(), tmp_path / "c.jpg" / "e.png")
+        drawn.save(tmp_path / "c.jpg" / "e.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "c.jpg", "new"]

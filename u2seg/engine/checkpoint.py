@@ -58,21 +58,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: it is damaged, holds code, or holds no weights; see `u2seg.weights_file`.
     """
     content = read_weights(path)
-    if isinstance(content, dict):
-        checkpoint = _from_zoo(content) if str(path).endswith(".pkl") else _from_torch(content)
-        if _is_table(checkpoint["model"]):
-            return checkpoint | {"model": to_detectron2(checkpoint["model"])}
-    raise DataError(f"weights {path} hold no table of tensors")
-
-
-def _is_table(state: Any) -> bool:
-    return (
-        isinstance(state, dict)
-        and bool(state)
-        and all(
-            isinstance(name, str) and isinstance(value, (np.ndarray, torch.Tensor)) for name, value in state.items()
-        )
-    )
+    content = content if isinstance(content, dict) else {}
+    checkpoint = _from_zoo(content) if str(path).endswith(".pkl") else _from_torch(content)
+    state = checkpoint["model"]
+    pairs = state.items() if isinstance(state, dict) else ()
+    if not pairs or not all(isinstance(k, str) and isinstance(v, (np.ndarray, torch.Tensor)) for k, v in pairs):
+        raise DataError(f"weights {path} hold no table of tensors")
+    return checkpoint | {"model": to_detectron2(state)}
 
 
 def _from_torch(content: dict[Any, Any]) -> dict[str, Any]:

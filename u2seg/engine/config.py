@@ -124,12 +124,12 @@ def fit_to_devices(cfg: CfgNode, world_size: int, has_gpu: bool, training: bool 
         # torch's SyncBN needs GPUs; Detectron2's slower one works on CPUs too, and has the same weights.
         norm = "BN" if world_size == 1 else "naiveSyncBN"
         groups = {name: group for name, group in cfg.MODEL.items() if isinstance(group, CfgNode)}
-        changed = [f"MODEL.{name}.NORM" for name, group in groups.items() if group.get("NORM") == "SyncBN"]
-        for key in changed:
-            cfg.merge_from_list([key, norm])
+        changed = [name for name, group in groups.items() if group.get("NORM") == "SyncBN"]
+        for name in changed:
+            groups[name].NORM = norm
         if changed:
             where = "a single device" if world_size == 1 else "CPUs"
-            logger.log(level, "SyncBN becomes %s on %s: %s", norm, where, ", ".join(changed))
+            logger.log(level, "SyncBN becomes %s on %s: MODEL.{%s}.NORM", norm, where, ",".join(changed))
 
 
 def cpu_has_bfloat16() -> bool:

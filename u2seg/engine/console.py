@@ -30,8 +30,8 @@ SECONDS_BETWEEN_LINES = 2.0
 """Least time between two lines of losses on a terminal; ``log.txt`` has them all."""
 ITERATIONS_BETWEEN_LINES = 20
 """Of Detectron2's `DefaultTrainer`."""
-LOSSES, MODEL = ".utils.events", ".engine.defaults"
-"""Ends of the names of Detectron2's loggers, which its formatter shortens to ``d2``."""
+LOSSES, PAGES = ".utils.events", (".engine.defaults", ".engine.console")
+"""Ends of the names of loggers: of Detectron2, whose formatter shortens it to ``d2``, and of this module."""
 
 
 def set_up_logging(output: str) -> None:
@@ -44,13 +44,12 @@ def set_up_logging(output: str) -> None:
 
 def set_up_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What Detectron2's ``default_setup`` does after its logging: environment and config go to files, seeds are set."""
-    rank, at_length = comm.get_rank(), {"at_length": True}
+    rank = comm.get_rank()
     logger.info(
         "process %d of %d; environment, config and model: %s/log.txt", rank, comm.get_world_size(), cfg.OUTPUT_DIR
     )
-    logger.info("Environment info:\n%s", collect_env_info(), extra=at_length)
-    logger.info("Command line arguments: %s", args, extra=at_length)
-    logger.info("Running with full config:\n%s", cfg.dump(), extra=at_length)
+    logger.info("Command line arguments: %s\nEnvironment info:\n%s", args, collect_env_info())
+    logger.info("Running with full config:\n%s", cfg.dump())
     file = Path(cfg.OUTPUT_DIR) / "config.yaml"
     if comm.is_main_process() and not (args.eval_only and file.exists()):  # that of the training stays
         write_bytes(file, cfg.dump().encode())
@@ -67,13 +66,11 @@ class TerminalFilter(logging.Filter):
         self._next_line = 0.0  # seconds, as of the records
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether ``record`` is shown."""
         if record.name.endswith(LOSSES):
             if record.created < self._next_line:
                 return False
             self._next_line = record.created + SECONDS_BETWEEN_LINES
-        fills_pages = record.name.endswith(MODEL) and "\n" in record.getMessage()
-        return not fills_pages and not getattr(record, "at_length", False)
+        return not (record.name.endswith(PAGES) and "\n" in record.getMessage())
 
 
 class RegularLines(HookBase):
@@ -96,7 +93,6 @@ class RegularLines(HookBase):
             self._watcher.join()
 
     def before_step(self) -> None:
-        """Note when the iteration begins."""
         self._step_began_at = time.monotonic()
 
     def _watch(self) -> None:

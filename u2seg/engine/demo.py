@@ -15,7 +15,7 @@ from u2seg.errors import DataError, UsageError
 from u2seg.files import claim_directory, in_words, replacing, write_png
 from u2seg.images import Photo, PhotoSet
 from u2seg.panoptic import INSTANCES_JSON, PANOPTIC_JSON, Entry, encode_ids, instance_entry, write_dataset
-from u2seg.runtime import Progress, track
+from u2seg.runtime import track
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -78,7 +78,13 @@ def segment_photos(
     entries: list[Entry] = []
     failures: dict[str, str] = {}
     try:
-        for photo, prediction in _predict_each(predictor, photos, failures):
+        for photo in track(photos.photos, "segment", len(photos)):
+            try:
+                prediction = predictor(photo.path)
+            except DataError as error:
+                failures[photo.path] = str(error)
+                logger.warning("left out: %s", error)
+                continue
             if root is not None:
                 entries.append(_write_label(root, photo, prediction, is_first=not entries))
             if photo.id in pictures:
@@ -91,18 +97,6 @@ def segment_photos(
     if len(failures) == len(photos):
         raise DataError(f"no photo could be read, {len(photos)} in all: {next(iter(failures.values()))}")
     return failures
-
-
-def _predict_each(
-    predictor: Predictor, photos: PhotoSet, failures: dict[str, str]
-) -> Iterator[tuple[Photo, Prediction]]:
-    """Each photo that can be read, and its prediction; paths of the others go to ``failures``, with the reason."""
-    for photo in track(photos.photos, "segment", len(photos)):
-        try:
-            yield photo, predictor(photo.path)
-        except DataError as error:
-            failures[photo.path] = str(error)
-            logger.warning("left out: %s", error)
 
 
 def _write_label(root: Path, photo: Photo, prediction: Prediction, is_first: bool) -> Entry:
@@ -154,26 +148,20 @@ def segment_film(predictor: Predictor, source: str, path: Path) -> int:
         raise DataError(f"--video-input {source!r} is no film that PyAV can read") from error
     with film, in_words(path), replacing(path) as part, av.open(str(part), "w", format="mp4") as drawn:
         encoder = drawn.add_stream("libx264", rate=stream.guessed_rate or FRAMES_PER_SECOND)
-        with Progress(Path(source).name, stream.frames, unit="frame") as progress:
-            for frame in _decode(film):
-                picture = predictor(frame).draw()
-                height, width = picture.shape[:2]
-                # H.264 keeps colour at half the resolution, which takes even sides.
-                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
-                if not progress.done:
-                    encoder.height, encoder.width, encoder.pix_fmt = *picture.shape[:2], "yuv420p"
-                drawn.mux(encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-                progress.advance()
+        for count, frame in enumerate(track(_decode(film), Path(source).name, stream.frames, "frame"), start=1):
+            picture = predictor(frame).draw()
+            height, width = picture.shape[:2]
+            # H.264 keeps colour at half the resolution, which takes even sides.
+            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+            if count == 1:
+                encoder.height, encoder.width, encoder.pix_fmt = *picture.shape[:2], "yuv420p"
+            drawn.mux(encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         drawn.mux(encoder.encode())
-    return progress.done
+    return count
 
 
 def _decode(film: InputContainer) -> Iterator[np.ndarray]:
-    """Frames uint8 (H, W, 3) RGB, upright.
-
-    Raises:
-        DataError: there is not one.
-    """
+    """Frames uint8 (H, W, 3) RGB, upright; a DataError if there is not one."""
     # PyAV itself and not imageio over it, which drops the rotation that phones note instead of turning the pixels.
     import av
 

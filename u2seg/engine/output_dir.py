@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from u2seg.errors import DataError, U2SegError
@@ -21,17 +20,13 @@ CHECKPOINTS = "model_*.pth"
 """Names of those that are saved every so many steps, and at the end."""
 
 
-def occupy(directory: str | Path) -> None:
+@functools.cache  # a process that trains several times in a directory is not in its own way
+def occupy(directory: str) -> None:
     """Keep other processes from training in ``directory`` until this one ends, and sweep what killed ones left.
 
     Raises:
         UsageError: one is training there.
     """
-    _occupy(os.path.realpath(directory))
-
-
-@functools.cache  # a process that trains several times in a directory is not in its own way
-def _occupy(directory: str) -> None:
     lock = contextlib.ExitStack()
     busy = f"another training is at work in OUTPUT_DIR {directory}; wait for its end, or give a new directory"
     lock.enter_context(locked(Path(directory) / "lock", busy))
@@ -59,8 +54,10 @@ def newest_checkpoint(directory: str | Path) -> str:
     Raises:
         DataError: there are some, but none is whole.
     """
-    reasons = []
-    for file in _candidates(Path(directory)):
+    named, reasons = last_checkpoint(directory), []
+    files = Path(directory).glob(CHECKPOINTS)
+    newest_first = map(str, sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True))
+    for file in dict.fromkeys([named, *newest_first] if Path(named).is_file() else newest_first):
         try:
             read_weights(file)
         except U2SegError as error:
@@ -68,19 +65,10 @@ def newest_checkpoint(directory: str | Path) -> str:
             continue
         for reason in reasons:
             logger.warning("%s", reason)
-        if str(file) != last_checkpoint(directory):
+        if file != named:
             logger.warning("%s names no whole checkpoint; %s is the newest", Path(directory) / LAST, file)
-        return str(file)
+        return file
     if reasons:
         advice = "train without --resume to start anew"
         raise DataError(f"no checkpoint in {directory} is whole: {reasons[0]}; {advice}")
     return ""
-
-
-def _candidates(directory: Path) -> Iterator[Path]:
-    """The checkpoint that ``last_checkpoint`` names, then the others, the last written first."""
-    named = Path(last_checkpoint(directory) or directory)
-    if named.is_file():
-        yield named
-    others = [(file.stat().st_mtime_ns, file.name, file) for file in directory.glob(CHECKPOINTS) if file != named]
-    yield from (file for *_, file in sorted(others, reverse=True))

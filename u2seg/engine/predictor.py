@@ -24,6 +24,7 @@ from u2seg.engine.checkpoint import U2SegCheckpointer
 from u2seg.engine.config import load_config, prediction_config, set_confidence
 from u2seg.engine.results import ClassNames, Instances, PredictedSegment, Prediction, names_from_matching
 from u2seg.errors import DataError, lookup
+from u2seg.fields import told
 from u2seg.images import read_image
 from u2seg.pseudo.merge import measure_segments
 from u2seg.structures import LabelSpace
@@ -59,8 +60,8 @@ class Predictor:
         """
         self.cfg = prediction_config(cfg)
         self.space = LabelSpace(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1)
-        classes = {name: kind for name, kind in META_ARCH_REGISTRY if isinstance(kind, type)}
-        panoptic = {name: kind for name, kind in classes.items() if issubclass(kind, PanopticFPN)}
+        models = dict(META_ARCH_REGISTRY).items()
+        panoptic = {name: kind for name, kind in models if isinstance(kind, type) and issubclass(kind, PanopticFPN)}
         lookup("panoptic model (MODEL.META_ARCHITECTURE)", self.cfg.MODEL.META_ARCHITECTURE, panoptic)
         self.model = build_model(self.cfg).eval()
         U2SegCheckpointer(self.model).load_trained(self.cfg.MODEL.WEIGHTS)
@@ -160,10 +161,7 @@ def load_image(image: ImageLike) -> np.ndarray:
         DataError: it can't be read, or is no image.
     """
     if isinstance(image, (str, os.PathLike)):
-        try:
-            return read_image(image)
-        except DataError as error:
-            raise DataError(f"photo {os.fspath(image)}: {error}") from error
+        return told(f"photo {os.fspath(image)}:", read_image, image)
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray):

@@ -39,6 +39,10 @@ class ClassNames:
     def __getitem__(self, category_id: int) -> str:
         return self.known.get(int(category_id), str(int(category_id)))
 
+    def caption(self, category_id: int, score: float) -> str:
+        """What stands at a segment in a picture: its name and, of a thing, ``score`` in [0, 1]."""
+        return f"{self[category_id]} {score:.0%}" if self.space.is_thing(category_id) else self[category_id]
+
     def written_id(self, category_id: int) -> int:
         """Category id in files: clusters that were matched to one class are one category there, the first of them."""
         return self._first_of_name[self[category_id], self.space.is_thing(category_id)]
@@ -141,10 +145,10 @@ class Prediction:
         """
         place_of_id = np.full(int(self.panoptic.max(initial=0)) + 1, DIMMED, np.int32)
         place_of_id[[segment.id for segment in self.segments]] = np.arange(1, len(self.segments) + 1)
-        regions = [
-            Region(s.category_id, self.names.color(s.category_id), s.name, s.area / self.panoptic.size, s.score)
-            for s in self.segments
-        ]
+        regions = []
+        for s in self.segments:
+            caption, color = self.names.caption(s.category_id, s.score), self.names.color(s.category_id)
+            regions.append(Region(s.category_id, color, caption, s.area / self.panoptic.size, s.score))
         longest = max(self.panoptic.shape)
         face = max(MARK_FACE, round(longest / 55))  # pixels
         layer = draw_layer(place_of_id[self.panoptic], regions, max(1, longest * MARK_FACE // face))
@@ -159,12 +163,23 @@ class Prediction:
         return np.asarray(picture)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write what `draw` gives; the file's ending says in which format, ``.png`` if it has none.
+        """Write what `draw` gives, whole or not at all, and return the path.
+
+        The file's ending says in which format, ``.png`` if it has none.
 
         Raises:
             UsageError: the format is unknown, or the file can't be written.
         """
-        return save_picture(self.draw(), path)
+        path = Path(path).expanduser()
+        if not path.suffix:
+            path = path.with_name(f"{path.name}.png")
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        if kind is None or kind not in Image.SAVE:
+            raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
+        options = {"quality": 92} if kind == "JPEG" else {}
+        with in_words(path), replacing(path) as part:
+            Image.fromarray(self.draw()).save(part, format=kind, **options)
+        return path
 
     get_image = draw
     """As Detectron2's visualizers call it."""
@@ -181,45 +196,17 @@ class Prediction:
 
 
 def _write_names(picture: Image.Image, layer: Layer, names: ClassNames, size: int) -> None:
-    """Write each mark's name in or near its region, large regions first, none over another."""
+    """Write the names of regions that have room for them, in a face of ``size`` pixels."""
     draw = ImageDraw.Draw(picture, "RGBA")
     face = ImageFont.load_default(size=size)
-    occupied: list[tuple[float, float, float, float]] = []  # left, top, right, bottom, in pixels
     for mark in layer.marks:
-        name = names[mark.category_id]
-        if names.space.is_thing(mark.category_id):
-            name = f"{name} {mark.score:.0%}"
-        half = draw.textlength(name, font=face) / 2 + size / 3
+        if mark.crowded:
+            continue
+        text = names.caption(mark.category_id, mark.score)
+        half = draw.textlength(text, font=face) / 2 + size / 3
         x = min(max(mark.x * picture.width, half), max(half, picture.width - half))
-        for lines in (0, 1, -1, 2, -2):
-            y = mark.y * picture.height + lines * size * 1.6
-            box = (x - half, y - size * 0.75, x + half, y + size * 0.75)
-            if lines and (box[1] < 0 or box[3] > picture.height):
-                continue
-            if all(
-                box[2] <= left or right <= box[0] or box[3] <= top or bottom <= box[1]
-                for left, top, right, bottom in occupied
-            ):
-                occupied.append(box)
-                draw.rounded_rectangle(box, size / 4, fill=(10, 12, 16, 180))
-                draw.rectangle((box[0], box[1], box[0] + size / 4, box[3]), fill=names.color(mark.category_id))
-                draw.text((x + size / 8, y), name, font=face, fill=(255, 255, 255), anchor="mm")
-                break
-
-
-def save_picture(picture: np.ndarray, path: str | os.PathLike[str]) -> Path:
-    """Write ``picture`` uint8 (H, W, 3) RGB to ``path``, whole or not at all, and return the path.
-
-    Raises:
-        UsageError: the ending names no format of pictures, or the file can't be written.
-    """
-    path = Path(path).expanduser()
-    if not path.suffix:
-        path = path.with_name(f"{path.name}.png")
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None or kind not in Image.SAVE:
-        raise UsageError(f"{path}: no picture can be written as {path.suffix!r}; use .png or .jpg")
-    options = {"quality": 92} if kind == "JPEG" else {}
-    with in_words(path), replacing(path) as part:
-        Image.fromarray(picture).save(part, format=kind, **options)
-    return path
+        y, left = mark.y * picture.height, x - half
+        top, bottom = y - size * 0.75, y + size * 0.75
+        draw.rounded_rectangle((left, top, x + half, bottom), size / 4, fill=(10, 12, 16, 180))
+        draw.rectangle((left, top, left + size / 4, bottom), fill=names.color(mark.category_id))
+        draw.text((x + size / 8, y), text, font=face, fill=(255, 255, 255), anchor="mm")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,11 @@ class SelfTrainingGenerator(LabelGenerator):
         """
         if importlib.util.find_spec("detectron2") is None:
             raise UsageError("SelfTrainingGenerator needs Detectron2, which is not installed; see README.md")
-        super().__init__(cfg, photos, output)
         self.earlier = EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS)
+        super().__init__(self._with_counts(cfg), photos, output)
         if self.output.expanduser().resolve() == self.earlier.dataset.root.resolve():
             raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
-        self.config = self._with_counts(plain(cfg.U2SEG))
-        self.recipe = replace(self.recipe, space=self.earlier.space)
+        self.config = plain(self.cfg.U2SEG)
         self.caveats, self.round = self.earlier.caveats, self.earlier.round + 1
         self.rule = self._rule()
         teacher = load_teacher(self.rule, "cpu")
@@ -79,16 +78,17 @@ class SelfTrainingGenerator(LabelGenerator):
         """The photos that ``images`` names out of those of the labels; all of them where it names none."""
         return EarlierLabels(cfg.U2SEG.SELF_TRAINING.LABELS).photo_set(images, root)
 
-    def _with_counts(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """``settings`` with K and S of the labels, unless others were asked for."""
-        defaults, space = get_pseudo_cfg().U2SEG, self.earlier.space
+    def _with_counts(self, cfg: CfgNode) -> CfgNode:
+        """``cfg`` with K and S of the labels, unless others were asked for."""
+        cfg, defaults, space = cfg.clone(), get_pseudo_cfg().U2SEG, self.earlier.space
+        cfg.defrost()
         for key, count in (("NUM_THINGS", space.num_things), ("NUM_STUFF", space.num_stuff)):
-            if settings[key] not in (defaults[key], count):
+            if cfg.U2SEG[key] not in (defaults[key], count):
                 raise UsageError(
-                    f"U2SEG.{key} is {settings[key]}, but {self.earlier.dataset.root} has {count}; leave the key out"
+                    f"U2SEG.{key} is {cfg.U2SEG[key]}, but {self.earlier.dataset.root} has {count}; leave the key out"
                 )
-            settings[key] = count
-        return settings
+            cfg.U2SEG[key] = count
+        return cfg
 
     def _rule(self) -> Rule:
         """CutLER prints the threshold 0.75 - 0.5 t, below zero from round 2 on; the default SCORE_STEP is 0.05."""

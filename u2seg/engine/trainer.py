@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
+import os
 import time
 import warnings
 import weakref
@@ -15,7 +17,8 @@ import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, defaults
-from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.engine.hooks import CallbackHook
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from fvcore.common.config import CfgNode
@@ -24,10 +27,12 @@ from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
 from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
-from u2seg.engine.name_fitting import FitNames
 from u2seg.engine.optimizer import build_optimizer
 from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
+from u2seg.evaluation.evaluator import build_evaluator
+from u2seg.modeling.name_head import fit_names
+from u2seg.runtime import track
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ class Steps(SimpleTrainer):
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        losses, reason = self._losses(self.model, batch)
+        losses, reason = self._losses(batch)
         broken = torch.tensor(bool(reason), dtype=torch.int32, device=self.device)
         if comm.get_world_size() > 1:  # whoever went on alone would wait for the others' gradients
             torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
@@ -82,11 +87,11 @@ class Steps(SimpleTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _losses(self, model: torch.nn.Module, batch: list[Sample]) -> tuple[Losses, str]:
+    def _losses(self, batch: list[Sample]) -> tuple[Losses, str]:
         """Losses of ``batch``, and what is wrong with them, if anything."""
         try:
             with self._autocast():
-                losses = model(batch)
+                losses = self.model(batch)
         except FloatingPointError as error:  # Detectron2's, of boxes that are not finite
             return {}, str(error).splitlines()[0].rstrip("!.")
         if isinstance(losses, torch.Tensor):
@@ -99,7 +104,7 @@ class Steps(SimpleTrainer):
         """One message for all processes: reasons, and photos of the batches of those where a loss is not finite."""
         suspects = batch
         if comm.get_world_size() == 1:  # elsewhere a synchronised layer would wait for the others
-            suspects = [sample for sample in batch if self._losses(self.model, [sample])[1]] or batch
+            suspects = [sample for sample in batch if self._losses([sample])[1]] or batch
         names = [str(sample.get("file_name", "a photo without a name")) for sample in suspects]
         reports = [report for report in comm.all_gather((reason, names)) if report[0]]
         reasons = ", ".join(dict.fromkeys(reason for reason, _ in reports))
@@ -129,6 +134,9 @@ class Trainer(DefaultTrainer):
 
     needs_class_counts = True
     """Whether the model can't be built before K and S are known."""
+    build_train_loader = staticmethod(build_train_loader)
+    build_optimizer = staticmethod(build_optimizer)
+    build_evaluator = staticmethod(build_evaluator)
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything; ``cfg`` has its datasets registered and its class counts set.
@@ -149,12 +157,22 @@ class Trainer(DefaultTrainer):
         self._trainer = Steps(self.model, self.data_loader, self.optimizer, cfg.SOLVER.AMP.ENABLED, seed)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, which save through a checkpointer of ours, and the last fit of names before it."""
+        """Detectron2's, which save through a checkpointer of ours, and `finish_model` before it."""
         self.checkpointer = U2SegCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         hooks = super().build_hooks()
-        if self.cfg.MODEL.U2SEG.NAMES_FROM and (batches := self.cfg.MODEL.U2SEG.NAMES_FIT_ITER):
-            hooks.insert(3, FitNames(self.build_train_loader(self.cfg), batches))
+        hooks.insert(3, CallbackHook(after_step=Trainer._after_step))  # behind precise BN
         return hooks
+
+    def _after_step(self) -> None:
+        if self.iter + 1 == self.cfg.SOLVER.MAX_ITER:
+            self.finish_model()
+
+    def finish_model(self) -> None:
+        """Fit what is fitted once, between the last step and the last checkpoint: here, the names of things."""
+        node = self.cfg.MODEL.U2SEG
+        if node.NAMES_FROM and node.NAMES_FIT_ITER:
+            batches = itertools.islice(self.build_train_loader(self.cfg), node.NAMES_FIT_ITER)
+            fit_names(self.model, track(batches, "names", node.NAMES_FIT_ITER, "step"))
 
     @classmethod
     def complete_config(cls, cfg: CfgNode, eval_only: bool = False, resume: bool = False) -> None:
@@ -167,7 +185,7 @@ class Trainer(DefaultTrainer):
                 run trains in ``OUTPUT_DIR``.
         """
         if not eval_only and comm.is_main_process():
-            occupy(cfg.OUTPUT_DIR)
+            occupy(os.path.realpath(cfg.OUTPUT_DIR))
         register_datasets(cfg, train=not eval_only)
         if eval_only:
             if not cfg.DATASETS.TEST:
@@ -214,26 +232,9 @@ class Trainer(DefaultTrainer):
             )
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's, with lower learning rates down a vision transformer that is tuned."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        """The loader of ``DATASETS.TRAIN``."""
-        return build_train_loader(cfg)
-
-    @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """The loader of one dataset of ``DATASETS.TEST``."""
         return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator that the config names."""
-        from u2seg.evaluation.evaluator import build_evaluator
-
-        return build_evaluator(cfg, dataset_name)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,21 @@ Shapes: ``B`` images; ``R`` regions of all images; ``D`` channels; ``h, w`` the 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from detectron2.utils import comm
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.parallel import DistributedDataParallel
+
+from u2seg.modeling.sem_seg_head import Features, LinearScores, normalised
+
+logger = logging.getLogger(__name__)
 
 CELLS = 14
 """Cells per side of a region."""
@@ -23,41 +32,33 @@ MAX_ITER = 150
 """Of a fit."""
 
 
-class NameHead(nn.Module):
-    """Scores of clusters: linear in the mean of the normalised features inside a mask."""
+class NameHead(LinearScores):
+    """Scores of clusters: linear in the mean of what the cells inside a mask hold."""
 
-    def __init__(self, shape: ShapeSpec, num_classes: int) -> None:
-        """Make the head for features of ``shape`` and ``num_classes`` (K)."""
-        super().__init__()
+    def __init__(self, in_feature: str, shape: ShapeSpec, num_classes: int) -> None:
+        """Make the head for the backbone's output ``in_feature`` of ``shape``, and ``num_classes`` (K)."""
+        super().__init__(in_feature, shape, num_classes)
         self.pooler = ROIPooler(CELLS, scales=[1 / shape.stride], sampling_ratio=1, pooler_type="ROIAlignV2")
-        self.norm = nn.LayerNorm(shape.channels, elementwise_affine=False)
-        self.scores = nn.Linear(shape.channels, num_classes)
-        nn.init.zeros_(self.scores.weight)
-        nn.init.zeros_(self.scores.bias)
 
-    def forward(self, features: torch.Tensor, boxes: list[Boxes], masks: torch.Tensor) -> torch.Tensor:
-        """Scores float32 (R, K), before softmax; arguments as of `vectors`."""
-        return self.scores(self.vectors(features, boxes, masks))
-
-    def vectors(self, features: torch.Tensor, boxes: list[Boxes], masks: torch.Tensor) -> torch.Tensor:
+    def vectors(self, features: Features, boxes: list[Boxes], masks: torch.Tensor) -> torch.Tensor:
         """Vectors float32 (R, D) of mean 0 and variance 1, that scores are linear in.
 
         Args:
-            features: float (B, D, h, w).
+            features: the backbone's outputs, float (B, D, h, w) the one that counts.
             boxes: of each image.
             masks: (R, s, s) inside the boxes, bool or probabilities, of any side s. Where one is empty, its box counts.
         """
-        regions = self.pooler([self.norm(features.movedim(1, -1)).movedim(-1, 1)], boxes)  # (R, D, CELLS, CELLS)
+        regions = self.pooler([self.cells(features).movedim(-1, 1)], boxes)  # (R, D, CELLS, CELLS)
         weights = F.adaptive_avg_pool2d(masks.to(regions.dtype), CELLS)[:, None] + 1e-6
-        return self.norm((regions * weights).sum((2, 3)) / weights.sum((2, 3)))
+        return normalised((regions * weights).sum((2, 3)) / weights.sum((2, 3)))
 
-    def examples(self, features: torch.Tensor, labels: list[Instances]) -> tuple[torch.Tensor, torch.Tensor]:
+    def examples(self, features: Features, labels: list[Instances]) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors float32 (R, D) and classes int64 (R,) of all ``labels`` of each image, inside their own masks."""
         boxes = [things.gt_boxes for things in labels]
         masks = cat([things.gt_masks.crop_and_resize(things.gt_boxes.tensor, CELLS) for things in labels])
         return self.vectors(features, boxes, masks), cat([things.gt_classes for things in labels])
 
-    def losses(self, features: torch.Tensor, labels: list[Instances]) -> dict[str, torch.Tensor]:
+    def losses(self, features: Features, labels: list[Instances]) -> dict[str, torch.Tensor]:
         """Cross entropy of the names of ``labels``; 0 without any. See `examples`."""
         vectors, classes = self.examples(features, labels)
         scores = self.scores(vectors)
@@ -89,9 +90,36 @@ class NameHead(nn.Module):
         self.zero_grad()
         return float((self.scores(vectors).argmax(dim=1) == classes).float().mean())
 
-    def rename(self, features: torch.Tensor, detections: list[Instances]) -> None:
+    def rename(self, features: Features, detections: list[Instances]) -> None:
         """Set ``pred_classes`` of each image's ``detections``, whose ``pred_masks`` are float (R of it, 1, s, s)."""
         masks = cat([regions.pred_masks[:, 0] for regions in detections])
-        scores = self(features, [regions.pred_boxes for regions in detections], masks)
+        scores = self.scores(self.vectors(features, [regions.pred_boxes for regions in detections], masks))
         for regions, of_image in zip(detections, scores.split([len(regions) for regions in detections]), strict=True):
             regions.pred_classes = of_image.argmax(dim=1)
+
+
+@torch.no_grad()
+def fit_names(model: Any, batches: Iterable[list[dict[str, Any]]]) -> None:
+    """Fit ``roi_heads.name_head`` of ``model``, and nothing else, to the labelled things in ``batches``.
+
+    A few things a batch, in each step another few of hundreds of clusters, teach a linear head slowly; all of them
+    together do in seconds. With several processes each has its own batches, and all fit the head to the things of all.
+    A model without such a head, as of other ROI heads than ours, stays as it is.
+    """
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    head: Any = getattr(getattr(model, "roi_heads", None), "name_head", None)
+    if head is None:
+        logger.warning("MODEL.U2SEG.NAMES_FROM: these ROI heads have no head for names, so there is nothing to fit")
+        return
+    was_training, examples = model.training, []
+    model.eval()
+    for batch in batches:
+        features = model.backbone(model.preprocess_image(batch).tensor)
+        of_batch = head.examples(features, [sample["instances"].to(model.device) for sample in batch])
+        examples.append([part.cpu() for part in of_batch])
+    model.train(was_training)
+    everyone = comm.all_gather(tuple(map(torch.cat, zip(*examples, strict=True))))
+    vectors, classes = map(torch.cat, zip(*everyone, strict=True))
+    right = head.fit(vectors.to(model.device), classes.to(model.device))
+    text = "names: fitted to %d things of the training set, %.1f %% of which get the name that they have"
+    logger.info(text, len(classes), 100 * right)

@@ -61,13 +61,13 @@ class U2SegPanopticFPN(PanopticFPN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL``, and the refiner of ``U2SEG.REFINE`` if ``MODEL.U2SEG.REFINE`` asks for it."""
-        options = {
+        node = cfg.MODEL.U2SEG
+        arguments = super().from_config(cfg) | {
             "min_refined_iou": cfg.U2SEG.MASKS.MIN_REFINED_IOU,
-            "min_stuff_share": cfg.MODEL.U2SEG.MIN_STUFF_SHARE,
-            "thing_scores": cfg.MODEL.U2SEG.THING_SCORES,
+            "min_stuff_share": node.MIN_STUFF_SHARE,
+            "thing_scores": node.THING_SCORES,
         }
-        arguments = super().from_config(cfg) | options
-        if cfg.MODEL.U2SEG.REFINE:
+        if node.REFINE:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
         return arguments

@@ -20,6 +20,7 @@ from fvcore.common.config import CfgNode
 
 from u2seg.errors import lookup
 from u2seg.modeling.name_head import NameHead
+from u2seg.modeling.sem_seg_head import Features
 
 COUNTS = "region_counts"
 """Field of a batch's regions: bool (R,), whether the losses count them."""
@@ -52,7 +53,6 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         object_scores: bool = False,
         mask_scores: bool = False,
         name_head: NameHead | None = None,
-        names_from: str = "",
         **kwargs: Any,
     ) -> None:
         """Make the heads.
@@ -64,13 +64,11 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
             object_scores: see `detect_objects`.
             mask_scores: see `score_masks`.
             name_head: says the classes of detections in place of the box heads, and is trained beside them.
-            names_from: the backbone's output that it reads.
             kwargs: those of `CascadeROIHeads`.
         """
         super().__init__(**kwargs)
         self.object_scores, self.mask_scores = object_scores, mask_scores
-        self.name_head, self.names_from = name_head, names_from
-        self.drop_loss_iou, self.ignore_unlabelled = drop_loss_iou, ignore_unlabelled
+        self.name_head, self.drop_loss_iou, self.ignore_unlabelled = name_head, drop_loss_iou, ignore_unlabelled
         self.unlabelled: list[torch.Tensor] | None = None
         """For each image of the batch bool (H, W), True where it has no label; None where that is not known."""
         self._labels: list[Instances] = []
@@ -78,39 +76,31 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments from ``MODEL.ROI_*`` and ``MODEL.U2SEG``."""
-        arguments = super().from_config(cfg, input_shape)
-        options = {
-            "drop_loss_iou": cfg.MODEL.U2SEG.DROP_LOSS_IOU,
-            "ignore_unlabelled": cfg.MODEL.U2SEG.IGNORE_UNLABELLED,
-        }
-        if any(options.values()):
+        arguments, node = super().from_config(cfg, input_shape), cfg.MODEL.U2SEG
+        for key in ("DROP_LOSS_IOU", "IGNORE_UNLABELLED", "OBJECT_SCORES", "MASK_SCORES"):
+            arguments[key.lower()] = node[key]
+        if node.DROP_LOSS_IOU or node.IGNORE_UNLABELLED:
             arguments["box_predictors"] = [
                 SelectiveBoxPredictor(cfg, head.output_shape, box2box_transform=predictor.box2box_transform)
                 for head, predictor in zip(arguments["box_heads"], arguments["box_predictors"], strict=True)
             ]
-        scores = {"object_scores": cfg.MODEL.U2SEG.OBJECT_SCORES, "mask_scores": cfg.MODEL.U2SEG.MASK_SCORES}
-        if names_from := cfg.MODEL.U2SEG.NAMES_FROM:
-            shape = lookup("MODEL.U2SEG.NAMES_FROM: output of the backbone", names_from, input_shape)
-            arguments["name_head"] = NameHead(shape, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-            arguments["names_from"] = names_from
-        return arguments | options | scores
+        if name := node.NAMES_FROM:
+            shape = lookup("MODEL.U2SEG.NAMES_FROM: output of the backbone", name, input_shape)
+            arguments["name_head"] = NameHead(name, shape, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        return arguments
 
     def forward(
-        self,
-        images: Any,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
+        self, images: Any, features: Features, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> Any:
         """As `CascadeROIHeads`; in training, with the loss of names if there is a head for them."""
         self._labels = targets or []
         result, losses = super().forward(images, features, proposals, targets)
         if self.training and self.name_head is not None:
-            losses |= self.name_head.losses(features[self.names_from], self._labels)
+            losses |= self.name_head.losses(features, self._labels)
         return result, losses
 
     def _forward_box(
-        self, features: dict[str, torch.Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+        self, features: Features, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> Any:
         """As Detectron2's, but for the scores of detections if asked to."""
         if self.training or not self.object_scores:
@@ -129,13 +119,13 @@ class U2SegCascadeROIHeads(CascadeROIHeads):
         limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
         return detect_objects(boxes, scores, sizes, *limits)
 
-    def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]) -> Any:
+    def _forward_mask(self, features: Features, instances: list[Instances]) -> Any:
         """As Detectron2's; then names and scores of detections, if asked to."""
         result = super()._forward_mask(features, instances)
         if self.training:
             return result
         if self.name_head is not None:
-            self.name_head.rename(features[self.names_from], result)
+            self.name_head.rename(features, result)
         return [score_masks(detections) for detections in result] if self.mask_scores else result
 
     def _run_stage(self, features: list[torch.Tensor], proposals: list[Instances], stage: int) -> Any:

@@ -19,6 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import UsageError, lookup
 
+Features = dict[str, torch.Tensor]
+"""Outputs of the backbone, float (B, D, H / s, W / s) where s is their stride, by name."""
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class U2SegSemSegFPNHead(SemSegFPNHead):
@@ -64,7 +67,7 @@ class U2SegSemSegFPNHead(SemSegFPNHead):
             arguments["linear"] = LinearScores(name, shape, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return arguments
 
-    def layers(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def layers(self, features: Features) -> torch.Tensor:
         """Scores float (B, C, h, w), before softmax, of the backbone's outputs."""
         scores = super().layers(features)
         if self.linear is None:
@@ -89,17 +92,25 @@ class U2SegSemSegFPNHead(SemSegFPNHead):
 
 
 class LinearScores(nn.Module):
-    """Scores of classes at each cell, linear in its normalised features; 0 at first."""
+    """Scores of classes, linear in what the cells of one output of the backbone hold, normalised; 0 at first."""
 
     def __init__(self, in_feature: str, shape: ShapeSpec, num_classes: int) -> None:
         """Make them for the backbone's output ``in_feature`` of ``shape``, and ``num_classes`` (C)."""
         super().__init__()
         self.in_feature = in_feature
-        self.norm = nn.LayerNorm(shape.channels, elementwise_affine=False)
         self.scores = nn.Linear(shape.channels, num_classes)
         nn.init.zeros_(self.scores.weight)
         nn.init.zeros_(self.scores.bias)
 
-    def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, features: Features) -> torch.Tensor:
         """Scores float (B, C, H / s, W / s) of an output (B, D, H / s, W / s) of stride s."""
-        return self.scores(self.norm(features[self.in_feature].movedim(1, -1))).movedim(-1, 1)
+        return self.scores(self.cells(features)).movedim(-1, 1)
+
+    def cells(self, features: Features) -> torch.Tensor:
+        """The output's cells float (B, H / s, W / s, D), each of mean 0 and variance 1."""
+        return normalised(features[self.in_feature].movedim(1, -1))
+
+
+def normalised(vectors: torch.Tensor) -> torch.Tensor:
+    """``vectors`` float (..., D), each with mean 0 and variance 1."""
+    return F.layer_norm(vectors, vectors.shape[-1:])

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from u2seg.errors import DataError, UsageError
 from u2seg.pseudo.features import models, weights
-from u2seg.pseudo.features.network import Request, autocast, projection, run, to_precision
+from u2seg.pseudo.features.network import Request, autocast, run, to_precision
 from u2seg.pseudo.features.vit import ViTFeatures
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,7 @@ class ViTBlocks(nn.Module):
                 raise UsageError(f"block {block}: {extractor.model} has blocks 0 to {depth - 1} (or -{depth} to -1)")
         facet = extractor.facet
         self.requests = [Request(block % depth, facet, extractor.remove_key_bias) for block in blocks]
-        first = self.network.blocks[0]
-        width = self.network.embed_dim if facet == "block" else len(projection(first, facet)[0])
-        self.dim: int = width * len(blocks)
-        self.stride: int = self.network.patch_embed.patch_size[0]
+        self.dim, self.stride = extractor.dim * len(blocks), extractor.stride
         self.settings = f"{extractor.timm_name} {[tuple(request) for request in self.requests]}"
         """What decides about the features beside the weights."""
         for name, values in zip(("mean", "deviation"), models.normalisation(extractor.timm_name), strict=True):

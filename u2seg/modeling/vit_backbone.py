@@ -25,21 +25,8 @@ from u2seg.pseudo.parts import Part
 DEEPEST_STRIDE = 32
 """Of p5, the deepest level that the heads bring back to p2's size: they need sizes that it divides."""
 STRIDES = (8, 16)
-
-
-class PooledLevels(nn.Module):
-    """The levels after the last of a pyramid, each the maximum over 2 x 2 cells of the one before."""
-
-    def __init__(self, in_feature: str, num_levels: int) -> None:
-        super().__init__()
-        self.in_feature, self.num_levels = in_feature, num_levels
-
-    def forward(self, level: torch.Tensor) -> list[torch.Tensor]:
-        """Levels float (B, D, h / 2, w / 2), (B, D, h / 4, w / 4), ..., rounded up, of ``level`` (B, D, h, w)."""
-        levels = [level]
-        for _ in range(self.num_levels):
-            levels.append(F.max_pool2d(levels[-1], 2, ceil_mode=True))
-        return levels[1:]
+LEVELS = range(2, 7)
+"""Level n stands for squares of 2 ** n pixels. What the pyramid does not make is the maximum over 2 x 2 cells."""
 
 
 class ViTPyramid(SimpleFeaturePyramid):
@@ -54,28 +41,25 @@ class ViTPyramid(SimpleFeaturePyramid):
             norm: one of Detectron2's, such as "LN" or "GN".
         """
         scales = [trunk.stride / stride for stride in (4, 8, 16, 32) if 2 * trunk.stride >= stride]
-        top = PooledLevels(f"p{len(scales) + 1}", 5 - len(scales))
-        super().__init__(trunk, FEATURE, out_channels, scales, top, norm)
-        self._out_features.append(FEATURE)
-        self._out_feature_channels[FEATURE] = trunk.output_shape()[FEATURE].channels
-        self._out_feature_strides[FEATURE] = trunk.stride
+        super().__init__(trunk, FEATURE, out_channels, scales, norm=norm)
+        levels, of_trunk = {f"p{level}": 2**level for level in LEVELS}, trunk.output_shape()[FEATURE]
+        self._out_features = [*levels, FEATURE]
+        self._out_feature_strides = levels | {FEATURE: trunk.stride}
+        self._out_feature_channels = dict.fromkeys(levels, out_channels) | {FEATURE: of_trunk.channels}
+        self._size_divisibility = DEEPEST_STRIDE
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Levels float32 (B, D, H / 4, W / 4), ... of ``images`` float32 (B, 3, H, W), and the trunk's features."""
         features = self.net(images)[FEATURE]
         levels = [stage(features) for stage in self.stages]
-        levels += self.top_block(levels[-1])
+        while len(levels) < len(LEVELS):
+            levels.append(F.max_pool2d(levels[-1], 2, ceil_mode=True))
         return dict(zip(self._out_features, [*levels, features], strict=True))
 
     @property
     def size_divisibility(self) -> int:
         """Pixels that sides of a batch are padded to multiples of."""
-        return DEEPEST_STRIDE
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """The same, as newer models ask for it; Detectron2's own misspells its key."""
-        return {"size_divisibility": DEEPEST_STRIDE, "square_size": 0}
+        return self._size_divisibility
 
 
 @BACKBONE_REGISTRY.register()
@@ -107,17 +91,13 @@ def build_u2seg_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None)
 
 
 def _network(extractor: Any, blocks: list[int], name: str) -> nn.Module:
-    """The network of ``extractor``, which the config calls ``name``.
-
-    Raises:
-        UsageError: it has none that can be a part of a model.
-    """
+    """The network of ``extractor``, which the config calls ``name``, if it has one that can be a part of a model."""
     if isinstance(extractor, ViTFeatures):
         return ViTBlocks(extractor, blocks)
     if not isinstance(extractor, nn.Module) or not all(hasattr(extractor, key) for key in ("dim", "stride")):
         raise UsageError(
             f"U2SEG.FEATURES.NAME {name!r} can't be a backbone: it is no torch module with 'dim' and 'stride' "
-            "(docs/train.md); use 'vit'"
+            "(docs/models.md); use 'vit'"
         )
     if blocks:
         raise UsageError(f"MODEL.VIT.BLOCKS is for 'vit' and means nothing to {name!r}; leave it empty")

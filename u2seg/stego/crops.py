@@ -33,7 +33,7 @@ from u2seg.images import PhotoSet, find_photos, read_image
 from u2seg.plugins.api import FeatureExtractor
 from u2seg.pseudo.clusters import unit_length
 from u2seg.pseudo.parts import Part, build_once
-from u2seg.runtime import Progress
+from u2seg.runtime import track
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +111,8 @@ class CropSet:
             last = pooled[len(PLACES) - 1 :: len(PLACES)]
             share = range(comm.get_rank(), len(self.photos), comm.get_world_size())
             missing = [index for index in share if not last[index].any()]
-            with Progress("features of crops", len(missing)) as progress:
-                for index in missing:
-                    self._compute(pooled, features, index)
-                    progress.advance()
+            for index in track(missing, "features of crops", len(missing)):
+                self._compute(pooled, features, index)
         comm.synchronize()
         usable = ~np.isnan(pooled[:, 0])
         left_out = int((~usable).sum()) // len(PLACES)
@@ -159,18 +157,19 @@ class CropSet:
         with np.load(file) as arrays:
             self.neighbours = arrays["neighbours"]
 
-    def sample(self, place: int, prefix: str = "") -> Sample:
-        """Features float16 (D, h, w), or pixels uint8 (H, W, 3), of the crop at ``place``."""
+    def sample(self, place: int) -> Sample:
+        """``features`` float16 (D, h, w), or ``crop`` uint8 (H, W, 3), of the crop at ``place``."""
         index = int(self.indices[place])
         if self.keep_features:
-            return {f"{prefix}features": torch.from_numpy(np.array(self.array("features")[index]))}
-        return {f"{prefix}crop": crop(read_image(self._path(place)), index % len(PLACES), self.ratio, self.min_side)}
+            return {"features": torch.from_numpy(np.array(self.array("features")[index]))}
+        return {"crop": crop(read_image(self._path(place)), index % len(PLACES), self.ratio, self.min_side)}
 
     def __call__(self, entry: Sample) -> Sample:
         """The training sample of ``entry``, ``{"place": ...}``; the neighbour is drawn from numpy's generator."""
         place = entry["place"]
-        near = self.neighbours[place, np.random.randint(self.neighbours.shape[1])]
-        return {"file_name": self._path(place), **self.sample(place), **self.sample(near, "near_")}
+        near = self.sample(self.neighbours[place, np.random.randint(self.neighbours.shape[1])])
+        near = {f"near_{key}": value for key, value in near.items()}
+        return {"file_name": self._path(place), **self.sample(place), **near}
 
     def _path(self, place: int) -> str:
         return self.photos.photos[self.indices[place] // len(PLACES)].path

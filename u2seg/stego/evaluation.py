@@ -18,7 +18,7 @@ from u2seg.images import read_image
 from u2seg.panoptic import LabelledPhoto, PanopticDataset
 from u2seg.plugins.api import FeatureExtractor, Refiner, StuffSegmenter
 from u2seg.pseudo.refine.masks import refine_stuff
-from u2seg.runtime import Progress
+from u2seg.runtime import track
 from u2seg.structures import STUFF_VOID
 
 SUPERCATEGORIES = ("supercategory", "supercategory")
@@ -36,13 +36,11 @@ def score_segmenter(
     if not dataset.photos:
         raise DataError(f"{dataset.json_file} has no labelled photo to score by")
     classes, tables = Taxonomy.of(dataset, *SUPERCATEGORIES), []
-    with Progress("stuff evaluation", len(dataset.photos)) as progress:
-        for photo in dataset.photos:
-            image = read_image(dataset.photo_path(photo))
-            predicted = refine_stuff(refiner, image, segmenter.segment(image, extractor.extract([image])[0]))
-            truth = read_classes(dataset, photo, classes)
-            tables.append(count_overlap(predicted, truth, segmenter.num_classes, len(classes)))
-            progress.advance()
+    for photo in track(dataset.photos, "stuff evaluation", len(dataset.photos)):
+        image = read_image(dataset.photo_path(photo))
+        predicted = refine_stuff(refiner, image, segmenter.segment(image, extractor.extract([image])[0]))
+        truth = read_classes(dataset, photo, classes)
+        tables.append(count_overlap(predicted, truth, segmenter.num_classes, len(classes)))
     return cluster_scores(np.stack(tables))
 
 

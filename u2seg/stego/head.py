@@ -39,7 +39,6 @@ class CodeHead(nn.Module):
         self.mlp = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, code_dim, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes of ``features``."""
         kept = self.dropout(features)
         return self.linear(kept) + self.mlp(kept)
 
@@ -103,24 +102,14 @@ class StuffCheckpoint:
     centres: torch.Tensor  # float32 (S, C)
     features: dict[str, Any]  # What the extractor said of itself in training; of `IDENTITY`, those that are known
 
-    def check(self) -> None:
-        """Raise an error of some kind unless the head is a `CodeHead` and the centres are of its codes."""
-        code_dim, dim = self.head["linear.weight"].shape[:2]
-        with torch.device("meta"):  # the shapes alone, since a small file may name a large head
-            expected = CodeHead(dim, code_dim).state_dict()
-        shapes = {name: tensor.shape for name, tensor in self.head.items()}
-        if shapes != {name: tensor.shape for name, tensor in expected.items()}:
-            raise ValueError("its head has other layers")
-        if self.centres.ndim != 2 or self.centres.shape[1] != code_dim:
-            raise ValueError(f"its classes are {tuple(self.centres.shape)}, its codes have {code_dim} channels")
-
     def modules(self) -> tuple[CodeHead, ClusterProbe]:
-        """The head, in evaluation mode, and the classes."""
+        """The head, in evaluation mode, and the classes; an error of some kind where they are something else."""
         code_dim, dim = self.head["linear.weight"].shape[:2]
-        head, probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, len(self.centres))
-        head.load_state_dict(self.head)
-        probe.load_state_dict({"centres": self.centres})
-        return head, probe
+        with torch.device("meta"):  # no memory is taken for what the file does not hold, whatever sizes it names
+            head, probe = CodeHead(dim, code_dim).eval(), ClusterProbe(code_dim, len(self.centres))
+        head.load_state_dict(self.head, assign=True)
+        probe.load_state_dict({"centres": self.centres}, assign=True)
+        return head.float(), probe.float()
 
     def check_use(self, method: str, num_classes: int, source: str) -> None:
         """Raise UsageError unless the stuff segmenter ``method`` with ``num_classes`` classes can use it."""
@@ -176,7 +165,7 @@ def read_checkpoint(path: str | Path) -> StuffCheckpoint:
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         checkpoint = StuffCheckpoint(**{part.name: content[part.name] for part in fields(StuffCheckpoint)})
-        checkpoint.check()
+        checkpoint.modules()
         return checkpoint
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]

@@ -60,14 +60,12 @@ class CodeModel(nn.Module):
         features = self._extractor[0].extract([sample[f"{prefix}crop"] for sample in samples])
         return torch.stack([torch.from_numpy(array) for array in features]).to(self.device)
 
-    def draw(self, crops: CropSet, count: int, seed: int, prefix: str = "") -> torch.Tensor:
-        """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or (``near_``) alike ones."""
+    def draw(self, crops: CropSet, count: int, seed: int, near: bool = False) -> torch.Tensor:
+        """Features float32 (n, D, h, w) of at most ``count`` crops drawn by ``seed``, or of those alike."""
         places = np.sort(np.random.default_rng(seed).permutation(len(crops))[:count])
-        if prefix:
-            places = crops.neighbours[places, 0]
-        batches = [places[start : start + 32] for start in range(0, len(places), 32)]
-        samples = ([crops.sample(int(place), prefix) for place in batch] for batch in batches)
-        return torch.cat([self.features_of(batch, prefix).cpu() for batch in samples])
+        places = crops.neighbours[places, 0] if near else places
+        batches = (places[start : start + 32] for start in range(0, len(places), 32))
+        return torch.cat([self.features_of([crops.sample(place) for place in batch]).cpu() for batch in batches])
 
     def prepare(self, crops: CropSet, seed: int) -> dict[str, Any]:
         """Before the first step, learn what the loss needs into buffers, and return records, each for a JSON file."""
@@ -114,7 +112,7 @@ class STEGO(CodeModel):
         """Choose the shifts, if asked to."""
         if not self.stego.CHOOSE_SHIFTS:
             return {}
-        features, near = (self.draw(crops, SHIFT_CROPS, seed, prefix) for prefix in ("", "near_"))
+        features, near = (self.draw(crops, SHIFT_CROPS, seed, of_neighbours) for of_neighbours in (False, True))
         chosen = choose_shifts(features, near, self.num_classes, self.stego.POINTS, self.stego.CENTRING, seed)
         self.shifts.copy_(torch.tensor([chosen[term]["shift"] for term in TERMS]))
         logger.info("shifts chosen from the features: %s", chosen)

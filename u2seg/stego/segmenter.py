@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from u2seg.plugins.api import FeatureExtractor
-    from u2seg.stego.head import StuffCheckpoint
 
 
 class CodeStuff:
@@ -59,6 +58,7 @@ class CodeStuff:
             UsageError: the file does not exist, or is for other features or another number of classes.
             DataError: it is damaged or something else.
         """
+        from u2seg.pseudo.parts import Part, build_once
         from u2seg.stego.head import read_checkpoint
 
         if not checkpoint:
@@ -75,19 +75,12 @@ class CodeStuff:
         sha256 = file_sha256(Path(checkpoint).expanduser())
         self.info = {"method": self.method, "checkpoint_sha256": sha256, "trained_on": trained.features}
         """What run.json may say: the method, the sha256 of the checkpoint, and the features it was trained on."""
-        self.extractor = self._build_extractor(features, trained)
-
-    def _build_extractor(self, node: Mapping[str, Any] | None, trained: StuffCheckpoint) -> FeatureExtractor | None:
-        """The extractor that ``node`` names, if any; its features must be those that the head was ``trained`` on."""
-        from u2seg.pseudo.parts import Part, build_once
-
-        if node is not None:
-            extractor = build_once(Part.from_config("feature extractor", node), device=self.device)
-            trained.check_features(getattr(extractor, "info", {}), self.checkpoint)
-            return extractor
-        if self.flip:
+        self.extractor: FeatureExtractor | None = None
+        if features is not None:
+            self.extractor = build_once(Part.from_config("feature extractor", features), device=device)
+            trained.check_features(getattr(self.extractor, "info", {}), self.checkpoint)
+        elif flip:
             raise UsageError("flip needs the extractor of the features: give it as features={NAME, ARGS}")
-        return None
 
     def fit(self, features: Iterable[np.ndarray]) -> CodeStuff:
         """Return itself: it was trained beforehand. ``features`` are left alone."""

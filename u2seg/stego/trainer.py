@@ -17,7 +17,6 @@ from fvcore.common.config import CfgNode
 from torch.nn.parallel import DistributedDataParallel
 
 from u2seg.config import part_args
-from u2seg.data.loader import TrainLoader
 from u2seg.engine.optimizer import parameter_groups
 from u2seg.engine.trainer import TRAINERS, Trainer
 from u2seg.errors import UsageError
@@ -48,11 +47,7 @@ class StuffTrainer(Trainer):
     """Trains a `CodeModel`; writes ``stuff_final.pth``, which ``U2SEG.STUFF`` takes."""
 
     needs_class_counts = False
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        """Batches of crops of ``STEGO.IMAGES``."""
-        return build_crop_loader(cfg)
+    build_train_loader = staticmethod(build_crop_loader)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -60,12 +55,10 @@ class StuffTrainer(Trainer):
         groups = parameter_groups(cfg, model, overrides={"centres": {"lr": cfg.STEGO.PROBE_LR}})
         return maybe_add_gradient_clipping(cfg, torch.optim.Adam)(groups, lr=cfg.SOLVER.BASE_LR)
 
-    def after_step(self) -> None:
-        """After the last step, fit the class centres anew, before hooks save."""
-        if self.cfg.STEGO.REFIT_PROBE and self.iter + 1 == self.cfg.SOLVER.MAX_ITER:
-            seed = max(self.cfg.SEED, 0)
-            unwrap(self.model).refit(self.data_loader.mapper, seed, self.cfg.STEGO.REFIT_WHITEN)
-        super().after_step()
+    def finish_model(self) -> None:
+        """Fit the class centres anew."""
+        if self.cfg.STEGO.REFIT_PROBE:
+            unwrap(self.model).refit(self.data_loader.mapper, max(self.cfg.SEED, 0), self.cfg.STEGO.REFIT_WHITEN)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume at the last checkpoint; a run from the start first learns what its loss needs of the features."""
