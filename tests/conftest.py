@@ -1,5 +1,6 @@
 """Options and fixtures of the whole suite."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -29,8 +30,8 @@ def labelled_photos() -> Path:
     return Path(root) / "coco_panoptic_100"
 
 
-@pytest.fixture(autouse=True)
-def _restore_loggers():
+@contextlib.contextmanager
+def loggers_restored():
     """Undo what Detectron2's `setup_logger` does to loggers: its handlers write to a stream that a test has closed."""
     loggers = [logging.getLogger(name) for name in ("", "u2seg", "detectron2", "fvcore")]
     before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
@@ -42,3 +43,15 @@ def _restore_loggers():
     if setup is not None:
         # It remembers for which names it did its work, and would not do it again.
         setup.setup_logger.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _restore_loggers():
+    with loggers_restored():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _restore_loggers_of_fixtures():
+    with loggers_restored():
+        yield

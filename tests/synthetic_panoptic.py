@@ -8,6 +8,7 @@ from PIL import Image
 
 from u2seg.structures import LabelSpace
 
+QUICK_CONFIG = Path(__file__).parents[1] / "configs" / "quick_schedules" / "u2seg_R18_instant_test.yaml"
 TINY_CONFIG = Path(__file__).with_name("tiny.yaml")
 """A model that trains a step in a fraction of a second."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from synthetic_panoptic import TINY_CONFIG as CONFIG
+from synthetic_panoptic import QUICK_CONFIG as CONFIG
 from torchvision.models import resnet18, resnet50
 
 from u2seg.engine import checkpoint

@@ -34,7 +34,10 @@ def test_the_terminal_stays_short_and_the_log_is_whole(options, tmp_path):
     assert len(done.stdout.splitlines()) < 40 < 400 < len(log.splitlines())
 
 
-@pytest.mark.parametrize(("number", "code", "processes"), [("SIGTERM", 143, 0), ("SIGINT", 130, 2)])
+@pytest.mark.parametrize(
+    ("number", "code", "processes"),
+    [("SIGTERM", 143, 0), pytest.param("SIGINT", 130, 2, marks=pytest.mark.slow)],
+)
 def test_a_training_that_is_told_to_stop_ends_with_its_processes(options, number, code, processes):
     with subprocess.Popen(
         command([*options, *LONG], "--dist-url", "auto", processes=processes),

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synthetic_panoptic import QUICK_CONFIG, read_json, write_dataset, write_json
 from synthetic_panoptic import TINY_CONFIG as CONFIG
-from synthetic_panoptic import read_json, write_dataset, write_json
 from training_tool import TOOL, exit_code, setup, train_net
 
 from u2seg.engine.output_dir import last_checkpoint
@@ -22,7 +22,7 @@ from u2seg.engine.trainer import Trainer
 from u2seg.errors import DataError
 from u2seg.files import claim_directory
 
-CONFIGS = TOOL.parents[1] / "configs"
+CONFIGS = QUICK_CONFIG.parents[1]
 
 
 @pytest.fixture(autouse=True)

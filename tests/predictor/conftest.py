@@ -4,7 +4,7 @@ import types
 
 import pytest
 from predictor_model import CONFIDENCE, STUFF, THINGS, make_photo, save_weights
-from synthetic_panoptic import TINY_CONFIG
+from synthetic_panoptic import QUICK_CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -12,8 +12,8 @@ def tiny(tmp_path_factory):
     """Config, weights and the ``KEY VALUE`` pairs that go with them."""
     weights = tmp_path_factory.mktemp("model") / "tiny.pth"
     counts = ["MODEL.ROI_HEADS.NUM_CLASSES", str(THINGS), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(STUFF + 1)]
-    save_weights(TINY_CONFIG, weights, *counts)
-    return types.SimpleNamespace(config=str(TINY_CONFIG), weights=str(weights))
+    save_weights(QUICK_CONFIG, weights, *counts)
+    return types.SimpleNamespace(config=str(QUICK_CONFIG), weights=str(weights))
 
 
 @pytest.fixture(scope="session")
