@@ -199,9 +199,8 @@ def test_flipped_bytes_in_any_file_are_harmless(photos, options, tmp_path, monke
 def cluster(monkeypatch, tmp_path):
     """A Dask cluster of two worker processes on this machine, with the plugin of `FAULTS`; its scheduler's address."""
     distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
-    folder = site(tmp_path / "site", "faults", FAULTS)["PYTHONPATH"]
-    monkeypatch.setenv("PYTHONPATH", folder)
-    monkeypatch.syspath_prepend(folder)  # which spawned workers inherit
+    monkeypatch.setenv("PYTHONPATH", site(tmp_path / "site", "faults", FAULTS)["PYTHONPATH"])
+    monkeypatch.syspath_prepend(tmp_path / "site")  # which spawned workers inherit
     arguments = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**arguments) as local:
         yield local.scheduler_address
