@@ -83,28 +83,29 @@ def copy_paste(
     place = np.s_[..., top : top + h, left : left + w]
     inside, areas = target.masks[place], _count_pixels(target.masks)
 
-    pasted, classes, union = [], [], np.zeros((h, w), bool)
-    for index in subset:
-        mask = enlarge(source.masks[index], h, w)
-        shared = _count_pixels(mask & each for each in inside)
-        overlap = shared / (areas + np.count_nonzero(mask) - shared)
-        if mask.any() and overlap.max(initial=0) < MAX_OVERLAP:
-            pasted.append(mask)
-            classes.append(source.classes[index])
-            union |= mask
+    masks = np.array([enlarge(source.masks[index], h, w) for index in subset])
+    fits = np.array([mask.any() and _overlap(mask, inside, areas) < MAX_OVERLAP for mask in masks])
+    pasted, classes = masks[fits], source.classes[subset[fits]]
+    union = pasted.any(axis=0)
 
     visible = _count_pixels(union & each for each in inside) < areas
     kept = target.masks[visible]
     kept[place] &= ~union
     added = np.zeros((len(pasted), *frame), bool)
-    added[place] = np.reshape(pasted, (-1, h, w))
+    added[place] = pasted
     image, sem_seg = target.image.copy(order="K"), target.sem_seg.copy()
     for channel in range(3):  # each lies in one piece in a tensor's image
         photo = np.asarray(Image.fromarray(source.image[..., channel]).resize((w, h), Image.Resampling.BILINEAR))
         np.copyto(image[..., channel][place], photo, where=union)
     np.copyto(sem_seg[place], enlarge(source.sem_seg, h, w), where=union)
-    of_all = np.append(target.classes[visible], np.array(classes, np.int64))
+    of_all = np.append(target.classes[visible], classes)
     return LabelledImage(image, np.concatenate([kept, added]), of_all, sem_seg)
+
+
+def _overlap(mask: np.ndarray, things: np.ndarray, areas: np.ndarray) -> float:
+    """Largest IoU of ``mask`` bool (h, w) with ``things`` bool (N, h, w), which have ``areas`` (N,) pixels in all."""
+    shared = _count_pixels(mask & thing for thing in things)
+    return float((shared / (areas + np.count_nonzero(mask) - shared)).max(initial=0))
 
 
 def _count_pixels(masks: Iterable[np.ndarray]) -> np.ndarray:
