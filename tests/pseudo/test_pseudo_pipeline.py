@@ -117,6 +117,24 @@ def test_each_photo_has_one_pass_of_the_network(photos, tmp_path):
     assert len(CALLS) == 8
 
 
+def test_soft_edges_move_an_outline_to_where_the_features_change(photos, tmp_path):
+    """The next cell shows both sides, so the left upper quarter reaches into it; not so with features that don't."""
+    red, blue = np.uint8([200, 20, 20]), np.uint8([20, 20, 200])
+    image = np.full((64, 96, 3), blue)
+    image[:32, :48] = red
+    areas = {}
+    for seen in ("both", "one"):
+        image[:32, 48] = (red / 2 + blue / 2) if seen == "both" else blue
+        Image.fromarray(image).save(photos / "0.png")
+        for soft in (False, True):
+            output = tmp_path / f"{seen} {soft}"
+            make(photos, output, "MASKS.SOFT_EDGES", soft, "MASKS.MIN_REFINED_IOU", 0)
+            instances = json.loads((output / "instances.json").read_text(encoding="utf-8"))["annotations"]
+            areas[seen, soft] = min(instances, key=lambda entry: entry["image_id"])["area"]
+    assert areas["both", False] == areas["one", False]
+    assert areas["both", True] >= areas["one", True] + 32
+
+
 def test_a_batch_that_fails_is_tried_photo_by_photo(photos, tmp_path):
     image = np.array(Image.open(photos / "1.png"))
     image[0, 0] = 13

@@ -53,6 +53,18 @@ def test_a_mask_that_becomes_another_may_stay_as_it_was():
     assert np.array_equal(refine_masks(Everything(), image, coarse, 0.5, keep_rough=True).masks, masks)
 
 
+def test_shares_of_cells_move_the_outline():
+    """A cell that is nearly out, of two that are in, moves the outline by most of its width."""
+    masks = np.zeros((1, 1, 4), bool)
+    masks[0, 0, :2] = True
+    coarse, image = MaskSet(masks, np.float32([0.5])), np.zeros((10, 400, 3), np.uint8)
+    plain = refine_masks(Upsample(), image, coarse, 0.0)
+    moved = refine_masks(Upsample(), image, coarse, 0.0, inside=np.float32([[[1, 0.55, 0, 0]]]))
+    assert plain.masks[0, 0].sum() == 200
+    assert moved.masks[0, 0].sum() == pytest.approx(150 + 100 * 0.05 / 0.55, abs=1)
+    assert np.array_equal(refine_masks(Upsample(), image, coarse, 0.0, inside=masks).masks, plain.masks)
+
+
 def test_the_filter_compares_with_the_interpolated_mask():
     coarse = MaskSet(np.ones((1, 1, 1), bool), np.ones(1, np.float32))
     assert refine_masks(Upsample(), IMAGE, coarse, 1.0).masks.all()

@@ -131,6 +131,8 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.MASKS.MIN_REFINED_IOU = 0.5
     # A mask that is less similar stays, unrefined, instead of being dropped.
     u2seg.MASKS.KEEP_ROUGH = False
+    # Tell by the features where between the cells of the grid an outline runs; masks on another grid stay as they are.
+    u2seg.MASKS.SOFT_EDGES = False
 
     # Look for masks in the four corners of the photo too, each this share of its sides (0.6); 0 looks at the whole
     # alone. Finds more small things and takes three to four times as long.

@@ -53,12 +53,12 @@ class ViTBlocks(nn.Module):
             logger.warning("%s", located.caveat)
         self.network = weights.load(extractor.timm_name, located)
         depth = len(self.network.blocks)
-        for block in (blocks := list(blocks) or [extractor.layer]):
+        for block in (blocks := list(blocks) or extractor.layers):
             if not -depth <= block < depth:
                 raise UsageError(f"block {block}: {extractor.model} has blocks 0 to {depth - 1} (or -{depth} to -1)")
         facet = extractor.facet
         self.requests = [Request(block % depth, facet, extractor.remove_key_bias) for block in blocks]
-        self.dim, self.stride = extractor.dim * len(blocks), extractor.stride
+        self.dim, self.stride = extractor.block_dim * len(blocks), extractor.stride
         self.settings = f"{extractor.timm_name} {[tuple(request) for request in self.requests]}"
         """What decides about the features beside the weights."""
         for name, values in zip(("mean", "deviation"), models.normalisation(extractor.timm_name), strict=True):

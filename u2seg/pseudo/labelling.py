@@ -24,6 +24,7 @@ from u2seg.pseudo.intermediate import (
     write_stuff,
 )
 from u2seg.pseudo.masks.crops import View, choose, corner_boxes, groups, whole_box, whole_things
+from u2seg.pseudo.masks.edges import soft_edges
 from u2seg.pseudo.products import read_fitted
 from u2seg.pseudo.recipe import Recipe
 from u2seg.pseudo.refine.masks import refine_masks, refine_stuff
@@ -124,7 +125,7 @@ def _generate(job: Job, images: list[np.ndarray], features: list[np.ndarray]) ->
 
 def _refine_and_embed(job: Job, outcome: Outcome, pixels: Pixels, features: np.ndarray, coarse: MaskSet) -> MaskRecord:
     recipe, extractor = job.recipe, job.part(job.recipe.features)
-    views = [(whole_box(pixels.image), coarse)]
+    views = [View(whole_box(pixels.image), features, coarse)]
     if recipe.crops:
         views = _add_crops(job, outcome, pixels.image, views)
     with outcome.timed("refine"):
@@ -144,17 +145,20 @@ def _add_crops(job: Job, outcome: Outcome, image: np.ndarray, views: list[View])
         features = job.part(job.recipe.features).extract(crops)
     with outcome.timed("masks of crops"):
         masks = _generate(job, crops, features)
-        views = views + [(box, whole_things(m, box, height, width)) for box, m in zip(boxes, masks, strict=True)]
+        found = (whole_things(m, box, height, width) for box, m in zip(boxes, masks, strict=True))
+        views = [*views, *map(View, boxes, features, found)]
         kept = choose(views, height, width)
-    return [(box, masks.take(index)) for (box, masks), index in zip(views, kept, strict=True)]
+    return [view._replace(masks=view.masks.take(index)) for view, index in zip(views, kept, strict=True)]
 
 
 def _refine_views(job: Job, image: np.ndarray, views: Sequence[View]) -> MaskSet:
     """All masks at the pixels of ``image`` uint8 (H, W, 3), each refined inside its own view; of crops, no groups."""
-    refiner, masks, scores = job.part(job.recipe.refine), [], []
-    for box, coarse in views:
+    recipe, refiner, masks, scores = job.recipe, job.part(job.recipe.refine), [], []
+    for box, features, coarse in views:
+        soft = recipe.soft_edges and coarse.masks.shape[1:] == features.shape[1:]
+        inside = soft_edges(coarse.masks, features) if soft else None
         view = np.ascontiguousarray(box.of(image))
-        refined = refine_masks(refiner, view, coarse, job.recipe.min_refined_iou, job.recipe.keep_rough)
+        refined = refine_masks(refiner, view, coarse, recipe.min_refined_iou, recipe.keep_rough, inside)
         whole = np.zeros((len(refined), *image.shape[:2]), bool)
         whole[:, box.top : box.bottom, box.left : box.right] = refined.masks
         masks.append(whole)

@@ -156,6 +156,7 @@ def _of_masks(recipe: Recipe) -> dict[str, Any]:
         "U2SEG.MASKS": recipe.masks.settings(),
         "U2SEG.MASKS.MIN_REFINED_IOU": recipe.min_refined_iou,
         "U2SEG.MASKS.KEEP_ROUGH": recipe.keep_rough,
+        "U2SEG.MASKS.SOFT_EDGES": recipe.soft_edges,
         "U2SEG.MASKS.CROPS": recipe.crops,
         "U2SEG.REFINE": recipe.refine.settings(),
         "U2SEG.CLUSTERS.EMBEDDING": recipe.embedding,

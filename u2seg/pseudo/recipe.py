@@ -65,6 +65,7 @@ class Recipe:
     masks: Part
     min_refined_iou: float
     keep_rough: bool
+    soft_edges: bool
     crops: float
     refine: Part
     clusterer: Part
@@ -99,6 +100,7 @@ class Recipe:
             masks=Part.from_config("mask generator", tree.MASKS),
             min_refined_iou=tree.MASKS.MIN_REFINED_IOU,
             keep_rough=tree.MASKS.KEEP_ROUGH,
+            soft_edges=tree.MASKS.SOFT_EDGES,
             crops=tree.MASKS.CROPS,
             refine=Part.from_config("refiner", tree.REFINE),
             clusterer=Part.from_config("clusterer", clusters),

