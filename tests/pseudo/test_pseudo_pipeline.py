@@ -64,12 +64,19 @@ class Quarters:
         return MaskSet(mask, np.float32([0.5]))
 
 
+class Pixels(Quarters):
+    """The same quarter, at every second pixel: a grid of its own."""
+
+    def generate(self, image, features):
+        return super().generate(image, features.repeat(2, axis=1).repeat(2, axis=2))
+
+
 @pytest.fixture
 def parts(monkeypatch):
     """The built-in parts and those above."""
     plugin = types.ModuleType("test_parts")
     plugin.u2seg_feature_extractors = hookimpl(lambda: {"colours": Colours})
-    plugin.u2seg_mask_generators = hookimpl(lambda: {"quarters": Quarters})
+    plugin.u2seg_mask_generators = hookimpl(lambda: {"quarters": Quarters, "pixels": Pixels})
     for name in ("u2seg_feature_extractors", "u2seg_mask_generators"):
         getattr(plugin, name).__name__ = name
     plugins = registry.load_plugins([], "")
@@ -133,6 +140,13 @@ def test_soft_edges_move_an_outline_to_where_the_features_change(photos, tmp_pat
             areas[seen, soft] = min(instances, key=lambda entry: entry["image_id"])["area"]
     assert areas["both", False] == areas["one", False]
     assert areas["both", True] >= areas["one", True] + 32
+
+
+def test_masks_on_a_grid_of_their_own_keep_their_edges(photos, tmp_path):
+    for soft in (False, True):
+        make(photos, tmp_path / str(soft), "MASKS.NAME", "pixels", "MASKS.SOFT_EDGES", soft)
+    instances = [(tmp_path / name / "instances.json").read_bytes() for name in ("False", "True")]
+    assert instances[0] == instances[1]
 
 
 def test_a_batch_that_fails_is_tried_photo_by_photo(photos, tmp_path):

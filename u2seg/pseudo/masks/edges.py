@@ -19,10 +19,10 @@ def soft_edges(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
     """How much of each cell lies in each of ``masks`` bool (N, h, w): float32 (N, h, w) in [0, 1].
 
     A cell that the outline runs through shows both sides, and so do its features: they are about as like the cells
-    inside as those outside. So cells at the outline get a share by which side they are more like: their mean cosine
-    with what is inside nearby, less that with what is outside nearby, where the mean over the outline's cells, inside
-    and outside, stands for all and nothing. Elsewhere shares are 1 and 0. ``docs/research/proposals.md`` says what it
-    is worth.
+    inside as those outside. So a cell at the outline leans to one side by its mean cosine with what is inside nearby,
+    less that with what is outside nearby. One that leans to neither lies half in the mask; one that leans as much as
+    cells at the outline do on average, wholly in or out. Elsewhere shares are 1 and 0.
+    ``docs/research/proposals.md`` says what it is worth.
     """
     if not len(masks):
         return np.zeros(masks.shape, np.float32)
