@@ -1,7 +1,7 @@
 """Small things from crops: four overlapping corners of the photo, each as large a grid as the whole photo has.
 
 Any mask generator can be run on them; what it finds there is masks of a size that the whole photo's grid is too coarse
-for. Measured in ``docs/research/masks.md``.
+for. Measured in ``docs/research/proposals.md``.
 
 Shapes: ``H, W`` pixels of the photo; ``D, h, w`` features; ``N`` masks of one view, ``n`` of them kept.
 """

@@ -1,6 +1,9 @@
 """Where between the cells of its grid the outline of a mask runs, told by the features on both sides of it.
 
 Shapes: ``h, w`` feature grid, n = h * w cells; ``D`` channels; ``N`` masks.
+
+Comparing with the means of both sides nearby is Lankton & Tannenbaum, "Localizing region-based active contours" (IEEE
+TIP 2008), who move an outline by them; that they tell how much of a cell is inside is ours.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ def soft_edges(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
     less that with what is outside nearby. One that leans to neither lies half in the mask; one that leans as much as
     cells at the outline do on average, wholly in or out. Elsewhere shares are 1 and 0.
     ``docs/research/proposals.md`` says what it is worth.
+
+    Args:
+        masks: on the grid of the features.
+        features: float32 (D, h, w).
     """
     if not len(masks):
         return np.zeros(masks.shape, np.float32)
@@ -33,6 +40,7 @@ def soft_edges(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
     outside, others = alike.sum(axis=1) - inside, near.sum(axis=1) - count
     lean = (inside / np.maximum(count, 1) - outside / np.maximum(others, 1)).reshape(masks.shape)
     inner, outer = masks & dilate(~masks, 1), dilate(masks, 1) & ~masks
+    # Not above 0 where the features contradict the mask: a cell then goes wholly to the side that it is more like.
     spread = (_mean(lean, inner) - _mean(lean, outer)) / 2
     share = 0.5 + 0.5 * np.clip(lean / np.maximum(spread, 1e-6)[:, None, None], -1, 1)
     return np.where(inner | outer, share, masks).astype(np.float32)

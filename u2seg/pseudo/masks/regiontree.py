@@ -76,7 +76,8 @@ class RegionTree:
     def generate(self, image: np.ndarray, features: np.ndarray) -> MaskSet:
         """Masks bool (N, h, w), best first, of features float32 (D, h, w); ``image`` is not looked at.
 
-        Their scores are those of `mask_scores` times the square root of `agreement` with the cuts.
+        Their scores are those of `mask_scores` times the square root of `agreement` with the cuts, at least
+        ``min_agreement``.
 
         Raises:
             DataError: features are not a finite (D, h, w), or there are not as many channels for each tree.

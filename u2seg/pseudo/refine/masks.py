@@ -35,10 +35,7 @@ def refine_masks(
     ``inside`` float32 (N, h, w) says how much of a cell is in a mask; the masks themselves, 0 or 1, if it is None.
     """
     inside = coarse.masks if inside is None else inside
-    right, wrong = np.float32(CONFIDENCE), np.float32(1 - CONFIDENCE)
-    channels = (
-        np.stack([1 - p, p]) for p in (share * right + (1 - share) * wrong for share in inside.astype(np.float32))
-    )
+    channels = (np.stack([1 - probability, probability]) for probability in map(_probability, inside))
     kept, masks = [], []
     for index, refined in enumerate(_refine_each(refiner, image, channels)):
         after = refined[1] > refined[0]
@@ -49,6 +46,12 @@ def refine_masks(
             kept.append(index)
             masks.append(after)
     return MaskSet(np.stack(masks), coarse.scores[kept]) if kept else MaskSet.empty(*image.shape[:2])
+
+
+def _probability(inside: np.ndarray) -> np.ndarray:
+    """Probability float32 (h, w) of a mask: `CONFIDENCE` where ``inside`` (h, w) is 1, one minus it where it is 0."""
+    share = inside.astype(np.float32)
+    return share * np.float32(CONFIDENCE) + (1 - share) * np.float32(1 - CONFIDENCE)
 
 
 def mask_iou(mask: np.ndarray, other: np.ndarray) -> float:
