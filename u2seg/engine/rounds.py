@@ -17,11 +17,11 @@ import numpy as np
 
 from u2seg.engine.earlier_labels import PhotoLabel
 from u2seg.errors import DataError
-from u2seg.images import Photo, batches
+from u2seg.images import Photo
 from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
+from u2seg.pseudo.masks.regiontree import distinct
 from u2seg.pseudo.worker import Job, Outcome, read_photos
-from u2seg.runtime import bounded_threads
 from u2seg.structures import MaskSet
 from u2seg.tool import quiet
 
@@ -79,20 +79,16 @@ def ask_teacher(teacher: Predictor, images: Sequence[np.ndarray]) -> list[Answer
 
 def label_round(job: RoundJob) -> Outcome:
     """Ask the model about each photo and merge its answer with the label; write what the merge stage reads."""
-    outcome = Outcome()
+    return job.work_through(partial(_label, job), job.recipe.executor.batch_size)
 
-    def work(group: Sequence[Photo]) -> None:
-        readable = read_photos(group, outcome, job.recipe)
-        with outcome.timed("predict"):
-            answers = ask_teacher(load_teacher(job.rule, job.device), [pixels.image for _, pixels in readable])
-        for (photo, pixels), answer in zip(readable, answers, strict=True):
-            with outcome.timed("merge with the labels"):
-                outcome.attempt([photo], partial(write_round, job, answer, pixels.size))
 
-    with bounded_threads(job.recipe.executor.threads):
-        for batch in batches(job.photos, job.recipe.executor.batch_size):
-            outcome.attempt(batch, work)
-    return outcome
+def _label(job: RoundJob, outcome: Outcome, photos: Sequence[Photo]) -> None:
+    readable = read_photos(photos, outcome, job.recipe)
+    with outcome.timed("predict"):
+        answers = ask_teacher(load_teacher(job.rule, job.device), [pixels.image for _, pixels in readable])
+    for (photo, pixels), answer in zip(readable, answers, strict=True):
+        with outcome.timed("merge with the labels"):
+            outcome.attempt([photo], partial(write_round, job, answer, pixels.size))
 
 
 def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Sequence[Photo]) -> None:
@@ -139,14 +135,8 @@ def merge_things(
     Returns:
         Indices int64 of the predictions that are kept, best first, and of the earlier masks that stay, in order.
     """
-    order = np.argsort(-predicted.scores, kind="stable")
-    order = order[predicted.scores[order] > min_score]
-    overlap = mask_iou(predicted.masks[order], predicted.masks[order]) > max_iou
-    places: list[int] = []
-    for place in range(len(order)):
-        if not overlap[place, places].any():
-            places.append(place)
-    kept = order[np.array(places, np.int64)]
+    scores = np.where(predicted.scores > min_score, predicted.scores, 0)
+    kept = distinct(predicted.masks, scores, max_iou, len(predicted))
     replaced = (mask_iou(predicted.masks[kept], earlier.masks) > max_iou).any(axis=0)
     return kept, np.flatnonzero(~replaced)
 
