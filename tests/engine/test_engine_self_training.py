@@ -25,7 +25,7 @@ from u2seg.engine.trainer import Trainer
 from u2seg.errors import UsageError
 from u2seg.panoptic import encode_ids
 from u2seg.runtime import run_tool
-from u2seg.structures import LabelSpace, MaskSet
+from u2seg.structures import STUFF_VOID, LabelSpace, MaskSet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "pseudo" / "self_training.yaml"
@@ -215,15 +215,8 @@ def test_the_labels_decide_which_photos_and_which_ids(case, tmp_path):
 
 
 def answer_nothing(teacher, images):
-    return [
-        (
-            MaskSet.empty(*image.shape[:2]),
-            np.zeros(0, np.int64),
-            np.zeros(image.shape[:2], np.uint8),
-            np.zeros(image.shape[:2], np.float32),
-        )
-        for image in images
-    ]
+    sizes = [image.shape[:2] for image in images]
+    return [(MaskSet.empty(*size), np.zeros(0, np.int64), np.full(size, STUFF_VOID, np.uint8)) for size in sizes]
 
 
 def test_a_model_that_is_sure_of_nothing_leaves_the_labels_as_they_are(case, monkeypatch):
@@ -242,12 +235,14 @@ def category_map(root, annotation):
     return np.vectorize(table.get)(ids)
 
 
-def test_one_thing_is_replaced_and_void_is_filled(case, monkeypatch):
-    """The model sees one thing again, as another class, and is sure of stuff where the labels have nothing."""
+def test_things_are_replaced_and_added_and_the_stuff_that_the_model_paints_counts(case, monkeypatch):
+    """The model sees one thing again, as another class, a new thing, and stuff at the left edge."""
     before = read_json(case.labels)["annotations"]
     thing = next(segment for segment in before[0]["segments_info"] if segment["isthing"])
     ids = np.asarray(Image.open(case.labels / "panoptic" / "1.png")).astype(int) @ [1, 256, 65536]
     seen, other_class = ids == thing["id"], thing["category_id"] % 3
+    new = np.zeros_like(seen)
+    new[-2:, -4:] = True
     asked = []
 
     def answer(teacher, images):
@@ -255,9 +250,10 @@ def test_one_thing_is_replaced_and_void_is_filled(case, monkeypatch):
         if asked:
             return [empty]
         asked.append(images)
-        *_, semantic, confidence = empty
-        confidence[:, :4], semantic[:, :4] = 0.5, 2
-        return [(MaskSet(seen[None], np.float32([0.9])), np.array([other_class]), semantic, confidence)]
+        painted = empty[-1]
+        painted[:, :4] = 1
+        things = MaskSet(np.stack([seen, new]), np.float32([0.9, 0.95]))
+        return [(things, np.array([other_class, other_class]), painted)]
 
     monkeypatch.setattr(rounds, "ask_teacher", answer)
     options = [*case.options, "U2SEG.MERGE.MIN_VISIBLE", "0", "U2SEG.MERGE.MIN_AREA", "0"]
@@ -265,15 +261,16 @@ def test_one_thing_is_replaced_and_void_is_filled(case, monkeypatch):
     assert generate(case.out, options).code == 0
     after = read_json(case.out)["annotations"]
     expected = category_map(case.labels, before[0])
-    expected[:, :4] = np.where(expected[:, :4] == 0, 3 + 2, expected[:, :4])
-    expected[seen] = other_class + 1
+    left = expected[:, :4]
+    left[(left == 0) | (left > 3)] = 3 + 2  # a thing of the labels stays on top
+    expected[seen] = thing["category_id"]  # the name that it had
+    expected[new] = other_class + 1
     assert np.array_equal(category_map(case.out, after[0]), expected)
-    for old, new in zip(before[1:], after[1:], strict=True):
-        assert np.array_equal(category_map(case.labels, old), category_map(case.out, new))
+    for old, new_entry in zip(before[1:], after[1:], strict=True):
+        assert np.array_equal(category_map(case.labels, old), category_map(case.out, new_entry))
     tally = json.loads((case.out / "run.json").read_text())["self_training"]["things"]
-    assert tally == {"predicted": 1, "kept": count_things(case.labels) - 1, "replaced": 1}
-    scores = [s["score"] for s in after[0]["segments_info"] if s["category_id"] == other_class + 1]
-    assert 0.9 in scores
+    assert tally == {"predicted": 2, "kept": count_things(case.labels) - 1, "replaced": 1}
+    assert {0.9, 0.95} <= {segment["score"] for segment in after[0]["segments_info"]}
 
 
 def test_whole_masks_come_from_instances_json_and_only_those_that_were_painted(case):

@@ -38,7 +38,6 @@ BOUNDS: dict[str, Range] = {
     "U2SEG.SELF_TRAINING.SCORE": SHARE,
     "U2SEG.SELF_TRAINING.SCORE_STEP": SHARE,
     "U2SEG.SELF_TRAINING.MAX_IOU": SHARE,
-    "U2SEG.SELF_TRAINING.STUFF_SCORE": SHARE,
     "U2SEG.EXECUTOR.WORKERS": (0, 4096),
     "U2SEG.EXECUTOR.THREADS": (1, 4096),
     "U2SEG.EXECUTOR.BATCH_SIZE": (1, 4096),
@@ -194,8 +193,6 @@ def _add_label_keys(cfg: CfgNode) -> None:
     u2seg.SELF_TRAINING.SCORE_STEP = 0.05
     # A predicted thing drops earlier ones, and less confident predicted ones, whose mask IoU with it is above this.
     u2seg.SELF_TRAINING.MAX_IOU = 0.5
-    # A pixel gets the model's stuff class where its probability is this or more, and keeps its stuff label elsewhere.
-    u2seg.SELF_TRAINING.STUFF_SCORE = 0.5
 
     u2seg.EXECUTOR = node()
     # Who runs the shards: "process" (local workers), "inline" (this process) or "dask" (a cluster at ADDRESS).

@@ -1,6 +1,7 @@
 """A round of self-training, photo by photo: a model is asked, and its confident answers join the earlier label.
 
-Things follow CutLER (CVPR 2023), section 3.4; stuff, which CutLER has not, the same thought.
+Things follow CutLER (CVPR 2023), section 3.4. That a thing keeps the name of the mask in whose place it is, and all of
+the rule for stuff, which CutLER has not, is ours: ``docs/research/training.md``.
 
 Shapes: ``H, W`` pixels at which a photo is labelled; ``P`` predicted masks; ``N`` masks of the earlier labels; ``K``
 thing and ``S`` stuff classes.
@@ -22,15 +23,15 @@ from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
 from u2seg.pseudo.masks.regiontree import distinct
 from u2seg.pseudo.worker import Job, Outcome, read_photos
-from u2seg.structures import MaskSet
+from u2seg.structures import STUFF_VOID, MaskSet
 from u2seg.tool import quiet
 
 if TYPE_CHECKING:
     from u2seg.engine.predictor import Predictor
 
-Answer = tuple[MaskSet, np.ndarray, np.ndarray, np.ndarray]
-"""What a model says of one photo: things bool (P, H, W); their clusters int64 (P,) in [0, K); the semantic class of
-each pixel uint8 (H, W), 0 for "a thing" and 1..S for stuff; the probability of that class float32 (H, W)."""
+Answer = tuple[MaskSet, np.ndarray, np.ndarray]
+"""What a model says of one photo: things bool (P, H, W); their clusters int64 (P,) in [0, K); the stuff that it paints
+uint8 (H, W) in [0, S), 255 where it paints none."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class Rule:
     weights_sha256: str
     min_score: float
     max_iou: float
-    stuff_score: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,12 @@ def ask_teacher(teacher: Predictor, images: Sequence[np.ndarray]) -> list[Answer
         visible = masks.any(axis=(1, 2))
         scores = np.clip(detections.scores.float().cpu().numpy()[visible], 0, 1)
         clusters = detections.pred_classes.cpu().numpy().astype(np.int64)[visible]
-        confidence, stuff = raw["sem_seg"].float().softmax(dim=0).max(dim=0)
-        things = MaskSet(masks[visible], scores)
-        answers.append((things, clusters, stuff.cpu().numpy().astype(np.uint8), confidence.cpu().numpy()))
+        painted, segments = raw["panoptic_seg"]
+        stuff_of = np.full(1 + max((segment["id"] for segment in segments), default=0), STUFF_VOID, np.uint8)
+        for segment in segments:
+            if not segment["isthing"]:
+                stuff_of[segment["id"]] = segment["category_id"] - 1
+        answers.append((MaskSet(masks[visible], scores), clusters, stuff_of[painted.cpu().numpy()]))
     return answers
 
 
@@ -102,24 +105,25 @@ def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Se
     height, width = label.photo.height, label.photo.width
     if (height, width) != size:
         raise DataError(f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {width} x {height}")
-    things, clusters, semantic, confidence = answer
-    earlier, earlier_clusters, stuff = label.read(*semantic.shape)
-    kept, stay = merge_things(things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
+    things, clusters, painted = answer
+    earlier, earlier_clusters, stuff = label.read(*painted.shape)
+    kept, stay, instead = merge_things(things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
+    names = np.where(instead < 0, clusters[kept], np.append(earlier_clusters, 0)[instead])
     masks = MaskSet(
         np.concatenate([things.masks[kept], earlier.masks[stay]]),
         np.concatenate([things.scores[kept], earlier.scores[stay]]),
     )
     extra = {
-        "clusters": np.concatenate([clusters[kept], earlier_clusters[stay]]),
+        "clusters": np.concatenate([names, earlier_clusters[stay]]),
         "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
     }
     write_masks(job.masks.path(key), MaskRecord(masks, None, size, extra))
-    write_stuff(job.stuff.path(key), merge_stuff(semantic, confidence, stuff, rule.stuff_score))
+    write_stuff(job.stuff.path(key), np.where(painted == STUFF_VOID, stuff, painted))
 
 
 def merge_things(
     predicted: MaskSet, earlier: MaskSet, *, min_score: float, max_iou: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose the things of the next round.
 
     A prediction is kept if its score is above ``min_score`` and its IoU with no better one that is kept is above
@@ -133,12 +137,15 @@ def merge_things(
         max_iou: in [0, 1].
 
     Returns:
-        Indices int64 of the predictions that are kept, best first, and of the earlier masks that stay, in order.
+        Indices int64 of the predictions that are kept, best first; of the earlier masks that stay, in order; and for
+        each prediction that is kept, of the earlier mask in whose place it is, the most like it, -1 for none.
     """
     scores = np.where(predicted.scores > min_score, predicted.scores, 0)
     kept = distinct(predicted.masks, scores, max_iou, len(predicted))
-    replaced = (mask_iou(predicted.masks[kept], earlier.masks) > max_iou).any(axis=0)
-    return kept, np.flatnonzero(~replaced)
+    iou = mask_iou(predicted.masks[kept], earlier.masks)
+    replaces = iou > max_iou
+    instead = np.pad(iou, [(0, 0), (0, 1)]).argmax(axis=1)  # an index even where there is no earlier mask
+    return kept, np.flatnonzero(~replaces.any(axis=0)), np.where(replaces.any(axis=1), instead, -1)
 
 
 def mask_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -148,18 +155,3 @@ def mask_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
     return coco.iou(encode_masks(first), encode_masks(second), [0] * len(second))
-
-
-def merge_stuff(classes: np.ndarray, confidence: np.ndarray, earlier: np.ndarray, min_confidence: float) -> np.ndarray:
-    """Stuff uint8 (H, W) in [0, S), 255 for none: the model's where it is confident, the label's elsewhere.
-
-    "A thing" is no stuff, so where the model says that, the label stays: either a mask covers it, or nothing is known.
-
-    Args:
-        classes: int (H, W), the model's class, 0 for "a thing", 1..S for stuff.
-        confidence: float (H, W) in [0, 1], the probability of that class.
-        earlier: uint8 (H, W) in [0, S), 255 for none.
-        min_confidence: in [0, 1].
-    """
-    sure = (confidence >= min_confidence) & (classes > 0)
-    return np.where(sure, classes.astype(np.int64) - 1, earlier).astype(np.uint8)

@@ -110,7 +110,7 @@ class SelfTrainingGenerator(LabelGenerator):
                 f"tools/train_net.py that has saved a checkpoint, or set {KEY}.CONFIG_FILE and {KEY}.WEIGHTS"
             )
         sha256 = file_sha256(local_file(weights))
-        return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"], node["STUFF_SCORE"])
+        return Rule(config_file, weights, sha256, min_score, node["MAX_IOU"])
 
     def _label(self, run: LabelRun) -> bool:
         def make_job(**fields: Any) -> RoundJob:
@@ -126,7 +126,7 @@ class SelfTrainingGenerator(LabelGenerator):
             "U2SEG.EXECUTOR": {key: self.config["EXECUTOR"][key] for key in ("THREADS", "BATCH_SIZE")},
             "weights": {key: self.weights[key] for key in ("weights_sha256", "config_sha256")},
             "labels": self.earlier.sha256,
-            "U2SEG.SELF_TRAINING": {key: getattr(self.rule, key) for key in ("min_score", "max_iou", "stuff_score")},
+            "U2SEG.SELF_TRAINING": {key: getattr(self.rule, key) for key in ("min_score", "max_iou")},
         }
         merge = {"U2SEG.MERGE": self.config["MERGE"]}
         return {"fit": {}, "masks": asked, "stuff": asked, "cluster": {}, "merge": merge}
