@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from PIL import Image
 from synthetic_panoptic import TINY_CONFIG, read_json, write_dataset, write_json
 from training_tool import setup, train_net
@@ -212,6 +213,21 @@ def test_the_labels_decide_which_photos_and_which_ids(case, tmp_path):
     assert done.code == 2
     assert "1 of the 2 photos are not in U2SEG.SELF_TRAINING.LABELS" in done.err
     assert "'new.png'" in done.err
+
+
+def test_an_answer_has_the_stuff_that_the_model_paints():
+    """Of classes 1 and 4 (stuff 0 and 3) beside a thing; a detection without a pixel is no thing."""
+    masks = torch.zeros(2, 2, 4, dtype=torch.bool)
+    masks[0, 0, :2] = True
+    found = Instances((2, 4), pred_masks=masks, scores=torch.tensor([0.9, 0.8]), pred_classes=torch.tensor([5, 6]))
+    painted = torch.tensor([[1, 1, 3, 0], [2, 2, 3, 3]], dtype=torch.int32)
+    kinds = [(1, True, 5), (2, False, 1), (3, False, 4)]
+    segments = [{"id": number, "isthing": thing, "category_id": kind} for number, thing, kind in kinds]
+    teacher = types.SimpleNamespace(predict=lambda _: [{"instances": found, "panoptic_seg": (painted, segments)}])
+    ((things, clusters, stuff),) = rounds.ask_teacher(teacher, [np.zeros((2, 4, 3), np.uint8)])
+    assert np.array_equal(things.masks, masks[:1].numpy())
+    assert clusters.tolist() == [5]
+    assert stuff.tolist() == [[255, 255, 3, 255], [0, 0, 3, 3]]
 
 
 def answer_nothing(teacher, images):
