@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from u2seg.engine.rounds import mask_iou, merge_things
+from u2seg.engine.rounds import merge_things
+from u2seg.pseudo.masks.regiontree import overlaps
 from u2seg.structures import MaskSet
 
 
@@ -62,7 +63,7 @@ def test_things_are_merged_as_the_rule_says(seed, count, earlier, min_score, max
     assert all(np.array_equal(a, b) for a, b in zip(copies, after, strict=True))
     chosen = predicted.take(taken)
     together = np.concatenate([chosen.masks, before.masks[stay]])
-    overlap = mask_iou(chosen.masks, together)
+    overlap = overlaps(chosen.masks, together)
     overlap[np.arange(len(taken)), np.arange(len(taken))] = 0
     assert (overlap <= max_iou).all()
     assert (chosen.scores > min_score).all()

@@ -162,6 +162,12 @@ def test_tiny_grids(shape):
     assert len(RegionTree(min_score=0).generate(None, features)) >= 0
 
 
+def test_where_no_region_has_an_allowed_size_there_is_no_mask():
+    """Cuts that find a mask have nothing to vote on then."""
+    found = RegionTree(min_area=0.9, max_area=0.91).generate(None, scene(0, 6, 6))
+    assert found.masks.shape == (0, 6, 6)
+
+
 def test_constant_features_give_no_mask():
     assert len(RegionTree(min_score=0).generate(None, np.ones((8, 10, 12), np.float32))) == 0
 

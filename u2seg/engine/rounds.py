@@ -19,9 +19,8 @@ import numpy as np
 from u2seg.engine.earlier_labels import PhotoLabel
 from u2seg.errors import DataError
 from u2seg.images import Photo
-from u2seg.panoptic.run_lengths import encode_masks
 from u2seg.pseudo.intermediate import MaskRecord, write_masks, write_stuff
-from u2seg.pseudo.masks.regiontree import distinct
+from u2seg.pseudo.masks.regiontree import distinct, overlaps
 from u2seg.pseudo.worker import Job, Outcome, read_photos
 from u2seg.structures import STUFF_VOID, MaskSet
 from u2seg.tool import quiet
@@ -142,16 +141,7 @@ def merge_things(
     """
     scores = np.where(predicted.scores > min_score, predicted.scores, 0)
     kept = distinct(predicted.masks, scores, max_iou, len(predicted))
-    iou = mask_iou(predicted.masks[kept], earlier.masks)
+    iou = overlaps(predicted.masks[kept], earlier.masks)
     replaces = iou > max_iou
     instead = np.pad(iou, [(0, 0), (0, 1)]).argmax(axis=1)  # an index even where there is no earlier mask
     return kept, np.flatnonzero(~replaces.any(axis=0)), np.where(replaces.any(axis=1), instead, -1)
-
-
-def mask_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU float64 (P, N) of each mask of ``first`` bool (P, H, W) with each of ``second`` bool (N, H, W)."""
-    from pycocotools import mask as coco
-
-    if not len(first) or not len(second):
-        return np.zeros((len(first), len(second)))
-    return coco.iou(encode_masks(first), encode_masks(second), [0] * len(second))

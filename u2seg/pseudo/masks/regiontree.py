@@ -13,6 +13,7 @@ from one hierarchy is Uijlings et al., "Selective search" (IJCV 2013). The choic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -103,7 +104,7 @@ class RegionTree:
 
 def overlaps(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """IoU of each of ``masks`` bool (M, h, w) with each of ``others`` bool (C, h, w), float32 (M, C)."""
-    flat, flat_others = (array.reshape(len(array), masks[0].size if len(masks) else 0) for array in (masks, others))
+    flat, flat_others = (array.reshape(len(array), math.prod(array.shape[1:])) for array in (masks, others))
     shared = flat.astype(np.float32) @ flat_others.astype(np.float32).T  # counts below 2^24 are exact
     either = flat.sum(axis=1)[:, None] + flat_others.sum(axis=1) - shared
     return shared / np.maximum(either, 1).astype(np.float32)
