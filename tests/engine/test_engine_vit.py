@@ -5,7 +5,6 @@ import json
 import pytest
 import timm
 import torch
-from fitted_clusters import write_clusters
 from synthetic_panoptic import read_json
 from training_tool import exit_code, train_net
 
@@ -81,21 +80,3 @@ def test_names_are_fitted_before_the_last_checkpoint_and_nothing_else_is(vit_opt
         assert ("names: fitted to" in (out / "log.txt").read_text()) == (batches == "2")
     differing = {name for name in states["0"] if not torch.equal(states["0"][name], states["2"][name])}
     assert differing == {"roi_heads.name_head.scores.weight", "roi_heads.name_head.scores.bias"}
-
-
-def test_the_centres_of_labels_are_kept_in_checkpoints_and_name_what_is_scored(vit_options, labels, tmp_path, capsys):
-    out, named = tmp_path / "out", [*vit_options, "MODEL.U2SEG.NAMES_BY_CROP", "True"]
-    assert exit_code(named) == 0
-    assert "named by the box heads" in (out / "log.txt").read_text()
-    clusterer = write_clusters(labels, vit_options, 3)
-    named += ["OUTPUT_DIR", str(tmp_path / "named")]
-    assert exit_code(named) == 0
-    state = torch.load(tmp_path / "named" / "model_final.pth", weights_only=True)["model"]
-    assert torch.equal(state["names.centres"], torch.from_numpy(clusterer.cluster_centers_))
-    (labels / "clusters.npz").unlink()  # checkpoints have them
-    assert exit_code([*named, "SOLVER.MAX_ITER", "3"], "--resume") == 0
-    score = [*named, "DATASETS.TEST", str(labels), "TEST.MATCHING.STUFF", "category"]
-    assert exit_code(score, "--eval-only", "--resume") == 0
-    write_clusters(labels, [*vit_options, "U2SEG.FEATURES.ARGS.vit.embed", "mean"], 3)
-    assert exit_code(named) == 2
-    assert 'embed was "mean" there and is "cls" here' in capsys.readouterr().err.strip().splitlines()[-1]

@@ -75,9 +75,6 @@ def add_training_keys(cfg: CfgNode) -> None:
     cfg.MODEL.U2SEG.NAMES_FROM = ""
     # Batches of training photos that this head is fitted to once more after the last step; 0 leaves it as it is.
     cfg.MODEL.U2SEG.NAMES_FIT_ITER = 500
-    # In inference, things that are painted are named as labels are: by the cluster (clusters.npz of the training set)
-    # that is nearest to the vector of their crop, by U2SEG.FEATURES. Without that file nothing changes.
-    cfg.MODEL.U2SEG.NAMES_BY_CROP = False
     # Output of the backbone that the semantic head also has scores from, linear in each cell; "" is none.
     cfg.MODEL.U2SEG.STUFF_FROM = ""
     # In inference, U2SEG.REFINE brings masks, and stuff in the panoptic label, to the photo's edges, as in labels;

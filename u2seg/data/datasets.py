@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +152,6 @@ def _resolve(key: str, name: str) -> str:
     except UsageError as error:
         hint = closest(name, DatasetCatalog.list())
         raise UsageError(f"{key}: no registered dataset is named {name!r}, and {error}.{hint}") from error
-
-
-def directories_of(names: Sequence[str]) -> list[Path]:
-    """Directories of those of the registered datasets ``names`` that lie in one."""
-    files = (MetadataCatalog.get(name).get("panoptic_json") for name in names)
-    return [Path(file).parent for file in files if file]
 
 
 def set_class_counts(cfg: CfgNode) -> None:

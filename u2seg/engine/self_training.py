@@ -25,8 +25,6 @@ from u2seg.files import file_sha256
 from u2seg.images import PhotoSet
 from u2seg.pseudo.generators import PSEUDO_LABEL_GENERATORS, LabelGenerator
 from u2seg.pseudo.intermediate import read_arrays
-from u2seg.pseudo.ledger import FITTED_FILES
-from u2seg.pseudo.products import read_earlier
 from u2seg.pseudo.run import LabelRun
 
 logger = logging.getLogger(__name__)
@@ -55,8 +53,6 @@ class SelfTrainingGenerator(LabelGenerator):
         super().__init__(self._with_counts(cfg), photos, output)
         if self.output.expanduser().resolve() == self.earlier.dataset.root.resolve():
             raise UsageError(f"--output is {KEY}.LABELS itself; a round makes new labels beside the old ones")
-        clusters = self.earlier.dataset.root / FITTED_FILES["cluster"]
-        self.clusters = read_earlier(f"{KEY}.LABELS", clusters) if clusters.is_file() else None
         self.config = plain(self.cfg.U2SEG)
         self.caveats, self.round = self.earlier.caveats, self.earlier.round + 1
         self.rule = self._rule()
@@ -122,13 +118,6 @@ class SelfTrainingGenerator(LabelGenerator):
             return RoundJob(**fields, rule=self.rule, labels=labels)
 
         return run.label(label_round, make_job)
-
-    def _cluster(self, run: LabelRun) -> bool:
-        """Hand the clusters of the labels on, since names stay theirs; whether that had to be done."""
-        if self.clusters is None or run.is_fitted("cluster"):
-            return False
-        run.keep_fitted("cluster", *self.clusters)
-        return True
 
     def _dependencies(self) -> dict[str, dict[str, Any]]:
         """For each product, all that it depends on: the model is asked once, for masks and stuff together."""

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from fvcore.common.config import CfgNode
 
-from u2seg.data.datasets import directories_of, register_datasets, set_class_counts
+from u2seg.data.datasets import register_datasets, set_class_counts
 from u2seg.data.loader import TrainLoader, build_train_loader
 from u2seg.data.mapper import build_mapper
 from u2seg.engine.checkpoint import U2SegCheckpointer, class_counts_from_weights
@@ -31,7 +31,6 @@ from u2seg.engine.optimizer import build_optimizer
 from u2seg.engine.output_dir import newest_checkpoint, occupy
 from u2seg.errors import DataError, U2SegError, UsageError, lookup
 from u2seg.evaluation.evaluator import build_evaluator
-from u2seg.modeling.cluster_names import take_centres
 from u2seg.modeling.name_head import fit_names
 from u2seg.runtime import track
 
@@ -226,7 +225,6 @@ class Trainer(DefaultTrainer):
             self.start_iter = self.iter + 1
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-            take_centres(self.model, directories_of(self.cfg.DATASETS.TRAIN))
         self.data_loader.sampler.start_batch = self.start_iter
         if resume and self.start_iter >= self.max_iter:
             logger.warning(

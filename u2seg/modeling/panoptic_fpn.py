@@ -16,7 +16,6 @@ from detectron2.structures import Instances
 from fvcore.common.config import CfgNode
 from torch.nn import functional as F  # noqa: N812
 
-from u2seg.modeling.cluster_names import ClusterNames
 from u2seg.modeling.roi_heads import U2SegCascadeROIHeads
 from u2seg.plugins.api import Refiner
 from u2seg.pseudo.parts import Part
@@ -43,7 +42,6 @@ class U2SegPanopticFPN(PanopticFPN):
         min_refined_iou: float = 0.5,
         min_stuff_share: float = 0.0,
         thing_scores: bool = False,
-        names: ClusterNames | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the model.
@@ -54,12 +52,11 @@ class U2SegPanopticFPN(PanopticFPN):
             min_refined_iou: of a refined mask with what it was; one that becomes another mask stays as it was.
             min_stuff_share: see `refined_stuff`; of a model with a refiner.
             thing_scores: multiply a detection's score by the mean probability of "a thing" inside its mask.
-            names: tells the classes of the things that are painted, by their crops; None leaves those of the heads.
             kwargs: those of `PanopticFPN`.
         """
         super().__init__(**kwargs)
         self.refiner, self.min_refined_iou, self.min_stuff_share = refiner, min_refined_iou, min_stuff_share
-        self.thing_scores, self.names = thing_scores, names
+        self.thing_scores = thing_scores
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -73,28 +70,24 @@ class U2SegPanopticFPN(PanopticFPN):
         if node.REFINE:
             part = Part.from_config("refiner", cfg.U2SEG.REFINE)
             arguments["refiner"] = part.build(device=cfg.MODEL.DEVICE, random_state=cfg.U2SEG.SEED)
-        if node.NAMES_BY_CROP:
-            arguments["names"] = ClusterNames.from_config(cfg)
         return arguments
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """As Detectron2's; what is painted is refined, scored and named anew before, if asked to; ``sem_seg`` stays."""
+        """As Detectron2's; what is painted is refined and scored anew before, if asked for, ``sem_seg`` is not."""
         results = super().inference(batched_inputs, do_postprocess)
-        if not do_postprocess or (self.refiner is None and self.names is None and not self.thing_scores):
+        if not do_postprocess or (self.refiner is None and not self.thing_scores):
             return results
         for entry, result in zip(batched_inputs, results, strict=True):
             logits, detections = result["sem_seg"], result["instances"]
-            photo = photo_of(entry["image"], self.input_format, tuple(logits.shape[1:]))
             if self.refiner is None:
                 stuff = logits.argmax(dim=0)
             else:
+                photo = photo_of(entry["image"], self.input_format, tuple(logits.shape[1:]))
                 refine_detections(self.refiner, photo, detections, self.min_refined_iou)
                 stuff = refined_stuff(self.refiner, photo, logits, self.min_stuff_share)
             if self.thing_scores:
                 things = logits.float().softmax(dim=0)[0]
                 detections.scores = detections.scores * mean_inside_masks(things, detections.pred_masks)
-            if self.names is not None:
-                self.names.rename(photo, detections, self.combine_instances_score_thresh)
             result["panoptic_seg"] = combine_semantic_and_instance_outputs(
                 detections,
                 stuff,

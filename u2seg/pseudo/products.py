@@ -118,31 +118,17 @@ def reuse_fitted(directory: str, name: str, learnt_on: Mapping[str, Any]) -> dic
     path = Path(directory).expanduser() / name
     if not path.is_file():
         raise UsageError(f"{key} must be the --output of an earlier run: it holds no {name}")
-    arrays, before = read_earlier(key, path)
-    refuse_other_features(f"{key}: {name}", before, learnt_on)
-    return arrays
-
-
-def read_earlier(subject: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The state that another run has saved in ``path``, and the settings that it was learnt on.
-
-    Raises:
-        UsageError: it can't be read; the message begins with ``subject``.
-    """
     try:
         arrays = load_arrays(path.read_bytes())
     except Exception as error:  # numpy and zipfile raise nearly anything on half a file
-        raise UsageError(f"{subject}: {path.name} can't be read ({type(error).__name__})") from error
+        raise UsageError(f"{key}: {name} can't be read ({type(error).__name__})") from error
     if _NOTE not in arrays:
-        raise UsageError(f"{subject}: {path.name} was made by an older u2seg, which did not note what it was learnt on")
-    return arrays, json.loads(str(arrays.pop(_NOTE)))["settings"]
-
-
-def refuse_other_features(subject: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UsageError where the settings that ``subject`` was learnt on, ``before``, are not those of ``now``."""
+        raise UsageError(f"{key}: {name} was made by an older u2seg, which did not note what it was learnt on")
+    before = json.loads(str(arrays.pop(_NOTE)))["settings"]
     changes = "; ".join(
-        f"{setting} was {shorten(was)} there and is {shorten(here)} here"
-        for setting, was, here in tree_changes(before, json.loads(json.dumps(now)))
+        f"{setting} was {shorten(was)} there and is {shorten(now)} here"
+        for setting, was, now in tree_changes(before, json.loads(json.dumps(learnt_on)))
     )
     if changes:
-        raise UsageError(f"{subject} was learnt on other features than this run has: {changes}")
+        raise UsageError(f"{key}: {name} was learnt on other features than this run has: {changes}")
+    return arrays
