@@ -1,7 +1,7 @@
 """A round of self-training, photo by photo: a model is asked, and its confident answers join the earlier label.
 
-Things follow CutLER (CVPR 2023), section 3.4. That a thing keeps the name of the mask in whose place it is, and all of
-the rule for stuff, which CutLER has not, is ours: ``docs/research/training.md``.
+Things follow CutLER (CVPR 2023), section 3.4. The rule for stuff, which CutLER has not, is ours:
+``docs/research/training.md``.
 
 Shapes: ``H, W`` pixels at which a photo is labelled; ``P`` predicted masks; ``N`` masks of the earlier labels; ``K``
 thing and ``S`` stuff classes.
@@ -106,14 +106,13 @@ def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Se
         raise DataError(f"the photo has {size[1]} x {size[0]} pixels (width x height), its label {width} x {height}")
     things, clusters, painted = answer
     earlier, earlier_clusters, stuff = label.read(*painted.shape)
-    kept, stay, instead = merge_things(things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
-    names = np.where(instead < 0, clusters[kept], np.append(earlier_clusters, 0)[instead])
+    kept, stay = merge_things(things, earlier, min_score=rule.min_score, max_iou=rule.max_iou)
     masks = MaskSet(
         np.concatenate([things.masks[kept], earlier.masks[stay]]),
         np.concatenate([things.scores[kept], earlier.scores[stay]]),
     )
     extra = {
-        "clusters": np.concatenate([names, earlier_clusters[stay]]),
+        "clusters": np.concatenate([clusters[kept], earlier_clusters[stay]]),
         "tally": np.array([len(kept), len(stay), len(earlier) - len(stay)]),
     }
     write_masks(job.masks.path(key), MaskRecord(masks, None, size, extra))
@@ -122,7 +121,7 @@ def write_round(job: RoundJob, answer: Answer, size: tuple[int, int], photos: Se
 
 def merge_things(
     predicted: MaskSet, earlier: MaskSet, *, min_score: float, max_iou: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose the things of the next round.
 
     A prediction is kept if its score is above ``min_score`` and its IoU with no better one that is kept is above
@@ -136,12 +135,9 @@ def merge_things(
         max_iou: in [0, 1].
 
     Returns:
-        Indices int64 of the predictions that are kept, best first; of the earlier masks that stay, in order; and for
-        each prediction that is kept, of the earlier mask in whose place it is, the most like it, -1 for none.
+        Indices int64 of the predictions that are kept, best first, and of the earlier masks that stay, in order.
     """
     scores = np.where(predicted.scores > min_score, predicted.scores, 0)
     kept = distinct(predicted.masks, scores, max_iou, len(predicted))
-    iou = overlaps(predicted.masks[kept], earlier.masks)
-    replaces = iou > max_iou
-    instead = np.pad(iou, [(0, 0), (0, 1)]).argmax(axis=1)  # an index even where there is no earlier mask
-    return kept, np.flatnonzero(~replaces.any(axis=0)), np.where(replaces.any(axis=1), instead, -1)
+    replaced = (overlaps(predicted.masks[kept], earlier.masks) > max_iou).any(axis=0)
+    return kept, np.flatnonzero(~replaced)
