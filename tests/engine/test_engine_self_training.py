@@ -219,11 +219,11 @@ def test_an_answer_has_the_stuff_that_the_model_paints():
     """Of classes 1 and 4 (stuff 0 and 3) beside a thing; a detection without a pixel is no thing."""
     masks = torch.zeros(2, 2, 4, dtype=torch.bool)
     masks[0, 0, :2] = True
-    found = Instances((2, 4), pred_masks=masks, scores=torch.tensor([0.9, 0.8]), pred_classes=torch.tensor([5, 6]))
+    detections = Instances((2, 4), pred_masks=masks, scores=torch.tensor([0.9, 0.8]), pred_classes=torch.tensor([5, 6]))
     painted = torch.tensor([[1, 1, 3, 0], [2, 2, 3, 3]], dtype=torch.int32)
     kinds = [(1, True, 5), (2, False, 1), (3, False, 4)]
     segments = [{"id": number, "isthing": thing, "category_id": kind} for number, thing, kind in kinds]
-    teacher = types.SimpleNamespace(predict=lambda _: [{"instances": found, "panoptic_seg": (painted, segments)}])
+    teacher = types.SimpleNamespace(predict=lambda _: [{"instances": detections, "panoptic_seg": (painted, segments)}])
     ((things, clusters, stuff),) = rounds.ask_teacher(teacher, [np.zeros((2, 4, 3), np.uint8)])
     assert np.array_equal(things.masks, masks[:1].numpy())
     assert clusters.tolist() == [5]
